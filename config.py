@@ -1,0 +1,292 @@
+"""Every hyperparameter of every stage, once, each with its source; the recipes; and the command line made from them.
+
+A stage's settings are a dataclass. Its fields become flags, their defaults the recipe's. Where two networks are trained
+with different values (PER_MODEL) the default depends on --model. A flag typed by a person wins over everything.
+"""
+import argparse
+import os
+import re
+import sys
+from dataclasses import MISSING, asdict, dataclass, field, fields
+
+PAPER = "OC-CSE, authors' code"
+PSA = "AffinityNet, authors' code"
+OURS = "ours"
+
+
+def option(default, help, source=OURS, content=True, **kw):
+    """A field. content=False: the flag changes no number, so a run may go on with another value of it."""
+    return field(default=default, metadata={"help": help, "source": source, "content": content, **kw})
+
+
+@dataclass
+class Common:
+    name: str = option(MISSING, "experiment: everything is written to experiment/NAME", content=False)
+    recipe: str = option("voc", "named set of values; single flags win over it", choices=("voc", "coco", "demo"),
+                         content=False)
+    data_root: str = option("data/VOC2012", "dataset in VOC's layout (may be read-only)", content=False)
+    experiment_root: str = option("experiment", "folder of all experiments", content=False)
+    device: str = option("auto", "where to compute; auto: the GPU if there is one", choices=("auto", "cpu", "cuda"),
+                         content=False)
+    precision: str = option("fp32", "bf16: convolutions in bfloat16; heads, masks, losses and CAM sums stay fp32",
+                            choices=("fp32", "bf16"))
+    num_workers: int = option(min(8, os.cpu_count() or 1), "processes that read pictures, and that compute the CRF",
+                              content=False, least=0)
+    seed: int = option(4242, "of everything random", PAPER, least=0)
+    overwrite: bool = option(False, "replace what an earlier run with other settings wrote", content=False)
+    traceback: bool = option(False, "show the whole traceback of an error", content=False)
+
+
+@dataclass
+class Train(Common):
+    """train.py"""
+    model: str = option("model_cse", "model_oc: the ordinary classifier; model_cse: the CGNet",
+                        choices=("model_oc", "model_cse"))
+    train_list: str = option("train_aug", "split or file", PAPER)
+    val_list: str = option("train", "split or file on which the CAMs are measured during training", PAPER, content=False)
+    val_every: int = option(1, "epochs between measurements; 0 = never", PAPER, content=False, least=0)
+    batch_size: int = option(8, "global: over all processes", PAPER, least=1)
+    max_epochs: int = option(15, "epochs", PAPER, least=1)
+    resize: tuple[int, int] = option((256, 448), "the long side is drawn from this range", PAPER, least=1)
+    crop: int = option(384, "side of the crop; smaller pictures are zero-padded after normalisation", PAPER, least=8)
+    jitter: tuple[float, float, float, float] = option((0.3, 0.3, 0.3, 0.1), "brightness, contrast, saturation, hue; "
+                                                       "0 0 0 0 = none", PAPER, least=0)
+    lr: float = option(0.01, "learning rate", PAPER, least=0)
+    lr_new: float = option(1.0, "the new layer fc8 learns at this multiple of lr: 1 or 10", PAPER, choices=(1.0, 10.0))
+    wt_dec: float = option(5e-4, "weight decay, on weights only", PAPER, least=0)
+    momentum: float = option(5e-4, "of SGD", PAPER + ": sic, they pass the weight decay into the momentum slot", least=0)
+    power: float = option(0.9, "lr * (1 - step / steps) ^ power at every step", PAPER, least=0)
+    cc_init: float = option(0.3, "lambda = cc_init + cc_slope * epoch weighs the erasing loss", PAPER, least=0)
+    cc_slope: float = option(0.05, "see --cc_init", PAPER)
+    mask_norm: str = option("batch", "divide the mask by its maximum over the batch, as the code does, or over the image, "
+                            "as the paper's text says", PAPER, choices=("batch", "image"))
+    er_init: str = option("imagenet", "start of the trained network: imagenet, cam, random, a file, or an experiment's "
+                          "network (X/model_oc, X/model_oc/014)", PAPER)
+    cl_init: str = option("cam", "the ordinary classifier of model_cse: as --er_init; cam is the one that AffinityNet's "
+                          "authors released", PAPER)
+    dropout: tuple[float, float] = option((0.3, 0.5), "in b6 and in b7", PAPER, least=0)
+    dropout_head: float = option(0.0, "before fc8", PAPER, least=0)
+    width: float = option(1.0, "scales all channel counts", "ResNet38d")
+    blocks: tuple[int, int, int, int, int, int] = option((3, 3, 6, 3, 1, 1), "residual units in b2 .. b7", "ResNet38d",
+                                                         least=0)
+    dilation: tuple[int, int, int] = option((2, 4, 4), "of b5, b6, b7", "ResNet38d", least=1)
+    norm: str = option("frozen", "frozen: BatchNorm on stored statistics, conv1a and b2 fixed; train: from scratch", PAPER,
+                       choices=("frozen", "train"))
+    save_minutes: float = option(10.0, "minutes between saves inside an epoch", content=False, least=0)
+    print_freq: int = option(100, "steps between updates of the loss terms on the screen", PAPER, content=False, least=1)
+    vis_freq: int = option(500, "steps between pictures of masks; 0 = none", PAPER, content=False, least=0)
+    compile: bool = option(False, "torch.compile the networks", content=False)
+
+
+@dataclass
+class Infer(Common):
+    """infer.py"""
+    model: str = option("model_cse", "whose CAMs", choices=("model_oc", "model_cse"))
+    load_epo: str = option("last", "epoch whose weights are used: a number, last, or best (best is chosen on pixel truth)",
+                           content=False)
+    infer_list: str = option("train", "split or file", PAPER, content=False)
+    only: str = option("", "this one ID of the list", content=False)
+    vis: bool = option(False, "write overlays to infer/ (needs and makes the CAMs of --dict)", PAPER, content=False)
+    dict: bool = option(False, "write the CAMs to dict/", PAPER, content=False)
+    crf: bool = option(False, "write CRF maps to crf/ALPHA/ (needs and makes the CAMs of --dict)", PAPER, content=False)
+    alphas: tuple[float, ...] = option((6, 10, 24), "background = (1 - max CAM) ^ alpha, one CRF an alpha", PAPER,
+                                       content=False, least=0)
+    scales: tuple[float, ...] = option((0.5, 1.0, 1.5, 2.0), "each also mirrored", PAPER)
+    labels: str = option("given", "classes to look for: the dataset's labels, or those the network predicts",
+                         choices=("given", "predicted"))
+    crf_iterations: int = option(10, "mean field iterations", PAPER, content=False, least=1)
+    format: str = option("npz", "npz, or the pickled dicts of the authors (npy)", choices=("npz", "npy"), content=False)
+    dict_dir: str = option("", "folder of the CAMs; empty: dict, or dict_model_oc for model_oc", content=False)
+    crf_dir: str = option("", "folder of the CRF maps; empty: crf, or crf_model_oc", content=False)
+    vis_dir: str = option("", "folder of the overlays; empty: infer, or infer_model_oc", content=False)
+
+
+@dataclass
+class Evaluate(Common):
+    """evaluation.py"""
+    task: str = option("cam", "cam: CAMs, a threshold is the background; crf: CRF maps; png: label maps",
+                       PAPER, choices=("cam", "crf", "png"))
+    dict_dir: str = option("dict", "folder in the experiment (dict, crf/06, rw/04_24), or any folder", PAPER)
+    gt_dir: str = option("", "folder of the truth; empty: SegmentationClass of the dataset", PAPER)
+    list: str = option("train", "split or file", PAPER)
+    threshold: float = option(0.2, "the fixed background threshold whose mIoU is given beside the best")
+    thresholds: tuple[float, float, float] = option((0.10, 0.39, 0.01), "LO HI STEP of the search", PAPER)
+
+
+@dataclass
+class Reproduce(Common):
+    """reproduce.py"""
+    name: str = option("", "experiment; empty: the recipe's name", content=False)
+    seeds: int = option(1, "runs: --seed, --seed + 1, ...", least=1)
+    plain: bool = option(False, "recipe demo on critters without heads: the control, where the gain should shrink")
+    dry_run: bool = option(False, "print the commands only")
+
+
+# The ordinary classifier's training where it differs from the CGNet's.
+PER_MODEL = {
+    "model_oc": {
+        "batch_size": (16, PSA),
+        "resize": ((256, 512), PSA),
+        "crop": (448, PSA),
+        "lr_new": (10.0, PSA),
+        "dropout_head": (0.5, PSA),
+        "er_init": ("imagenet", PSA),
+    },
+    "model_cse": {},
+}
+
+# What a recipe changes against voc: {stage or model: {field: (value, reason)}}. "*" is every stage.
+RECIPES = {
+    "voc": {},
+    "coco": {"*": {"data_root": ("data/COCO", "ours: the paper's COCO settings are not known, so VOC's are taken")}},
+    "demo": {
+        "*": {
+            "data_root": ("data/critters", "the embedded pictures"),
+            "num_workers": (2, "small pictures: two processes feed a CPU"),
+        },
+        "Train": {
+            "width": (0.125, "a CPU's worth of channels"),
+            "blocks": ((1, 1, 1, 1, 1, 0), "the field of view of the whole ResNet38 covers a 128x128 picture: CAMs blur"),
+            "dilation": ((1, 1, 1), "as --blocks"),
+            "dropout": ((0.0, 0.0), "a narrow network has nothing to spare"),
+            "dropout_head": (0.0, "as --dropout"),
+            "batch_size": (16, "small pictures"),
+            "resize": ((112, 160), "around the pictures' 128 pixels"),
+            "crop": (128, "as --resize"),
+            "momentum": (0.9, "without it the authors' rates are too slow for some hundred steps"),
+            "lr_new": (1.0, "every layer is new"),
+            "vis_freq": (50, "a demo is short"),
+            "print_freq": (10, "a demo is short"),
+        },
+        "model_oc": {
+            "max_epochs": (20, "from scratch"),
+            "lr": (0.1, "from scratch"),
+            "norm": ("train", "no ImageNet weights: BatchNorm has to be trained"),
+            "er_init": ("random", "no ImageNet weights"),
+            "val_every": (5, "measuring costs as much as an epoch"),
+        },
+        "model_cse": {
+            "max_epochs": (9, "starts from the ordinary classifier"),
+            "lr": (0.005, "starts from the ordinary classifier"),
+            "cc_slope": (0.0875, "lambda reaches the paper's 1.0 in 9 epochs"),
+            "er_init": ("{name}/model_oc", "no ImageNet weights"),
+            "cl_init": ("{name}/model_oc", "the classifier trained here"),
+            "val_every": (3, "measuring costs as much as an epoch"),
+        },
+        "Infer": {"alphas": ((2, 4, 6), "these CAMs are coarser beside their pictures: large alphas drown them")},
+        "Evaluate": {},
+        "Reproduce": {},
+    },
+}
+
+NETWORK_FIELDS = ("width", "blocks", "dilation", "norm", "dropout", "dropout_head")
+
+
+def parse(cls, argv=None):
+    """Read a stage's flags into its settings. argv: list of words; None takes the program's own. Errors end the program."""
+    argv = sys.argv[1:] if argv is None else argv
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    names = {f.name: f for f in fields(cls)}
+    first.add_argument("--recipe", default="voc")
+    if "model" in names:
+        first.add_argument("--model", default=names["model"].default)
+    known, _ = first.parse_known_args([a for a in argv if a not in ("-h", "--help")])
+    values = defaults(cls, known.recipe, getattr(known, "model", None))
+
+    doc = sys.modules[cls.__module__ if "__main__" not in sys.modules else "__main__"].__doc__ or cls.__doc__
+    parser = argparse.ArgumentParser(description=doc, allow_abbrev=False, formatter_class=_Formatter)
+    for f in fields(cls):
+        _add(parser, f, *values[f.name])
+    settings = cls(**vars(parser.parse_args(argv)))
+    for f in fields(cls):
+        value = getattr(settings, f.name)
+        if isinstance(value, str) and "{name}" in value:
+            setattr(settings, f.name, value.format(name=settings.name))
+    _check(parser, settings)
+    return settings
+
+
+def defaults(cls, recipe="voc", model=None):
+    """Resolve a stage's defaults: {field: (value, source)} for a recipe and, where a stage has one, a model."""
+    values = {f.name: (f.default, f.metadata["source"]) for f in fields(cls)}
+    layers = [PER_MODEL.get(model, {})] if cls is Train else []
+    chosen = RECIPES.get(recipe, {})
+    layers += [chosen.get("*", {}), chosen.get(cls.__name__, {}), chosen.get(model, {}) if cls is Train else {}]
+    for layer in layers:
+        values.update({k: v for k, v in layer.items() if k in values})
+    return values
+
+
+def content(settings):
+    """Return the settings that change numbers: {field: value}, ready for JSON."""
+    return {f.name: _plain(getattr(settings, f.name)) for f in fields(settings) if f.metadata["content"]}
+
+
+def as_json(settings):
+    """Return all settings, ready for JSON."""
+    return {k: _plain(v) for k, v in asdict(settings).items()}
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _add(parser, f, default, source):
+    kind, meta = f.type, f.metadata
+    required = default is MISSING
+    shown = "" if required or default in ("", False) else f"default {_words(default)}; "
+    text = f"{meta['help']} ({shown}{source})".replace("%", "%%")
+    if kind is bool:
+        parser.add_argument(f"--{f.name}", action="store_true", default=default, help=text)
+        return
+    extra = {"choices": meta["choices"]} if "choices" in meta else {"metavar": f.name.upper()}
+    if getattr(kind, "__origin__", None) is tuple:
+        args = kind.__args__
+        extra.update(nargs="+" if Ellipsis in args else len(args), action=_Tuple)
+        kind = args[0]
+    parser.add_argument(f"--{f.name}", type=kind, default=None if required else default, required=required, help=text,
+                        **extra)
+
+
+def _check(parser, settings):
+    """Refuse what cannot be meant, in the words of the flag."""
+    for f in fields(settings):
+        value, least = getattr(settings, f.name), f.metadata.get("least")
+        for v in value if isinstance(value, tuple) else (value,):
+            if isinstance(v, float) and v != v:
+                parser.error(f"--{f.name}: not a number")
+            if least is not None and v < least:
+                parser.error(f"--{f.name}: must be at least {least}, not {v}")
+    if not re.fullmatch(r"[\w-][\w.-]*", settings.name) and not (isinstance(settings, Reproduce) and not settings.name):
+        parser.error(f"--name: letters, digits, _ - . and no leading dot, not {settings.name!r}")
+    resize = getattr(settings, "resize", (0, 0))
+    if resize[0] > resize[1]:
+        parser.error(f"--resize: the first must not be larger than the second: {resize[0]} {resize[1]}")
+    if getattr(settings, "width", 1) <= 0:
+        parser.error("--width: must be above 0")
+
+
+def _words(value):
+    return " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in (value if isinstance(value, tuple) else (value,)))
+
+
+class _Tuple(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, tuple(values))
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=28, width=110)
+
+
+def run(main):
+    """Call a stage's main; print an error that a person can mend without its traceback, and exit with 1."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped: run the same command to go on")
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        if "--traceback" in sys.argv:
+            raise
+        sys.exit(f"error: {error}")

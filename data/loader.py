@@ -1,0 +1,46 @@
+"""Batches for training: one sequence from the first step to the last, which a restart enters where it was left."""
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+
+def train_loader(dataset, batch_size, epochs, seed, start_step=0, rank=0, world=1, num_workers=0, pin_memory=False):
+    """Give one DataLoader for all the rest of training: dicts of stacked tensors, (batch_size // world, ...) each.
+
+    `dataset[(epoch, index)]` is a sample; for the rest see EpochSampler. The workers live until the last epoch.
+    """
+    sampler = EpochSampler(len(dataset), batch_size, epochs, seed, start_step, rank, world)
+    # A generator of its own: without one, each start of the loader would draw from the global one that dropout uses.
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, pin_memory=pin_memory,
+                      generator=torch.Generator().manual_seed(seed))
+
+
+class EpochSampler:
+    """Yield the (epoch, index) of each step's samples, step after step and epoch after epoch, from `start_step` on.
+
+    An epoch is a permutation of the images drawn from (seed, epoch), cut into batches of `batch_size`; the last,
+    incomplete one is dropped. Of several processes each takes its part of every batch: every world-th, from `rank` on.
+    """
+
+    def __init__(self, images, batch_size, epochs, seed, start_step=0, rank=0, world=1):
+        if not 1 <= batch_size <= images:
+            raise ValueError(f"a batch of {batch_size} cannot be drawn from a list of {images} images: "
+                             f"--batch_size takes 1 to {images} here")
+        if batch_size % world:
+            raise ValueError(f"--batch_size {batch_size} is the batch of all processes together, and {world} processes "
+                             f"cannot share it evenly: take a multiple of {world}, or another number of processes")
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.steps_per_epoch = images // batch_size
+        self.start_step, self.steps = start_step, epochs * self.steps_per_epoch
+        self.rank, self.world = rank, world
+
+    def __len__(self):
+        return max(0, self.steps - self.start_step)
+
+    def __iter__(self):
+        for step in range(self.start_step, self.steps):
+            epoch, batch = divmod(step, self.steps_per_epoch)
+            if batch == 0 or step == self.start_step:
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
+            members = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(epoch, int(index)) for index in members[self.rank :: self.world]]

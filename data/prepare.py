@@ -1,0 +1,130 @@
+"""Make a dataset folder that every stage reads; data/dataset.py says what lies in it.
+
+Writes  ROOT/JPEGImages/ID.png  SegmentationClass/ID.png  ImageSets/Segmentation/  classes.txt  labels.json
+        ROOT/Heads/ID.png           critters' heads, black and white: for judging the set, read by no stage
+        ROOT/made_by.json           what it was drawn from, and a digest of all of it
+Run     python -m data.prepare critters             (--plain: without heads; some ten seconds)
+
+The folder is whole or absent: it is written aside and renamed. One that is there is never changed.
+"""
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from data import critters
+
+FOLDERS = ("JPEGImages", "SegmentationClass", "Heads")
+LISTS = "ImageSets/Segmentation"
+
+
+def main(words=None):
+    args = parse(words)
+    made_by = {"stage": "data.prepare critters", "drawing": critters.DRAWING, "seed": args.seed, "plain": args.plain,
+               "train": args.train, "val": args.val}
+    splits = {split: [f"{split}_{i:04d}" for i in range(getattr(args, split))] for split in critters.SPLITS}
+    try:
+        if is_there(args.out, made_by, splits):
+            print(f"{args.out} is there already, whole: nothing to do")
+            return
+        write_whole(args.out, lambda root: write_critters(root, made_by, splits))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{args.out}: {args.train} train and {args.val} val pictures of {', '.join(critters.CLASSES)}")
+
+
+def parse(words):
+    parser = argparse.ArgumentParser(prog="python -m data.prepare", description="Make a dataset folder for the stages.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="critters")
+    draw = commands.add_parser("critters", help="draw the embedded set: six kinds of creature, 128x128",
+                               formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    draw.add_argument("--out", type=Path, help="folder; default data/critters, with --plain data/critters_plain",
+                      default=argparse.SUPPRESS)
+    draw.add_argument("--seed", type=int, default=0, help="of the drawing; 0 is the frozen set")
+    draw.add_argument("--plain", action="store_true", help="the same without heads: a control")
+    draw.add_argument("--train", type=int, default=400, metavar="N", help="training pictures")
+    draw.add_argument("--val", type=int, default=100, metavar="N", help="validation pictures")
+    args = parser.parse_args(words)
+    if args.seed < 0 or args.train < 1 or args.val < 1:
+        draw.error("--seed starts at 0, --train and --val at 1")
+    if "out" not in args:
+        args.out = Path("data/critters_plain" if args.plain else "data/critters")
+    return args
+
+
+def is_there(root, made_by, splits):
+    """Tell whether `root` holds this very set, whole. Anything else in it is a ValueError."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    try:
+        found = json.loads((root / "made_by.json").read_text("utf-8"))
+        whole = found == {**made_by, "sha256": digest(root, splits)}
+    except (OSError, ValueError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{root} is there and is another set, or not whole. Nothing was changed: name another folder "
+                         f"with --out, or delete {root} yourself and run this again")
+    return True
+
+
+def write_whole(root, write):
+    """Call write(folder) on a folder beside `root`, and rename that to `root` at the end."""
+    aside = root.with_name(f".{root.name}.{os.getpid()}.part")
+    aside.mkdir(parents=True)
+    try:
+        write(aside)
+        if root.exists():
+            root.rmdir()            # it is empty, says is_there
+        aside.rename(root)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_critters(root, made_by, splits):
+    """Draw the splits {split: [ID, ...]} into the empty folder `root`."""
+    for folder in (*FOLDERS, LISTS):
+        (root / folder).mkdir(parents=True)
+    labels = {}
+    drawings = [(split, i, image_id) for split, ids in splits.items() for i, image_id in enumerate(ids)]
+    for split, i, image_id in tqdm(drawings, desc="drawing critters", unit="picture"):
+        image, mask, heads = critters.draw(made_by["seed"], split, i, made_by["plain"])
+        labels[image_id] = [critters.CLASSES[k - 1] for k in np.unique(mask) if k]
+        truth = Image.fromarray(mask)
+        truth.putpalette(voc_palette())
+        for folder, picture in zip(FOLDERS, (Image.fromarray(image), truth, Image.fromarray(heads))):
+            picture.save(root / folder / f"{image_id}.png")
+    for name, ids in {**splits, "train_aug": splits["train"]}.items():
+        write_text(root / LISTS / f"{name}.txt", "\n".join(ids))
+    write_text(root / "classes.txt", "\n".join(critters.CLASSES))
+    write_text(root / "labels.json", json.dumps(labels, indent=0))
+    write_text(root / "made_by.json", json.dumps({**made_by, "sha256": digest(root, splits)}, indent=1))
+
+
+def digest(root, splits):
+    """Compute one sha256 of all files of the set; other files in the folder, such as own lists, do not matter."""
+    files = [f"{folder}/{image_id}.png" for folder in FOLDERS for ids in splits.values() for image_id in ids]
+    files += [f"{LISTS}/{name}.txt" for name in (*splits, "train_aug")] + ["classes.txt", "labels.json"]
+    total = hashlib.sha256()
+    for name in files:
+        total.update(hashlib.sha256((root / name).read_bytes()).digest())
+    return total.hexdigest()
+
+
+def write_text(path, text):
+    path.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def voc_palette():
+    """Give VOC's 256 colours as 768 bytes: bit 3k + c of the id is bit 7 - k of colour channel c."""
+    return bytes(sum((i >> (3 * k + c) & 1) << (7 - k) for k in range(3)) for i in range(256) for c in range(3))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Images as the networks see them: normalised, at several scales, and randomly changed for training.
+
+Everything random takes a numpy Generator, so the caller decides what a sample's randomness depends on.
+"""
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+
+MEAN = (0.485, 0.456, 0.406)        # ImageNet, RGB in 0..1
+STD = (0.229, 0.224, 0.225)
+NORMALIZED = ((np.arange(256) / 255 - np.array(MEAN)[:, None]) / np.array(STD)[:, None]).astype(np.float32)  # (3, 256)
+
+
+def augment(image, rng, resize=(256, 448), crop_size=384, jitter_amounts=(0.3, 0.3, 0.3, 0.1), jitter_probability=1.0):
+    """Give a random training view of `image` uint8 (H, W, 3): float32 tensor (3, crop_size, crop_size), normalised.
+
+    In this order: resize (long side drawn from the integers of `resize`, both ends included), mirror one time in two,
+    jitter the colours, normalise, crop. What lies outside the image is 0, the mean colour.
+    """
+    image = resize_long(image, rng.integers(resize[0], resize[1] + 1))
+    if rng.random() < 0.5:
+        image = mirror(image)
+    if rng.random() < jitter_probability:
+        image = jitter(image, rng, *jitter_amounts)
+    offsets = draw_crop(*image.shape[:2], crop_size, rng)
+    return torch.from_numpy(normalized_crop(image, crop_size, offsets))
+
+
+def views(image, scales=(0.5, 1, 1.5, 2)):
+    """Give [(2, 3, h_s, w_s) float32], one a scale: `image` uint8 (H, W, 3) and its mirror image, normalised."""
+    height, width = image.shape[:2]
+    result = []
+    for scale in scales:
+        scaled = _resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
+        pair = torch.empty(2, 3, *scaled.shape[:2])
+        _fill_normalized(pair[0].numpy(), scaled)
+        pair[1] = pair[0].flip(-1)
+        result.append(pair)
+    return result
+
+
+def normalize(image):
+    """Turn `image` uint8 (H, W, 3) into float32 (H, W, 3): 0..1, minus ImageNet's mean, over its deviation."""
+    result = np.empty(image.shape, dtype=np.float32)
+    _fill_normalized(result.transpose(2, 0, 1), image)
+    return result
+
+
+def _fill_normalized(planes, image):
+    """Write `image` uint8 (H, W, 3), normalised, into `planes` float32 (3, H, W), by a table of the 3 x 256 values."""
+    if image.dtype != np.uint8:
+        raise ValueError(f"an image to normalise holds uint8 values 0..255, not {image.dtype}")
+    for c in range(3):
+        np.take(NORMALIZED[c], image[..., c], out=planes[c], mode="clip")   # none is out of range: saves a copy
+
+
+def resize_long(image, long):
+    """Resize `image` uint8 (H, W, 3) so that its longer side is `long`, the other in proportion and at least 1."""
+    height, width = image.shape[:2]
+    long, longest = int(long), max(height, width)
+    return _resize(image, max(1, round(height * long / longest)), max(1, round(width * long / longest)))
+
+
+def _resize(image, height, width):
+    """Resize by Pillow's bicubic: unlike torch's and OpenCV's, it antialiases when it shrinks."""
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def mirror(image):
+    """Swap left and right of a uint8 (H, W, 3) or (H, W) array (half the time of image[:, ::-1].copy())."""
+    return np.array(Image.fromarray(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+
+
+def draw_crop(height, width, size, rng):
+    """Draw where a square of `size` pixels lies on an image: offsets (cont_left, img_left, cont_top, img_top).
+
+    Along an axis where the image is the longer, the square starts at img_*; else the image starts at cont_* in it.
+    """
+    offsets = []
+    for extent in (width, height):
+        start = int(rng.integers(abs(extent - size) + 1))
+        offsets += [0, start] if extent > size else [start, 0]
+    return tuple(offsets)
+
+
+def crop(image, size, offsets, fill=0):
+    """Cut a square of `size` pixels at `offsets` (see draw_crop) from `image` (H, W) or (H, W, c), `fill` outside."""
+    inside, window = _overlap(image, size, offsets)
+    result = np.full((size, size, *image.shape[2:]), fill, dtype=image.dtype)
+    result[inside] = image[window]
+    return result
+
+
+def normalized_crop(image, size, offsets):
+    """Give crop(normalize(image), size, offsets) as (3, size, size), normalising only the pixels that are kept."""
+    inside, window = _overlap(image, size, offsets)
+    result = np.zeros((3, size, size), dtype=np.float32)
+    _fill_normalized(result[:, *inside], image[window])
+    return result
+
+
+def _overlap(image, size, offsets):
+    """Give the two places where image and square meet, as slices (rows, columns): in the square, in the image."""
+    cont_left, img_left, cont_top, img_top = offsets
+    height, width = min(size, image.shape[0]), min(size, image.shape[1])
+    inside = slice(cont_top, cont_top + height), slice(cont_left, cont_left + width)
+    window = slice(img_top, img_top + height), slice(img_left, img_left + width)
+    return inside, window
+
+
+def jitter(image, rng, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1):
+    """Change the colours of `image` uint8 (H, W, 3) as torchvision's ColorJitter does, to the bit, without torchvision.
+
+    Each factor is uniform in [1 - amount, 1 + amount], the turn of the hue in [-hue, hue] of the circle; the four steps
+    come in random order. A step with amount 0 is left out.
+    """
+    steps = (
+        (brightness, lambda picture, factor: ImageEnhance.Brightness(picture).enhance(1 + factor)),
+        (contrast, lambda picture, factor: ImageEnhance.Contrast(picture).enhance(1 + factor)),
+        (saturation, lambda picture, factor: ImageEnhance.Color(picture).enhance(1 + factor)),
+        (hue, turn_hue),
+    )
+    changes = rng.uniform(-1, 1, size=4)
+    picture = Image.fromarray(image)
+    for i in rng.permutation(4):
+        amount, change = steps[i]
+        if amount:
+            picture = change(picture, amount * changes[i])
+    return np.array(picture)
+
+
+def turn_hue(picture, turn):
+    """Turn the hue of a Pillow RGB picture by `turn` in [-.5, .5] of the circle, in whole 1/255 as torchvision."""
+    hue, saturation, value = picture.convert("HSV").split()
+    hue = hue.point([(level + int(turn * 255)) % 256 for level in range(256)])
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+
+
+def denormalize(image):
+    """Turn a normalised tensor (3, H, W) back into a picture, uint8 (H, W, 3)."""
+    picture = image.detach().float().cpu().permute(1, 2, 0).numpy() * np.array(STD) + np.array(MEAN)
+    return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)

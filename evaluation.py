@@ -1,0 +1,181 @@
+"""Measure CAMs, CRF maps or label maps against the pixel truth: mean intersection over union.
+
+Reads   a folder of maps (--dict_dir, in the experiment or anywhere)   SegmentationClass/ of --data_root (or --gt_dir)
+Writes  eval/TASK_DIR_LIST.json, .png (the curve)
+Run     python evaluation.py --name X --task cam --dict_dir dict
+        python evaluation.py --name X --task crf --dict_dir crf/06
+        python evaluation.py --name X --task png --dict_dir rw/04_24
+A CAM needs a background threshold: the best of a range is reported, as the papers do, so it is chosen on pixel truth; the
+value at a fixed threshold stands beside it.
+"""
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import config
+from data.dataset import VOCLayout
+from tools.experiment import Experiment, digest, find_maps, read_cam, read_crf, write_json, written_aside
+from tools.metrics import ConfusionMatrix, ThresholdHistogram
+from tools.visualize import draw_curve
+
+WHOLE_RANGE = [t / 100 for t in range(101)]
+
+
+def main():
+    settings = config.parse(config.Evaluate)
+    experiment, layout = Experiment(settings), VOCLayout(settings.data_root)
+    folder = experiment / settings.dict_dir if (experiment / settings.dict_dir).is_dir() else Path(settings.dict_dir)
+    ids = layout.ids(settings.list)
+    paths = find_predictions(folder, ids, settings)
+    require_truth(layout, ids, settings)
+    experiment.verify(folder)
+
+    result = (evaluate_cams if settings.task == "cam" else evaluate_labels)(settings, layout, paths)
+    truth = settings.gt_dir or str(layout.root / "SegmentationClass")
+    result |= {"images": len(ids), "list": settings.list, "truth": truth, "made_by": digest(folder)}
+    print_report(result, f"{settings.task} of {folder} on {settings.list}: {len(ids)} images, truth {truth}")
+
+    path = experiment / "eval" / file_name(f"{settings.task}_{settings.dict_dir}_{settings.list}")
+    write_json(path.with_name(path.name + ".json"), result)
+    if result["curve"]:
+        with written_aside(path.with_name(path.name + ".png")) as aside:
+            draw_curve(aside, result["curve"], f"{settings.name}: {settings.dict_dir} on {settings.list}",
+                       [(result["threshold"], result["miou"], "best"),
+                        (result["fixed_threshold"], result["fixed_miou"], "fixed")])
+    experiment.log("evaluation", f"{settings.task} {settings.dict_dir} {settings.list}: mIoU {result['miou']:.2f}")
+
+
+def find_predictions(folder, ids, settings):
+    """Return {ID: path}; raises FileNotFoundError with the count and first names of what is missing."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder} (--dict_dir). {maker(settings)}")
+    if settings.task == "png":
+        paths = {i: folder / f"{i}.png" for i in ids}
+        missing = [i for i, p in paths.items() if not p.exists()]
+    else:
+        paths = {i: find_maps(folder, i) for i in ids}
+        missing = [i for i, p in paths.items() if p is None]
+    if missing:
+        raise FileNotFoundError(f"{len(missing)} of the {len(ids)} images of {settings.list} have no prediction in {folder} "
+                                f"({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}). {maker(settings)}")
+    return paths
+
+
+def maker(settings):
+    """Name the command that makes what is missing."""
+    what = {"cam": "--dict", "crf": f"--crf --alphas {settings.dict_dir.split('/')[-1]}"}.get(settings.task)
+    model = "model_oc" if "model_oc" in settings.dict_dir else "model_cse"
+    return (f"Make them: python infer.py --name {settings.name} --model {model} {what} --infer_list {settings.list}"
+            if what else "Make them with the stage that writes this folder")
+
+
+def require_truth(layout, ids, settings):
+    missing = [i for i in ids if not layout.has_truth(i, settings.gt_dir)]
+    if missing:
+        raise FileNotFoundError(f"{len(missing)} of the {len(ids)} images of {settings.list} have no truth in "
+                                f"{settings.gt_dir or layout.root / 'SegmentationClass'} ({', '.join(missing[:5])}): "
+                                "--gt_dir names another folder, --list a split that has it")
+
+
+def evaluate_cams(settings, layout, paths):
+    """Count once, for all thresholds: those searched, the fixed one, and 0..1."""
+    low, high, step = settings.thresholds
+    if not (0 <= low <= high <= 1 and step > 0):
+        raise ValueError(f"--thresholds {low:g} {high:g} {step:g}: needs 0 <= LO <= HI <= 1 and STEP above 0")
+    searched = [round(low + i * step, 6) for i in range(int(round((high - low) / step)) + 1)]
+    histogram = ThresholdHistogram(len(layout.classes), [*searched, settings.threshold, *WHOLE_RANGE])
+
+    def predict(image_id, truth):
+        classes, scores = read_cam(paths[image_id])
+        return classes, scores if len(classes) else np.zeros((0, *truth.shape), np.float32)     # a picture of no class
+
+    count(settings, layout, paths, predict, lambda cam, truth: histogram.add(*cam, truth))
+    confusions = [histogram.confusion(i) for i in range(len(searched) + 1 + len(WHOLE_RANGE))]
+    mious = [c.miou() for c in confusions]
+    best, fixed = int(np.argmax(mious[:len(searched)])), len(searched)
+    whole = len(searched) + 1 + int(np.argmax(mious[len(searched) + 1:]))
+    result = describe(confusions[best], layout)
+    result |= {"threshold": searched[best], "fixed_threshold": settings.threshold, "fixed_miou": mious[fixed],
+               "curve": [[t, m] for t, m in zip(searched, mious)],
+               "at_an_end": len(searched) > 1 and best in (0, len(searched) - 1),
+               "whole_range": [WHOLE_RANGE[whole - len(searched) - 1], mious[whole]]}
+    result["fixed"] = {k: v for k, v in describe(confusions[fixed], layout).items() if k != "miou"}
+    return result
+
+
+def evaluate_labels(settings, layout, paths):
+    """Count the label maps: those of PNGs, or the row with the highest CRF score."""
+    confusion = ConfusionMatrix(len(layout.classes))
+
+    def predict(image_id, truth):
+        if settings.task == "png":
+            return layout.truth(image_id, paths[image_id].parent)       # the same format: a PNG of class ids
+        classes, scores = read_crf(paths[image_id])
+        return classes[scores.argmax(0)].reshape(scores.shape[1:])
+
+    count(settings, layout, paths, predict, lambda labels, truth: confusion.add(labels, truth))
+    return describe(confusion, layout) | {"threshold": None, "fixed_threshold": None, "fixed_miou": None, "curve": []}
+
+
+def count(settings, layout, paths, predict, add):
+    """Call add(prediction, truth) for each picture; raises ValueError with the count and names of those that do not fit."""
+    wrong_size = []
+    for image_id, path in tqdm(paths.items(), "evaluation", mininterval=1):
+        truth = layout.truth(image_id, settings.gt_dir)
+        prediction = predict(image_id, truth)
+        size = prediction[-1].shape[-2:] if isinstance(prediction, tuple) else prediction.shape
+        if size != truth.shape:
+            wrong_size.append(f"{image_id}: {size} and {truth.shape}")
+            continue
+        try:
+            add(prediction, truth)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    if wrong_size:
+        raise ValueError(f"{len(wrong_size)} of {len(paths)} predictions are not of their truth's size "
+                         f"({'; '.join(wrong_size[:3])}): were they made from other pictures?")
+
+
+def describe(confusion, layout):
+    """Sum up a confusion matrix: mIoU the authors' way, over the classes that occur, and per class, in percent."""
+    names = ["background", *layout.classes]
+    matrix, occurring = confusion.matrix, confusion.occurring()
+    ious, hit = confusion.iou(), np.diagonal(matrix)
+    precision = 100 * hit / np.maximum(matrix.sum(0), 1)
+    recall = 100 * hit / np.maximum(matrix.sum(1), 1)
+    return {"miou": confusion.miou(), "miou_occurring": float(ious[occurring].mean()) if occurring.any() else 0.0,
+            "occurring": int(occurring.sum()), "per_class": table(names, ious), "precision": table(names, precision),
+            "recall": table(names, recall)}
+
+
+def table(names, values):
+    return {n: float(v) for n, v in zip(names, values)}
+
+
+def print_report(result, title):
+    print(f"\n{title}\n{'class':>16} {'IoU':>8} {'precision':>10} {'recall':>8}")
+    for name, value in result["per_class"].items():
+        print(f"{name:>16} {value:7.3f}% {result['precision'][name]:9.3f}% {result['recall'][name]:7.3f}%")
+    print("=" * 46)
+    print(f"{'mIoU':>16} {result['miou']:7.3f}%" + (
+        "" if result["threshold"] is None else f"  at threshold {result['threshold']:g}, the best of the range: chosen on "
+        "pixel truth"))
+    if result["threshold"] is not None:
+        print(f"{'fixed':>16} {result['fixed_miou']:7.3f}%  at threshold {result['fixed_threshold']:g} (--threshold)")
+        if result["at_an_end"]:
+            t, miou = result["whole_range"]
+            print(f"The best lies at an end of the range. Over 0 .. 1 it is {miou:.3f}% at {t:g} (--thresholds LO HI STEP)")
+    missing = len(result["per_class"]) - result["occurring"]
+    if missing:
+        print(f"{'':>16} {result['miou_occurring']:7.3f}%  over the {result['occurring']} classes that occur; {missing} occur "
+              "in neither truth nor prediction and count 0 in the mean above, as the authors count")
+
+
+def file_name(words):
+    """Make one file name of a task, a folder and a list."""
+    return words.strip("/").replace("/", "_")
+
+
+if __name__ == "__main__":
+    config.run(main)

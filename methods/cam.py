@@ -1,0 +1,39 @@
+"""Class activation maps of a picture, from eight views of it."""
+import torch
+import torch.nn.functional as F
+
+
+@torch.no_grad()
+def multi_scale_cam(net, views, size, label):
+    """Sum the CAMs of a picture's views and scale each class to [0, 1].
+
+    net    CAMNet in eval mode;  views  [(2, 3, h_s, w_s)]: the picture and its mirror image at each scale
+    size   (H, W) of the picture;  label  (C,) image-level labels
+    Returns classes (K,) int64, ids 1..C, and scores (K, H, W) float32; K is the number of labelled classes.
+    Source: OC-CSE, infer_msf. ReLU follows the upsampling (AffinityNet: before it).
+    """
+    device = next(net.parameters()).device
+    present = label.nonzero()[:, 0]                                         # (K,)
+    total = torch.zeros(len(present), *size, device=device)                 # (K, H, W)
+    weight = label[present].to(device, torch.float32)[:, None, None]
+    if len(present):
+        for view in views:
+            cam, _ = net(to_device(view, device))                           # (2, C, h, w)
+            cam = cam[:, present.to(cam.device)].float()
+            cam = F.interpolate(cam, size, mode="bilinear", align_corners=False).relu() * weight
+            total += cam[0] + cam[1].flip(-1)
+        total /= total.amax((1, 2), keepdim=True) + 1e-5
+    return present.cpu() + 1, total
+
+
+def background(scores, alpha):
+    """Return the background's score (1 - max over classes)^alpha: scores (K, H, W) in [0, 1] -> (1, H, W)."""
+    if not len(scores):
+        return torch.ones(1, *scores.shape[1:], dtype=scores.dtype, device=scores.device)
+    return (1 - scores.amax(0, keepdim=True)) ** alpha
+
+
+def to_device(image, device):
+    """Move images (B, 3, H, W); on a GPU in channels_last, which its convolutions want."""
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    return image.to(device, non_blocking=True, memory_format=layout)

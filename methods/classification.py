@@ -1,0 +1,26 @@
+"""The ordinary classifier: what is in the picture?"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Classification(nn.Module):
+    """Multilabel soft margin loss (binary cross entropy with logits), the mean over B x C. Source: AffinityNet, train_cls.
+
+    forward: {"image" (B, 3, H, W), "label" (B, C)} -> {"loss", "p_present", "p_absent"}: the loss, and the mean
+    probability given to classes that are and are not there (nan where there is none).
+    """
+
+    def __init__(self, oc):
+        super().__init__()
+        self.oc = oc
+
+    def forward(self, batch, epoch):
+        _, logits = self.oc(batch["image"])                                 # (B, C)
+        present = batch["label"] > 0
+        probability = torch.sigmoid(logits.detach())
+        return {
+            "loss": F.binary_cross_entropy_with_logits(logits, batch["label"]),
+            "p_present": probability[present].mean(),
+            "p_absent": probability[~present].mean(),
+        }

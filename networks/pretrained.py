@@ -1,0 +1,233 @@
+"""Weights in and out: the authors' names, MXNet's .params without MXNet, and all checks before the first copy.
+
+On disk, weights carry the authors' names: our own without the leading `backbone.` / `pool.`.
+"""
+import math
+import os
+import pickle
+import re
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def official_state(net):
+    """Give {the authors' name: tensor} on the CPU, in the order of net.state_dict(); a CPU net's memory is shared."""
+    return {_official(name): tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
+
+
+def load_weights(net, source, head="require"):
+    """Copy weights into a network; if anything is wrong with them, nothing is copied.
+
+    source  path of a .params, .pth or .safetensors file, or a dict of tensors or arrays; the authors' or our own names
+    head    "require": every tensor must be there; "skip": one outside net.backbone that is missing or of another shape
+            keeps its fresh values
+    Returns {"loaded", "new", "unused"}: lists of names; unused are those of the source.
+    Raises ValueError naming the tensor, both shapes and the source; also for values that are not finite and for
+    variances that are not positive. Only num_batches_tracked may always be missing.
+    """
+    if head not in ("require", "skip"):
+        raise ValueError(f'head must be "require" or "skip", not {head!r}')
+    where = f"{type(source).__name__} of weights" if isinstance(source, dict) else str(source)
+    given = _tensors(source if isinstance(source, dict) else _read(source), where)
+
+    pairs, new, problems = {}, [], []
+    for own, tensor in net.state_dict().items():
+        name = _official(own)
+        value = given.get(name)
+        if value is None and name.endswith("num_batches_tracked"):
+            continue
+        if value is None or value.shape != tensor.shape:
+            in_head = hasattr(net, "backbone") and not own.startswith("backbone.")
+            if in_head and head == "skip":
+                new.append(name)
+            else:
+                problems.append(_mismatch(name, value, tensor, net, in_head))
+        elif fault := _fault(name, value.to(tensor.dtype)):
+            problems.append(fault)
+        else:
+            pairs[name] = tensor, value
+    if problems:
+        more = f" ({len(problems) - 1} more tensors do not fit either)" if len(problems) > 1 else ""
+        raise ValueError(f"{where}: {problems[0]}{more}")
+
+    with torch.no_grad():
+        for tensor, value in pairs.values():
+            tensor.copy_(value)
+    return {"loaded": list(pairs), "new": new, "unused": [name for name in given if name not in pairs]}
+
+
+def _official(name):
+    """Translate one of our own names, or one of a DistributedDataParallel file, to the authors' name."""
+    return name.removeprefix("module.").removeprefix("backbone.").removeprefix("pool.")
+
+
+def _mismatch(name, value, tensor, net, in_head):
+    reason = ('another number of classes or another head; head="skip" starts it afresh' if in_head else
+              "weights of another width (--width) or of another network")
+    there = "missing" if value is None else f"of shape {tuple(value.shape)}"
+    return f"{name} is {there}, this {type(net).__name__} needs {tuple(tensor.shape)}: {reason}"
+
+
+def _fault(name, value):
+    """Say what is wrong with the values of a tensor, or None."""
+    if not torch.isfinite(value).all():
+        fault = "values that are not finite"
+    elif name.endswith("running_var") and (value <= 0).any():
+        fault = "variances that are not positive"
+    else:
+        return None
+    return f"{name} has {fault}: damaged (an earlier copy of resnet_38d.params was); fetch or train it again"
+
+
+# ---- files ----
+
+def _read(path):
+    """Read {name: tensor or array}; a .params gets the authors' names here and loses its 1000-way layer."""
+    path = _existing(path)
+    if path.suffix == ".params":
+        arrays = {_torch_name(name): array for name, array in read_params(path).items()}
+        return {name: array for name, array in arrays.items() if not name.startswith("linear1000.")}
+    if path.suffix in (".pth", ".pt"):
+        return _read_pth(path)
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise ImportError(f"{path} needs the package safetensors: pip install safetensors") from error
+        try:
+            return load_file(path)
+        except Exception as error:      # SafetensorError and whatever a damaged header leads to
+            raise ValueError(f"{path}: not a whole safetensors file ({error}); fetch it again") from error
+    raise ValueError(f"{path}: weights are a .params, .pth or .safetensors file")
+
+
+def _read_pth(path):
+    """Read what torch.save wrote, tensors alone; a program in the file is not run."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:          # a damaged pickle can raise nearly anything
+        if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
+            problem = "holds a program or objects beside tensors, so it was not opened; save a plain state dict"
+        else:
+            problem = "cut short, damaged, or not written by torch.save; fetch or save it again"
+        raise ValueError(f"{path}: {problem}") from error
+
+
+def _tensors(state, where):
+    """Check that a state is {name: dense tensor} and give it with the authors' names."""
+    if not isinstance(state, dict):
+        raise ValueError(f"{where}: a {type(state).__name__}, not a dict of tensors")
+    tensors = {}
+    for name, value in state.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+            value = torch.from_numpy(np.require(value, value.dtype.newbyteorder("="), ["C", "W"]))
+        if (not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout != torch.strided
+                or value.is_complex() or value.is_quantized or value.is_meta):
+            raise ValueError(f"{where}: entry {name!r} is no tensor of plain numbers ({type(value).__name__}); "
+                             "only a plain state dict can be loaded")
+        if _official(name) in tensors:
+            raise ValueError(f"{where}: {_official(name)} is there twice, once as {name}")
+        tensors[_official(name)] = value.detach()
+    return tensors
+
+
+def _existing(path):
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; pretrained/README.md says where weights come from")
+    return path
+
+
+# ---- MXNet ----
+
+_LIST_MAGIC, _DENSE = 0x112, 0
+_MAGIC_INT64, _MAGIC_STORAGE = 0xF993FAC8, 0xF993FAC9
+_DTYPES = dict(enumerate(("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")))
+_LAYER = re.compile(r"(?:arg|aux):(?:(conv1a|bn7|linear1000)|(bn|res)(\d)(?:a|b(\d))_(branch\w+?))"
+                    r"_(weight|bias|gamma|beta|moving_mean|moving_var)")
+_KINDS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
+
+
+def read_params(path):
+    """Read an MXNet .params file without MXNet: {name: numpy array}, names such as arg:conv1a_weight.
+
+    Knows three layouts of dense arrays: of 2016 (no magic number per array), with int64 shapes, with a storage type.
+    Raises ValueError for anything else, a cut or altered file included.
+    """
+    path = _existing(path)
+    with open(path, "rb") as file:
+        reader = _Reader(file, path)
+        magic, _, count = reader.numbers("QQQ")
+        if magic != _LIST_MAGIC:
+            raise reader.error("it does not begin as MXNet's .params do")
+        arrays = [reader.array() for _ in range(count)]
+        if reader.numbers("Q") != (count,):
+            raise reader.error("it does not hold one name for each array")
+        names = [reader.name() for _ in range(count)]
+        if len(set(names)) < count:
+            raise reader.error("a name is there twice")
+        if reader.left:
+            raise reader.error(f"{reader.left} bytes follow the last name")
+    return dict(zip(names, arrays))
+
+
+def _torch_name(name):
+    """Translate arg:bn4b3_branch2a_gamma to b4_3.bn_branch2a.weight; an unknown name stays as it is."""
+    if not (match := _LAYER.fullmatch(name)):
+        return name
+    layer, kind, group, unit, branch, values = match.groups()
+    if layer is None:
+        layer = f"b{group}{f'_{unit}' if unit else ''}.{'bn' if kind == 'bn' else 'conv'}_{branch}"
+    return f"{layer}.{_KINDS.get(values, values)}"
+
+
+class _Reader:
+    """Read pieces of a .params file; no piece is larger than what is left of the file."""
+
+    def __init__(self, file, path):
+        self.file, self.path = file, path
+        self.left = os.fstat(file.fileno()).st_size
+
+    def error(self, what):
+        return ValueError(f"{self.path} is no whole .params file of dense arrays: {what}; fetch it again")
+
+    def claim(self, size):
+        if size > self.left:
+            raise self.error(f"{size} bytes are announced where {self.left} are left")
+        self.left -= size
+        return size
+
+    def numbers(self, code):
+        return struct.unpack(f"<{code}", self.file.read(self.claim(struct.calcsize(f"<{code}"))))
+
+    def name(self):
+        try:
+            return self.file.read(self.claim(*self.numbers("Q"))).decode()
+        except UnicodeDecodeError as error:
+            raise self.error("a name is not text") from error
+
+    def array(self):
+        first, dims = self.numbers("I")[0], "q"
+        if first == _MAGIC_STORAGE:
+            if (storage := self.numbers("i")[0]) != _DENSE:
+                raise self.error(f"an array has storage type {storage}, not dense")
+            ndim = self.numbers("I")[0]
+        elif first == _MAGIC_INT64:
+            ndim = self.numbers("I")[0]
+        else:
+            ndim, dims = first, "I"
+        if not 1 <= ndim <= 32:
+            raise self.error(f"an array has {ndim} dimensions")
+        shape = self.numbers(f"{ndim}{dims}")
+        if min(shape) < 1:
+            raise self.error(f"an array has the shape {shape}")
+        _device, _number, flag = self.numbers("iii")
+        if flag not in _DTYPES:
+            raise self.error(f"an array has the unknown type {flag}")
+        dtype = np.dtype(_DTYPES[flag])
+        self.claim(math.prod(shape) * dtype.itemsize)
+        return np.fromfile(self.file, dtype, math.prod(shape)).reshape(shape)

@@ -1,0 +1,52 @@
+"""What several test files share: the golden numbers, the weights they were made with, and where real photos lie."""
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture
+def golden():
+    """Give a function name -> path of a golden file; the test is skipped where the file is in neither place."""
+    def find(name):
+        for folder in (ROOT / "tests" / "golden", SHARED / "golden"):
+            if (folder / name).exists():
+                return folder / name
+        pytest.skip(f"golden file {name} is neither in tests/golden nor in ../shared/golden")
+    return find
+
+
+@pytest.fixture
+def msrc():
+    """Give the folder of the real photos (VOC layout, 15 classes), or skip."""
+    if not (SHARED / "data" / "msrc").is_dir():
+        pytest.skip("the MSRC photos are not in ../shared/data/msrc")
+    return SHARED / "data" / "msrc"
+
+
+@torch.no_grad()
+def fill_golden(net, prefix=""):
+    """Fill a network with the golden sets' weights: each tensor drawn from the CRC of its official name."""
+    for name, tensor in net.state_dict().items():
+        name = name.removeprefix("backbone.")
+        if name.endswith("num_batches_tracked"):
+            continue
+        rng = np.random.Generator(np.random.PCG64(zlib.crc32((prefix + name).encode())))
+        shape = tuple(tensor.shape)
+        if tensor.ndim == 4:
+            value = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+        elif name.endswith((".weight", ".running_var")):
+            value = 0.5 + rng.random(shape)
+        else:
+            value = 0.1 * rng.standard_normal(shape)
+        if tensor.ndim == 1 and name.endswith(".weight") and "bn_branch2a" not in name:
+            value *= 0.5
+        if name in ("fc8.weight", "f8_3.weight", "f8_4.weight", "f8_5.weight"):
+            value *= 0.2
+        tensor.copy_(torch.from_numpy(value.astype(np.float32)))
+    return net

@@ -1,0 +1,108 @@
+"""How many processes there are: this file alone knows. Without torchrun there is one, and every function is trivial."""
+import os
+
+import torch
+import torch.distributed as dist
+
+
+def start(device="auto"):
+    """Join the other processes, if torchrun started this one, and return the torch device to compute on.
+
+    Raises ValueError where a GPU is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: this machine has no GPU that torch can use; --device cpu or auto")
+    use_gpu = device != "cpu" and torch.cuda.is_available()
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if use_gpu:
+        torch.cuda.set_device(local_rank)
+    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if use_gpu else "gloo")
+    return torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
+
+
+def stop():
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank():
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world():
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main():
+    """Say whether this process writes what all share: logs, checkpoints, tables."""
+    return rank() == 0
+
+
+def barrier():
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def say(text):
+    """Print once, whatever the number of processes."""
+    if is_main():
+        print(text, flush=True)
+
+
+def main_first(action):
+    """Run action in the main process; the others wait, and get its result or its error."""
+    if not dist.is_initialized():
+        return action()
+    box = [None, None]
+    if is_main():
+        try:
+            box[0] = action()
+        except (ValueError, OSError) as error:
+            box[1] = str(error)
+    dist.broadcast_object_list(box)
+    if box[1] is not None:
+        raise ValueError(box[1])
+    return box[0]
+
+
+def share(items):
+    """Return this process's part of a list."""
+    return items[rank()::world()]
+
+
+def sum_over_processes(tensor):
+    """Return the sum of a tensor over all processes."""
+    if dist.is_initialized():
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def global_mean(number):
+    """Return the mean of a 0-d tensor over all processes (no gradient)."""
+    return sum_over_processes(number.detach()) / world()
+
+
+def global_max(value):
+    """Return the maximum of a 0-d tensor over all processes.
+
+    Backward, the sum of all processes' gradients goes to the process that holds the maximum (the first of several).
+    """
+    return _GlobalMax.apply(value) if dist.is_initialized() else value
+
+
+class _GlobalMax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value):
+        values = [torch.empty_like(value) for _ in range(world())]
+        dist.all_gather(values, value)
+        values = torch.stack(values)
+        ctx.holds_it = int(values.argmax()) == rank()
+        return values.max()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient * ctx.holds_it

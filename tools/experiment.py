@@ -1,0 +1,397 @@
+"""What an experiment is on disk. This file alone builds an output path and knows a file format.
+
+experiment/NAME/
+  config/STAGE_MODEL.json   settings, versions, git revision, command line
+  ckpt/MODEL/EEE.pth        weights after epoch EEE, the authors' names
+  ckpt/MODEL/last.pth       everything needed to go on
+  log/STAGE_MODEL.jsonl     one line an epoch;  log.txt for people;  train/ pictures of masks
+  dict/ID.npz               classes uint8 (K,) ids 1..C;  scores float16 (K, H, W) in [0, 1]
+  crf/06/ID.npz             classes (K+1,), 0 first;  scores float16 (K+1, H, W), sums to 1
+  infer/ID_cam_CLASS.png    overlays
+  eval/TASK_DIR_LIST.json   mIoU, its curve;  the curve as .png
+  results.json              reproduce.py's rows
+Each output folder holds made_by.json: who wrote it, from what. Files are written aside and renamed.
+"""
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from contextlib import contextmanager
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+MADE_BY = "made_by.json"
+
+
+class Experiment:
+    """The folder ROOT/NAME. Paths are given relative to it ("ckpt/model_oc/last.pth")."""
+
+    def __init__(self, settings):
+        self.root = Path(settings.experiment_root)
+        self.name = settings.name
+        self.folder = self.root / settings.name
+
+    def __truediv__(self, path):
+        return self.folder / path
+
+    # -- what a stage leaves about itself
+
+    def save_config(self, stage, settings):
+        """Write config/STAGE.json: {"settings", "versions", "revision", "command", "when"}."""
+        write_json(self / f"config/{stage}.json", {
+            "settings": settings, "versions": versions(), "revision": revision(), "command": " ".join(sys.argv),
+            "when": f"{datetime.now():%Y-%m-%d %H:%M:%S}"})
+
+    def load_config(self, stage):
+        """Return the settings stored by save_config, or None."""
+        path = self / f"config/{stage}.json"
+        return read_json(path)["settings"] if path.exists() else None
+
+    def log(self, stage, text):
+        """Add a line to log.txt."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {stage}  {text}\n")
+
+    def log_epoch(self, stage, row):
+        """Write the epoch's line of log/STAGE.jsonl; lines of this and later epochs, of a run cut off, are dropped."""
+        rows = [r for r in self.epochs(stage) if r["epoch"] < row["epoch"]] + [row]
+        with written_aside(self / f"log/{stage}.jsonl") as path:
+            path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+
+    def epochs(self, stage):
+        """Return the lines of log/STAGE.jsonl as a list of dicts."""
+        path = self / f"log/{stage}.jsonl"
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+    # -- checkpoints
+
+    def weights(self, model, which="last"):
+        """Return the path of ckpt/MODEL/EEE.pth. which: an epoch's number, last, or best (by the logged mIoU).
+
+        Raises ValueError with what there is, or with the command that makes it.
+        """
+        folder = self / f"ckpt/{model}"
+        there = sorted(p.stem for p in folder.glob("*.pth") if p.stem.isdecimal())
+        if not there:
+            raise ValueError(f"{folder} holds no weights: python train.py --name {self.name} --model {model}")
+        if which == "best":
+            scored = [r for r in self.epochs(f"train_{model}") if r.get("miou") is not None
+                      and f"{r['epoch']:03d}" in there]
+            if not scored:
+                raise ValueError(f"no epoch of {self.name}/{model} was measured (train.py --val_every): name one of "
+                                 f"{', '.join(there)}")
+            best = max(scored, key=lambda r: r["miou"])
+            print(f"epoch {best['epoch']:03d} is the best of {len(scored)}: chosen on pixel truth")
+            which = best["epoch"]
+        stem = there[-1] if which == "last" else f"{int(which):03d}" if str(which).isdecimal() else which
+        if stem not in there:
+            raise ValueError(f"{folder} has no epoch {which}; there are {there[0]} to {there[-1]} ({len(there)} in all)")
+        return folder / f"{stem}.pth"
+
+    def settings_of(self, weights):
+        """Return the stored settings of the training that wrote ROOT/X/ckpt/MODEL/EEE.pth, or None."""
+        weights = Path(weights)
+        path = weights.parent.parent.parent / f"config/train_{weights.parent.name}.json"
+        return read_json(path)["settings"] if path.exists() else None
+
+    def remove(self, *paths):
+        """Delete what an earlier run of a stage left."""
+        for path in paths:
+            if (self / path).is_dir():
+                _discard(self / path)
+            else:
+                (self / path).unlink(missing_ok=True)
+
+    def find_init(self, source):
+        """Return the weights file that --er_init and --cl_init name, None for random.
+
+        source: random | imagenet | cam | an existing path | X/model_oc | X/model_oc/014
+        """
+        if source == "random":
+            return None
+        if source in ("imagenet", "cam"):
+            path = Path("pretrained") / {"imagenet": "resnet_38d.params", "cam": "res38_cls.pth"}[source]
+            if path.exists():
+                return path
+            instead = ("--er_init random starts without it (and --norm train, since BatchNorm then has to learn)"
+                       if source == "imagenet" else
+                       f"or train one: python train.py --name {self.name} --model model_oc, "
+                       f"then --cl_init {self.name}/model_oc")
+            raise ValueError(f"{path} is not there. pretrained/README.md says where it comes from; {instead}")
+        if Path(source).is_file():
+            return Path(source)
+        parts = source.split("/")
+        if len(parts) in (2, 3) and (self.root / parts[0]).is_dir():
+            other = Experiment.__new__(Experiment)
+            other.root, other.name, other.folder = self.root, parts[0], self.root / parts[0]
+            return other.weights(parts[1], *parts[2:])
+        command = (f": python train.py --name {parts[0]} --model {parts[1]}"
+                   if len(parts) in (2, 3) and parts[1].startswith("model_") else
+                   ": random, imagenet, cam, a file, or EXPERIMENT/MODEL")
+        raise ValueError(f"no weights {source!r} (neither a file nor in {self.root}/){command}")
+
+    # -- folders that answer for their files
+
+    def claim(self, folder, stage, settings, inputs, overwrite=False):
+        """Make an output folder ready for a stage: files that the same stage made of the same inputs stay.
+
+        settings  what changes the content, for JSON;  inputs  paths (a file, or a folder with a made_by.json)
+        Raises ValueError, naming what differs, if the folder was made otherwise; overwrite empties it instead.
+        """
+        folder = self / folder
+        record = {"stage": stage, "settings": settings, "inputs": {self._short(p): digest(p) for p in inputs}}
+        if folder.is_dir() and any(folder.iterdir()):
+            found = read_json(folder / MADE_BY) if (folder / MADE_BY).exists() else {}
+            difference = _difference(found, record)
+            if not difference:
+                return folder
+            if not overwrite:
+                raise ValueError(f"{folder} was made differently ({difference}). --overwrite makes it again; "
+                                 "or write to another folder or experiment")
+            _discard(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / MADE_BY, record)
+        return folder
+
+    def verify(self, folder):
+        """Raise ValueError if what a folder was made from has changed since. A folder without made_by.json passes."""
+        folder = Path(folder)
+        if not (folder / MADE_BY).exists():
+            return
+        for name, old in read_json(folder / MADE_BY).get("inputs", {}).items():
+            path = self / name if not Path(name).is_absolute() else Path(name)
+            if path.is_dir():
+                self.verify(path)
+            if path.exists() and digest(path) != old:
+                raise ValueError(f"{folder} is stale: {path} has changed since it was made. Make it again (--overwrite), "
+                                 "or name another folder")
+
+    def _short(self, path):
+        path = Path(path).resolve()
+        home = self.folder.resolve()
+        return str(path.relative_to(home)) if path.is_relative_to(home) else str(path)
+
+
+# -- file formats
+
+
+def save_cam(path, classes, scores, format="npz"):
+    """Write a picture's CAMs: classes (K,) ids 1..C, scores (K, H, W). npy: the authors' dict, keys 0..C-1, float32."""
+    _save_maps(path, classes, scores, format, first=1, compress=False)
+
+
+def save_crf(path, classes, scores, format="npz"):
+    """Write a picture's CRF maps: classes (K+1,) with 0 first, scores (K+1, H, W). npy: the authors' dict, keys 0..C."""
+    _save_maps(path, classes, scores, format, first=0, compress=True)
+
+
+def read_cam(path):
+    """Read a picture's CAMs, .npz or the authors' .npy: classes (K,) int64 ids 1..C, scores (K, H, W) float32."""
+    return _read_maps(path, first=1)
+
+
+def read_crf(path):
+    """Read a picture's CRF maps, .npz or the authors' .npy: classes (K+1,) int64 ids 0..C, scores (K+1, H, W) float32."""
+    return _read_maps(path, first=0)
+
+
+def find_maps(folder, name):
+    """Return the path of a picture's maps in a folder, .npz before .npy; None if there are none."""
+    for suffix in (".npz", ".npy"):
+        path = Path(folder) / (name + suffix)
+        if path.exists():
+            return path
+    return None
+
+
+def _save_maps(path, classes, scores, format, first, compress):
+    classes = np.asarray(classes)
+    with written_aside(path) as aside:
+        with open(aside, "wb") as file:
+            if format == "npy":
+                table = {int(c) - first: np.ascontiguousarray(s, np.float32) for c, s in zip(classes, scores)}
+                np.save(file, np.array(table, dtype=object), allow_pickle=True)
+            else:
+                # CRF maps are nearly 0 or 1: deflate makes them many times smaller. CAMs hardly shrink.
+                save = np.savez_compressed if compress else np.savez
+                save(file, classes=classes.astype(np.uint8), scores=np.asarray(scores, np.float16))
+
+
+def _read_maps(path, first):
+    path = Path(path)
+    try:
+        if path.suffix == ".npy":
+            table = _read_authors_dict(path)
+            classes = np.array(sorted(table), np.int64)
+            scores = [np.asarray(table[c], np.float32) for c in classes]
+            classes = classes + first
+            scores = np.stack(scores) if scores else np.zeros((0, 0, 0), np.float32)
+        else:
+            with np.load(path, allow_pickle=False) as file:
+                classes, scores = file["classes"].astype(np.int64), file["scores"].astype(np.float32)
+        if classes.ndim != 1 or scores.ndim != 3 or len(classes) != len(scores):
+            raise ValueError(f"classes {classes.shape} and scores {scores.shape} do not belong together")
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, EOFError, OSError, TypeError, AttributeError, IndexError, ImportError,
+            MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): delete it and run infer.py again") from None
+    return classes, scores
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Allows numpy arrays and plain containers, and nothing else: a pickle may carry a program."""
+
+    allowed = {("numpy", "ndarray"), ("numpy", "dtype"),
+               *((f"numpy.{core}.{module}", name) for core in ("core", "_core") for module, name in
+                 (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer")))}
+
+    def find_class(self, module, name):
+        if (module, name) not in self.allowed:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, not only arrays")
+        return super().find_class(module, name)
+
+
+def _read_authors_dict(path):
+    with open(path, "rb") as file:
+        major, _ = np.lib.format.read_magic(file)
+        reader = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        _, _, dtype = reader(file)
+        if dtype != object:
+            raise ValueError("not a dict of maps")
+        table = _ArraysOnly(file).load()
+    table = table.item() if isinstance(table, np.ndarray) and table.size == 1 else table
+    if not isinstance(table, dict):
+        raise ValueError("not a dict of maps")
+    return table
+
+
+def read_json(path):
+    """Read a JSON file; ValueError names a broken one."""
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not whole JSON ({error}): delete it and run the stage that writes it again") from None
+
+
+def write_json(path, value):
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def save_image(path, image):
+    """Write a picture, uint8 (H, W, 3), as PNG."""
+    from PIL import Image
+    with written_aside(path) as aside:
+        Image.fromarray(image).save(aside, format="PNG")
+
+
+def save_checkpoint(path, value):
+    """Write a checkpoint: tensors and plain Python values only."""
+    import torch
+    with written_aside(path) as aside:
+        with open(aside, "wb") as file:
+            torch.save(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def load_checkpoint(path):
+    """Read a checkpoint to the CPU; ValueError names one that is cut off or holds a program."""
+    import torch
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:      # torch names no set of what a damaged file may raise
+        raise ValueError(f"{path} cannot be read ({str(error).splitlines()[0]}): delete it, training then starts again"
+                         ) from None
+
+
+@contextmanager
+def written_aside(path):
+    """Give a temporary path beside `path`, renamed to it at the end: a file is whole or absent."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+# -- room, digests, versions
+
+
+def _discard(folder):
+    """Delete a folder; cut off in the middle, what is left has another name."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    os.replace(folder, aside)
+    shutil.rmtree(aside)
+
+
+def require_space(folder, size):
+    """Raise OSError if the disk of a folder lacks `size` bytes; else return a line for people."""
+    folder = Path(folder)
+    there = next(p for p in (folder, *folder.resolve().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if size > free:
+        raise OSError(f"{folder} would take about {size / 2**30:.1f} GiB, the disk has {free / 2**30:.1f} GiB free: "
+                      "make room, or write to another disk (--experiment_root)")
+    return f"{folder}: about {size / 2**30:.2f} GiB to write, {free / 2**30:.0f} GiB free"
+
+
+def digest(path):
+    """Return the sha256 of a file, or of a folder's made_by.json."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / MADE_BY
+    if not path.exists():
+        return "unknown"
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _difference(found, wanted):
+    """Name what differs between two made_by records; empty if nothing does."""
+    if not found:
+        return f"it holds files but no {MADE_BY}"
+    words = [] if found.get("stage") == wanted["stage"] else [f"by {found.get('stage')}, now {wanted['stage']}"]
+    for part in ("settings", "inputs"):
+        old, new = found.get(part, {}), wanted[part]
+        for key in sorted(set(old) | set(new)):
+            if old.get(key) != new.get(key):
+                a, b = (str(x.get(key, "absent"))[:12 if part == "inputs" else 60] for x in (old, new))
+                words.append(f"{key}: then {a}, now {b}")
+    return "; ".join(words)
+
+
+def versions():
+    """Return the versions of Python and of the packages that make the numbers."""
+    found = {"python": sys.version.split()[0]}
+    for package in ("torch", "torchvision", "numpy", "pillow", "pydensecrf2"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def revision():
+    """Return the git revision of this code, with -dirty where it was changed; None outside a checkout."""
+    try:
+        result = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True,
+                                cwd=Path(__file__).parent, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
