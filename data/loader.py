@@ -1,7 +1,10 @@
 """Batches for training: one sequence from the first step to the last, which a restart enters where it was left."""
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
+
+from data.dataset import read_image
+from data.transforms import views
 
 
 def train_loader(dataset, batch_size, epochs, seed, start_step=0, rank=0, world=1, num_workers=0, pin_memory=False):
@@ -44,3 +47,23 @@ class EpochSampler:
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
             members = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield [(epoch, int(index)) for index in members[self.rank :: self.world]]
+
+
+def view_loader(layout, ids, scales, labelled=True, num_workers=0, pin_memory=False):
+    """Give (ID, views, (H, W), label (C,)) of each picture in order, for inference; labelled=False: label is None."""
+    return DataLoader(_Views(layout, ids, scales, labelled), batch_size=None, num_workers=num_workers,
+                      pin_memory=pin_memory, generator=torch.Generator())
+
+
+class _Views(Dataset):
+    def __init__(self, layout, ids, scales, labelled):
+        self.layout, self.ids, self.scales, self.labelled = layout, ids, scales, labelled
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, i):
+        image_id = self.ids[i]
+        image = read_image(self.layout.image_path(image_id))                                # (H, W, 3)
+        label = torch.from_numpy(self.layout.label(image_id)) if self.labelled else None
+        return image_id, views(image, self.scales), image.shape[:2], label

@@ -54,6 +54,12 @@ def _fill_normalized(planes, image):
         np.take(NORMALIZED[c], image[..., c], out=planes[c], mode="clip")   # none is out of range: saves a copy
 
 
+def denormalize(image):
+    """Turn a normalised tensor (3, H, W) back into a picture: uint8 (H, W, 3)."""
+    planes = image.detach().float().cpu().numpy().transpose(1, 2, 0) * np.float32(STD) + np.float32(MEAN)
+    return np.rint(255 * planes).clip(0, 255).astype(np.uint8)
+
+
 def resize_long(image, long):
     """Resize `image` uint8 (H, W, 3) so that its longer side is `long`, the other in proportion and at least 1."""
     height, width = image.shape[:2]
@@ -134,9 +140,3 @@ def turn_hue(picture, turn):
     hue, saturation, value = picture.convert("HSV").split()
     hue = hue.point([(level + int(turn * 255)) % 256 for level in range(256)])
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
-
-
-def denormalize(image):
-    """Turn a normalised tensor (3, H, W) back into a picture, uint8 (H, W, 3)."""
-    picture = image.detach().float().cpu().permute(1, 2, 0).numpy() * np.array(STD) + np.array(MEAN)
-    return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)

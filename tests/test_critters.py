@@ -3,6 +3,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from data import critters, prepare
 from data.dataset import VOCLayout, read_image
 from tests.conftest import ROOT
 
+VISIBLE = 800           # pixels of body; a whole one has 1000 to 3000
 FROZEN = "2785756fd8bb97a01b70ce03221f04c3681cf650c4a63faf231ce647339c23cd"
 FROZEN_PLAIN = "4867be88e9239e5046e1ef9ed2dd21400f62e7c81b030e57a84bc933d4043b3a"
 
@@ -47,16 +49,15 @@ def test_seed_split_and_index_all_count():
 
 
 def test_every_creature_is_well_visible():
-    """The classes in the mask are the kinds in the scene, each with a good piece of its body."""
-    for i in range(20):
+    """No two creatures hide a third: of each, a good piece of body shows, so the mask has all kinds of the scene."""
+    for i in range(24):
         rng = np.random.Generator(np.random.PCG64([5, i]))
-        herd = critters.scene(rng, i % 6)
+        herd = [replace(creature, kind=k) for k, creature in enumerate(critters.scene(rng, i % 6))]
         image, mask, heads = np.zeros((128, 128, 3)), np.zeros((128, 128), np.uint8), np.zeros((128, 128), bool)
         for creature in herd:
             creature.paint(image, mask, heads, plain=False)
-        bodies = np.bincount(mask[~heads], minlength=7)
-        assert set(np.unique(mask)) - {0} == {creature.kind + 1 for creature in herd}
-        assert 1 <= len(herd) <= 3 and all(bodies[creature.kind + 1] > 200 for creature in herd)
+        assert 1 <= len(herd) <= 3
+        assert np.bincount(mask[~heads], minlength=4)[1 : len(herd) + 1].min() > VISIBLE
 
 
 def test_heads_are_small_and_inside_the_mask(drawn):

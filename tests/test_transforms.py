@@ -162,12 +162,18 @@ def test_augment_is_the_plain_chain():
 
 
 def test_augment_can_leave_the_jitter_out():
-    def view(**settings):
-        return transforms.augment(picture(), np.random.default_rng(0), resize=(80, 80), crop_size=80, **settings)
-    plain = transforms.normalize(transforms.mirror(picture()))[0, 0]
-    without = view(jitter_probability=0)
-    assert (without == torch.from_numpy(plain)[:, None, None]).all(0).any()     # the corner's colour is unchanged
-    assert not torch.equal(without, view())
+    def view(**settings):                                       # as large as the square: the crop draws nothing
+        return transforms.augment(picture(80, 80), np.random.default_rng(0), (80, 80), 80, **settings)
+    assert torch.equal(view(jitter_probability=0), view(jitter_amounts=(0, 0, 0, 0)))
+    assert not torch.equal(view(jitter_probability=0), view())
+
+
+def test_denormalize_undoes_normalize():
+    image = picture()
+    tensor = torch.from_numpy(transforms.normalize(image)).permute(2, 0, 1).requires_grad_()
+    np.testing.assert_array_equal(transforms.denormalize(tensor), image)
+    extremes = torch.tensor([-9.0, 9.0]).expand(3, 1, 2)
+    assert transforms.denormalize(extremes)[0, :, 0].tolist() == [0, 255]        # cut, not wrapped
 
 
 def test_augment_draws_every_size_and_both_sides():
