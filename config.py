@@ -43,7 +43,8 @@ class Train(Common):
     model: str = option("model_cse", "model_oc: the ordinary classifier; model_cse: the CGNet",
                         choices=("model_oc", "model_cse"))
     train_list: str = option("train_aug", "split or file", PAPER)
-    val_list: str = option("train", "split or file on which the CAMs are measured during training", PAPER, content=False)
+    val_list: str = option("train", "split or file on which the CAMs are measured during training", PAPER,
+                           content=False)
     val_every: int = option(1, "epochs between measurements; 0 = never", PAPER, content=False, least=0)
     batch_size: int = option(8, "global: over all processes", PAPER, least=1)
     max_epochs: int = option(15, "epochs", PAPER, least=1)
@@ -54,26 +55,28 @@ class Train(Common):
     lr: float = option(0.01, "learning rate", PAPER, least=0)
     lr_new: float = option(1.0, "the new layer fc8 learns at this multiple of lr: 1 or 10", PAPER, choices=(1.0, 10.0))
     wt_dec: float = option(5e-4, "weight decay, on weights only", PAPER, least=0)
-    momentum: float = option(5e-4, "of SGD", PAPER + ": sic, they pass the weight decay into the momentum slot", least=0)
+    momentum: float = option(5e-4, "of SGD", PAPER + ": sic, they pass the weight decay into the momentum slot",
+                             least=0)
     power: float = option(0.9, "lr * (1 - step / steps) ^ power at every step", PAPER, least=0)
     cc_init: float = option(0.3, "lambda = cc_init + cc_slope * epoch weighs the erasing loss", PAPER, least=0)
     cc_slope: float = option(0.05, "see --cc_init", PAPER)
-    mask_norm: str = option("batch", "divide the mask by its maximum over the batch, as the code does, or over the image, "
-                            "as the paper's text says", PAPER, choices=("batch", "image"))
+    mask_norm: str = option("batch", "divide the mask by its maximum over the batch, as the code does, or over the "
+                            "image, as the paper's text says", PAPER, choices=("batch", "image"))
     er_init: str = option("imagenet", "start of the trained network: imagenet, cam, random, a file, or an experiment's "
                           "network (X/model_oc, X/model_oc/014)", PAPER)
-    cl_init: str = option("cam", "the ordinary classifier of model_cse: as --er_init; cam is the one that AffinityNet's "
-                          "authors released", PAPER)
+    cl_init: str = option("cam", "the ordinary classifier of model_cse: as --er_init; cam is the one that "
+                          "AffinityNet's authors released", PAPER)
     dropout: tuple[float, float] = option((0.3, 0.5), "in b6 and in b7", PAPER, least=0)
     dropout_head: float = option(0.0, "before fc8", PAPER, least=0)
     width: float = option(1.0, "scales all channel counts", "ResNet38d")
     blocks: tuple[int, int, int, int, int, int] = option((3, 3, 6, 3, 1, 1), "residual units in b2 .. b7", "ResNet38d",
                                                          least=0)
     dilation: tuple[int, int, int] = option((2, 4, 4), "of b5, b6, b7", "ResNet38d", least=1)
-    norm: str = option("frozen", "frozen: BatchNorm on stored statistics, conv1a and b2 fixed; train: from scratch", PAPER,
-                       choices=("frozen", "train"))
+    norm: str = option("frozen", "frozen: BatchNorm on stored statistics, conv1a and b2 fixed; train: from scratch",
+                       PAPER, choices=("frozen", "train"))
     save_minutes: float = option(10.0, "minutes between saves inside an epoch", content=False, least=0)
-    print_freq: int = option(100, "steps between updates of the loss terms on the screen", PAPER, content=False, least=1)
+    print_freq: int = option(100, "steps between updates of the loss terms on the screen", PAPER, content=False,
+                             least=1)
     vis_freq: int = option(500, "steps between pictures of masks; 0 = none", PAPER, content=False, least=0)
     compile: bool = option(False, "torch.compile the networks", content=False)
 
@@ -82,7 +85,7 @@ class Train(Common):
 class Infer(Common):
     """infer.py"""
     model: str = option("model_cse", "whose CAMs", choices=("model_oc", "model_cse"))
-    load_epo: str = option("last", "epoch whose weights are used: a number, last, or best (best is chosen on pixel truth)",
+    load_epo: str = option("last", "epoch whose weights are used: a number, last, or best (chosen on pixel truth)",
                            content=False)
     infer_list: str = option("train", "split or file", PAPER, content=False)
     only: str = option("", "this one ID of the list", content=False)
@@ -146,13 +149,15 @@ RECIPES = {
         },
         "Train": {
             "width": (0.125, "a CPU's worth of channels"),
-            "blocks": ((1, 1, 1, 1, 1, 0), "the field of view of the whole ResNet38 covers a 128x128 picture: CAMs blur"),
+            "blocks": ((1, 1, 1, 1, 1, 0), "the field of view of the whole ResNet38 covers a 128x128 picture: "
+                                            "CAMs blur"),
             "dilation": ((1, 1, 1), "as --blocks"),
             "dropout": ((0.0, 0.0), "a narrow network has nothing to spare"),
             "dropout_head": (0.0, "as --dropout"),
             "batch_size": (16, "small pictures"),
             "resize": ((112, 160), "around the pictures' 128 pixels"),
             "crop": (128, "as --resize"),
+            "jitter": ((0.0, 0.0, 0.0, 0.0), "a critter's hue is part of its kind"),
             "momentum": (0.9, "without it the authors' rates are too slow for some hundred steps"),
             "lr_new": (1.0, "every layer is new"),
             "vis_freq": (50, "a demo is short"),
@@ -163,7 +168,7 @@ RECIPES = {
             "lr": (0.1, "from scratch"),
             "norm": ("train", "no ImageNet weights: BatchNorm has to be trained"),
             "er_init": ("random", "no ImageNet weights"),
-            "val_every": (5, "measuring costs as much as an epoch"),
+            "val_every": (0, "measuring costs as much as four epochs; evaluation.py follows"),
         },
         "model_cse": {
             "max_epochs": (9, "starts from the ordinary classifier"),
@@ -171,7 +176,7 @@ RECIPES = {
             "cc_slope": (0.0875, "lambda reaches the paper's 1.0 in 9 epochs"),
             "er_init": ("{name}/model_oc", "no ImageNet weights"),
             "cl_init": ("{name}/model_oc", "the classifier trained here"),
-            "val_every": (3, "measuring costs as much as an epoch"),
+            "val_every": (3, "measuring costs as much as two epochs"),
         },
         "Infer": {"alphas": ((2, 4, 6), "these CAMs are coarser beside their pictures: large alphas drown them")},
         "Evaluate": {},
@@ -183,7 +188,10 @@ NETWORK_FIELDS = ("width", "blocks", "dilation", "norm", "dropout", "dropout_hea
 
 
 def parse(cls, argv=None):
-    """Read a stage's flags into its settings. argv: list of words; None takes the program's own. Errors end the program."""
+    """Read a stage's flags into its settings. argv: list of words; None takes the program's own.
+
+    Errors end the program.
+    """
     argv = sys.argv[1:] if argv is None else argv
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     names = {f.name: f for f in fields(cls)}
@@ -219,16 +227,13 @@ def defaults(cls, recipe="voc", model=None):
 
 def content(settings):
     """Return the settings that change numbers: {field: value}, ready for JSON."""
-    return {f.name: _plain(getattr(settings, f.name)) for f in fields(settings) if f.metadata["content"]}
+    return {name: value for name, value in as_json(settings).items() if type(settings).__dataclass_fields__[name]
+            .metadata["content"]}
 
 
 def as_json(settings):
     """Return all settings, ready for JSON."""
-    return {k: _plain(v) for k, v in asdict(settings).items()}
-
-
-def _plain(value):
-    return list(value) if isinstance(value, tuple) else value
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
 
 
 def _add(parser, f, default, source):
@@ -267,7 +272,8 @@ def _check(parser, settings):
 
 
 def _words(value):
-    return " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in (value if isinstance(value, tuple) else (value,)))
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
 
 
 class _Tuple(argparse.Action):
@@ -289,4 +295,6 @@ def run(main):
     except (ValueError, OSError, ImportError, MemoryError) as error:
         if "--traceback" in sys.argv:
             raise
-        sys.exit(f"error: {error}")
+        # A loader's process sends its whole traceback as the message; its last line is the error.
+        words = str(error).strip().splitlines() if "DataLoader worker" in str(error) else [str(error)]
+        sys.exit(f"error: {words[-1]}")

@@ -5,8 +5,8 @@ Writes  eval/TASK_DIR_LIST.json, .png (the curve)
 Run     python evaluation.py --name X --task cam --dict_dir dict
         python evaluation.py --name X --task crf --dict_dir crf/06
         python evaluation.py --name X --task png --dict_dir rw/04_24
-A CAM needs a background threshold: the best of a range is reported, as the papers do, so it is chosen on pixel truth; the
-value at a fixed threshold stands beside it.
+A CAM needs a background threshold: the best of a range is reported, as the papers do, so it is chosen on pixel truth;
+the value at a fixed threshold stands beside it.
 """
 from pathlib import Path
 
@@ -57,8 +57,9 @@ def find_predictions(folder, ids, settings):
         paths = {i: find_maps(folder, i) for i in ids}
         missing = [i for i, p in paths.items() if p is None]
     if missing:
-        raise FileNotFoundError(f"{len(missing)} of the {len(ids)} images of {settings.list} have no prediction in {folder} "
-                                f"({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}). {maker(settings)}")
+        raise FileNotFoundError(f"{len(missing)} of the {len(ids)} images of {settings.list} have no prediction in "
+                                f"{folder} ({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}). "
+                                f"{maker(settings)}")
     return paths
 
 
@@ -119,7 +120,7 @@ def evaluate_labels(settings, layout, paths):
 
 
 def count(settings, layout, paths, predict, add):
-    """Call add(prediction, truth) for each picture; raises ValueError with the count and names of those that do not fit."""
+    """Call add(prediction, truth) for each picture; ValueError gives the count and names of those that do not fit."""
     wrong_size = []
     for image_id, path in tqdm(paths.items(), "evaluation", mininterval=1):
         truth = layout.truth(image_id, settings.gt_dir)
@@ -159,17 +160,18 @@ def print_report(result, title):
         print(f"{name:>16} {value:7.3f}% {result['precision'][name]:9.3f}% {result['recall'][name]:7.3f}%")
     print("=" * 46)
     print(f"{'mIoU':>16} {result['miou']:7.3f}%" + (
-        "" if result["threshold"] is None else f"  at threshold {result['threshold']:g}, the best of the range: chosen on "
-        "pixel truth"))
+        "" if result["threshold"] is None else f"  at threshold {result['threshold']:g}, the best of the range: "
+        "chosen on pixel truth"))
     if result["threshold"] is not None:
         print(f"{'fixed':>16} {result['fixed_miou']:7.3f}%  at threshold {result['fixed_threshold']:g} (--threshold)")
         if result["at_an_end"]:
             t, miou = result["whole_range"]
-            print(f"The best lies at an end of the range. Over 0 .. 1 it is {miou:.3f}% at {t:g} (--thresholds LO HI STEP)")
+            print("The best lies at an end of the range. "
+                  f"Over 0 .. 1 it is {miou:.3f}% at {t:g} (--thresholds LO HI STEP)")
     missing = len(result["per_class"]) - result["occurring"]
     if missing:
-        print(f"{'':>16} {result['miou_occurring']:7.3f}%  over the {result['occurring']} classes that occur; {missing} occur "
-              "in neither truth nor prediction and count 0 in the mean above, as the authors count")
+        print(f"{'':>16} {result['miou_occurring']:7.3f}%  over the {result['occurring']} classes that occur; "
+              f"{missing} occur in neither truth nor prediction and count 0 in the mean above, as the authors count")
 
 
 def file_name(words):

@@ -3,7 +3,6 @@
 Writes  results.json of each experiment (NAME, or NAME_SEED for further seeds); what the stages write
 Run     python reproduce.py --recipe demo
 """
-import json
 import shlex
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import config
-from tools.experiment import Experiment, read_json, write_json
+from tools.experiment import Experiment, alpha_name, read_json, write_json
 
 # mIoU on VOC train, percent, and where it is stated. None: not known to us.
 PAPER = {
@@ -45,8 +44,8 @@ def run_seed(settings, name, seed):
         print(f"\n$ python {shlex.join(command)}", flush=True)
         start = time.monotonic()
         if not settings.dry_run and subprocess.run(words, check=False).returncode:
-            raise ValueError(f"{label} stopped with the message above. Mend that, then run the same command again: what is "
-                             "done is not done again")
+            raise ValueError(f"{label} stopped with the message above. Mend that, then run the same command again: "
+                             "what is done is not done again")
         done.append((label, "python " + shlex.join(command), result, time.monotonic() - start))
     return done
 
@@ -83,8 +82,8 @@ def stages(settings, name, seed):
     ]
     for alpha in infer["alphas"]:
         plan.append((f"CGNet, CAM + CRF, alpha {alpha:g}",
-                     ["evaluation.py", "--task", "crf", "--dict_dir", f"crf/{int(alpha):02d}", *common],
-                     folder / f"eval/crf_crf_{int(alpha):02d}_train.json"))
+                     ["evaluation.py", "--task", "crf", "--dict_dir", f"crf/{alpha_name(alpha)}", *common],
+                     folder / f"eval/crf_crf_{alpha_name(alpha)}_train.json"))
     return plan
 
 
@@ -98,8 +97,9 @@ def collect(settings, results):
             continue
         found = [read_json(path) for _, _, path, _ in stage]
         paper, source = PAPER.get(label, (None, None)) if settings.recipe == "voc" else (None, None)
-        rows.append({"variant": "plain" if settings.plain else settings.recipe, "stage": label, "split": found[0]["list"],
-                     "miou": [f["miou"] for f in found], "threshold": [f["threshold"] for f in found],
+        rows.append({"variant": "plain" if settings.plain else settings.recipe, "stage": label,
+                     "split": found[0]["list"], "miou": [f["miou"] for f in found],
+                     "threshold": [f["threshold"] for f in found],
                      "fixed_miou": [f["fixed_miou"] for f in found], "paper": paper, "paper_source": source,
                      "seconds": [round(s, 1) for _, _, _, s in stage], "command": command,
                      "backbone": f"ResNet38d, width {train['width']:g}, blocks {' '.join(map(str, train['blocks']))}",
@@ -110,7 +110,8 @@ def collect(settings, results):
 def print_table(rows, settings):
     print(f"\nRecipe {settings.recipe}"
           + (": critters, a small setting of the same code from scratch; not the paper's numbers" if
-             settings.recipe == "demo" else "") + f", {settings.seeds} seed{'s' if settings.seeds > 1 else ''}, mIoU in percent")
+             settings.recipe == "demo" else "")
+          + f", {settings.seeds} seed{'s' if settings.seeds > 1 else ''}, mIoU in percent")
     print(f"{'stage':<30} {'split':<6} {'best':>14} {'at t':>6} {'fixed':>14} {'paper':>6}")
     for row in rows:
         fixed = spread(row["fixed_miou"]) if row["fixed_miou"][0] is not None else "-"

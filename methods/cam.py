@@ -26,6 +26,28 @@ def multi_scale_cam(net, views, size, label):
     return present.cpu() + 1, total
 
 
+def image_cams(net, pictures, labels="given"):
+    """Yield (ID, classes (K,) int64, scores (K, H, W) float32), numpy, of each picture.
+
+    net       CAMNet in eval mode
+    pictures  (ID, views, (H, W), label (C,)): data.loader.view_loader
+    labels    "predicted" takes the classes to which net gives a probability of .5, or the likeliest, not the label
+    """
+    device = next(net.parameters()).device
+    for image_id, views, size, label in pictures:
+        if labels == "predicted":
+            label = predict_label(net, to_device(views[len(views) // 2], device))
+        classes, scores = multi_scale_cam(net, views, size, label)
+        yield image_id, classes.numpy(), scores.cpu().numpy()
+
+
+@torch.no_grad()
+def predict_label(net, view):
+    """Name the classes of probability .5 and more, or else the likeliest: a picture and its mirror image -> (C,)."""
+    probability = torch.sigmoid(net(view)[1]).mean(0).cpu()
+    return ((probability >= 0.5) | (probability == probability.max())).float()
+
+
 def background(scores, alpha):
     """Return the background's score (1 - max over classes)^alpha: scores (K, H, W) in [0, 1] -> (1, H, W)."""
     if not len(scores):

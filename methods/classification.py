@@ -5,7 +5,7 @@ from torch import nn
 
 
 class Classification(nn.Module):
-    """Multilabel soft margin loss (binary cross entropy with logits), the mean over B x C. Source: AffinityNet, train_cls.
+    """Multilabel soft margin loss: binary cross entropy with logits, mean over B x C. Source: AffinityNet, train_cls.
 
     forward: {"image" (B, 3, H, W), "label" (B, C)} -> {"loss", "p_present", "p_absent"}: the loss, and the mean
     probability given to classes that are and are not there (nan where there is none).

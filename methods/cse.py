@@ -1,7 +1,8 @@
 """Class-specific erasing, the idea of OC-CSE (ICCV 2021).
 
 Erase one class from the picture with its own CAM and show the rest to a frozen ordinary classifier (OC). The erased
-class must be gone: so the CAM has to cover all of it. The others must still be there: so it has to stop at their border.
+class must be gone: so the CAM has to cover all of it. The others must still be there: so it has to stop at their
+border.
 
     image --cgnet--> cam --target's row, ReLU, / max--> mask
       |                                                   |
@@ -68,8 +69,23 @@ class CSE(nn.Module):
             "p_rest_erased": probability[(remaining > 0) & has_target[:, None]].mean(),
         }
 
+    @torch.no_grad()
+    def look(self, batch):
+        """Show what the erasing does to a batch that has "target".
+
+        Returns {"erased" (B, 3, H, W), "mask" (B, 1, H, W), "before" (B, C), "after" (B, C)}: the last two are the OC's
+        probabilities for the picture and for what is left of it.
+        """
+        training = self.cgnet.training
+        self.cgnet.eval()
+        cam, _ = self.cgnet(batch["image"])
+        self.cgnet.train(training)
+        erased, mask = erase(batch["image"], cam, batch["target"], self.mask_norm)
+        before, after = (torch.sigmoid(self.oc(x)[1]) for x in (batch["image"], erased))
+        return {"erased": erased, "mask": mask, "before": before, "after": after}
+
     def _mean_over_images(self, per_image, has_target):
-        """Average over the images that have a class. Each process divides by the mean count: averaged, that is exact."""
+        """Average over the images that have a class; each process divides by the mean count: averaged, exact."""
         count = has_target.sum().to(per_image)
         if self.global_mean:
             count = self.global_mean(count)

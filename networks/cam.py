@@ -11,7 +11,8 @@ from networks.resnet38d import PAPER_BLOCKS, PAPER_DILATION, ResNet38d
 class CAMNet(nn.Module):
     """Compute class activation maps and, as their spatial means, the class logits.
 
-    dropout is that of b6 and b7; dropout_head a Dropout2d before fc8 (.5 in the ordinary classifier). The rest: ResNet38d.
+    dropout is that of b6 and b7; dropout_head a Dropout2d before fc8 (.5 in the ordinary classifier); the rest:
+    ResNet38d.
     forward: image (B, 3, H, W) -> cam (B, C, h, w) without ReLU, logits (B, C); both float32 also under autocast.
     """
 

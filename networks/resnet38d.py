@@ -117,7 +117,7 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, dilated 3x3, 1x1, pre-activated, with Dropout2d before the last two. forward: x -> (output, activated input)."""
+    """1x1, dilated 3x3, 1x1, pre-activated, Dropout2d before the last two. forward: x -> (output, activated input)."""
 
     def __init__(self, c_in, c_out, dropout, dilation):
         super().__init__()

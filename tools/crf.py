@@ -107,7 +107,7 @@ class CRFPool:
 
     def results(self):
         """Yield the key of each submitted picture when its last map is saved, in the order of finishing."""
-        while self.pending or self.error:
+        while self.pending:                         # a job that failed stays pending: the error is raised again
             key = None if self.error else self.done.get()
             if self.error:
                 raise self.error

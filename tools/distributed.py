@@ -66,6 +66,15 @@ def main_first(action):
     return box[0]
 
 
+def main_decides(answer, device):
+    """Return the main process's answer everywhere: where each has its own clock, what follows may need all of them."""
+    if not dist.is_initialized():
+        return answer
+    answer = torch.tensor(int(answer), device=device)
+    dist.broadcast(answer, 0)
+    return bool(answer)
+
+
 def share(items):
     """Return this process's part of a list."""
     return items[rank()::world()]
@@ -77,6 +86,11 @@ def sum_over_processes(tensor):
         tensor = tensor.clone()
         dist.all_reduce(tensor)
     return tensor
+
+
+def sum_array(array, device):
+    """Return the sum of a numpy array over all processes; device is where their torch computes."""
+    return sum_over_processes(torch.from_numpy(array).to(device)).cpu().numpy()
 
 
 def global_mean(number):

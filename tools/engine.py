@@ -53,7 +53,7 @@ def fit(objective, network, optimizer, schedule, make_loader, experiment, stage,
         torch.manual_seed((seed * 1_000_003 + step) * 1009 + distributed.rank())
         batch = {k: _to(v, device) for k, v in batch.items()}
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(device, precision):
             terms = forward(batch, epoch)
         terms["loss"].backward()
         if on_step:
@@ -63,7 +63,8 @@ def fit(objective, network, optimizer, schedule, make_loader, experiment, stage,
         step += 1
         meter.add(terms, len(batch["image"]) * distributed.world())
         bar.update()
-        if step % print_freq == 0 or step % steps == 0:
+        due = step % steps == 0 or distributed.main_decides(time.monotonic() - saved >= save_minutes * 60, device)
+        if due or step % print_freq == 0:
             means = meter.means()
             _require_finite(means, epoch, step - 1, folder)
             now = time.monotonic() - started
@@ -77,11 +78,29 @@ def fit(objective, network, optimizer, schedule, make_loader, experiment, stage,
                 save_checkpoint(folder / f"{epoch:03d}.pth", weights(network))
             objective.train()
             meter, seconds, started = Meter(), 0.0, time.monotonic()
-        if step % steps == 0 or time.monotonic() - saved > save_minutes * 60:
+        if due:
             elapsed = seconds + time.monotonic() - started if step % steps else 0.0
             _save(folder / "last.pth", settings, network, optimizer, schedule, step, meter, elapsed)
             saved = time.monotonic()
     bar.close()
+
+
+def place(module, device, compiled=False):
+    """Move a module to its device, in place; channels_last, which convolutions on a GPU want, there only."""
+    module.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.contiguous_format)
+    if compiled:
+        for network in module.children():
+            network.compile()
+
+
+def autocast(device, precision):
+    """Return the context in which networks run. One context for many pictures keeps the weights it has rounded."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def loader_for(device, num_workers):
+    """Say how inference reads pictures: a GPU is fed by processes; a CPU has none to spare."""
+    return {"num_workers": num_workers, "pin_memory": True} if device.type == "cuda" else {}
 
 
 class Meter:
@@ -167,5 +186,5 @@ def _require_finite(means, epoch, step, folder):
     bad = [name for name, value in means.items() if name.startswith("loss") and value is not None
            and not abs(value) < float("inf")]
     if bad:
-        raise ValueError(f"epoch {epoch}, step {step}: {', '.join(bad)} is not finite. The weights before this epoch are "
-                         f"whole in {folder}; a lower --lr or --precision fp32 may help")
+        raise ValueError(f"epoch {epoch}, step {step}: {', '.join(bad)} is not finite. The weights before this epoch "
+                         f"are whole in {folder}; a lower --lr or --precision fp32 may help")

@@ -94,22 +94,22 @@ class Experiment:
             which = best["epoch"]
         stem = there[-1] if which == "last" else f"{int(which):03d}" if str(which).isdecimal() else which
         if stem not in there:
-            raise ValueError(f"{folder} has no epoch {which}; there are {there[0]} to {there[-1]} ({len(there)} in all)")
+            raise ValueError(f"{folder} has no epoch {which}; there are {there[0]} to {there[-1]}, {len(there)} in all")
         return folder / f"{stem}.pth"
 
     def settings_of(self, weights):
         """Return the stored settings of the training that wrote ROOT/X/ckpt/MODEL/EEE.pth, or None."""
-        weights = Path(weights)
+        weights = Path(weights or "none")
         path = weights.parent.parent.parent / f"config/train_{weights.parent.name}.json"
         return read_json(path)["settings"] if path.exists() else None
 
-    def remove(self, *paths):
-        """Delete what an earlier run of a stage left."""
-        for path in paths:
-            if (self / path).is_dir():
-                _discard(self / path)
-            else:
-                (self / path).unlink(missing_ok=True)
+    def open_training(self, model, settings, overwrite):
+        """Write config/train_MODEL.json for a new training; overwrite deletes what an earlier one left."""
+        if overwrite and (self / f"ckpt/{model}").is_dir():
+            _discard(self / f"ckpt/{model}")
+            (self / f"log/train_{model}.jsonl").unlink(missing_ok=True)
+        if not (self / f"ckpt/{model}/last.pth").exists():
+            self.save_config(f"train_{model}", settings)
 
     def find_init(self, source):
         """Return the weights file that --er_init and --cl_init name, None for random.
@@ -148,7 +148,8 @@ class Experiment:
         Raises ValueError, naming what differs, if the folder was made otherwise; overwrite empties it instead.
         """
         folder = self / folder
-        record = {"stage": stage, "settings": settings, "inputs": {self._short(p): digest(p) for p in inputs}}
+        record = {"stage": stage, "settings": json.loads(json.dumps(settings)),
+                  "inputs": {self._short(p): digest(p) for p in inputs}}
         if folder.is_dir() and any(folder.iterdir()):
             found = read_json(folder / MADE_BY) if (folder / MADE_BY).exists() else {}
             difference = _difference(found, record)
@@ -172,8 +173,8 @@ class Experiment:
             if path.is_dir():
                 self.verify(path)
             if path.exists() and digest(path) != old:
-                raise ValueError(f"{folder} is stale: {path} has changed since it was made. Make it again (--overwrite), "
-                                 "or name another folder")
+                raise ValueError(f"{folder} is stale: {path} has changed since it was made. Make it again "
+                                 "(--overwrite), or name another folder")
 
     def _short(self, path):
         path = Path(path).resolve()
@@ -190,7 +191,7 @@ def save_cam(path, classes, scores, format="npz"):
 
 
 def save_crf(path, classes, scores, format="npz"):
-    """Write a picture's CRF maps: classes (K+1,) with 0 first, scores (K+1, H, W). npy: the authors' dict, keys 0..C."""
+    """Write a picture's CRF maps: classes (K+1,), 0 first, scores (K+1, H, W). npy: the authors' dict, keys 0..C."""
     _save_maps(path, classes, scores, format, first=0, compress=True)
 
 
@@ -200,7 +201,7 @@ def read_cam(path):
 
 
 def read_crf(path):
-    """Read a picture's CRF maps, .npz or the authors' .npy: classes (K+1,) int64 ids 0..C, scores (K+1, H, W) float32."""
+    """Read a picture's CRF maps, .npz or .npy: classes (K+1,) int64 ids 0..C, scores (K+1, H, W) float32."""
     return _read_maps(path, first=0)
 
 
@@ -211,6 +212,11 @@ def find_maps(folder, name):
         if path.exists():
             return path
     return None
+
+
+def alpha_name(alpha):
+    """Name the folder of a CRF's alpha: 4 -> 04, 24 -> 24, 2.5 -> 02.5."""
+    return f"{int(alpha):02d}" if alpha == int(alpha) else f"{alpha:04.1f}"
 
 
 def _save_maps(path, classes, scores, format, first, compress):
@@ -266,7 +272,7 @@ def _read_authors_dict(path):
         major, _ = np.lib.format.read_magic(file)
         reader = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
         _, _, dtype = reader(file)
-        if dtype != object:
+        if not dtype.hasobject:
             raise ValueError("not a dict of maps")
         table = _ArraysOnly(file).load()
     table = table.item() if isinstance(table, np.ndarray) and table.size == 1 else table
@@ -280,7 +286,8 @@ def read_json(path):
     try:
         return json.loads(Path(path).read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not whole JSON ({error}): delete it and run the stage that writes it again") from None
+        raise ValueError(f"{path} is not whole JSON ({error}): delete it and run the stage that writes it again"
+                         ) from None
 
 
 def write_json(path, value):
@@ -313,8 +320,8 @@ def load_checkpoint(path):
     except FileNotFoundError:
         raise
     except Exception as error:      # torch names no set of what a damaged file may raise
-        raise ValueError(f"{path} cannot be read ({str(error).splitlines()[0]}): delete it, training then starts again"
-                         ) from None
+        words = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(f"{path} cannot be read ({words[0]}): delete it, training then starts again") from None
 
 
 @contextmanager
@@ -390,8 +397,8 @@ def versions():
 def revision():
     """Return the git revision of this code, with -dirty where it was changed; None outside a checkout."""
     try:
-        result = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True,
-                                cwd=Path(__file__).parent, timeout=10)
+        result = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True,
+                                text=True, cwd=Path(__file__).parent, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None

@@ -17,34 +17,33 @@ def overlay(image, score, title, share=0.55):
     return np.concatenate([blend, _legend(blend.shape[1], title)])
 
 
-def erasing_figure(rows):
-    """Draw what the erasing did, a row an image: picture, mask, erased picture, what the ordinary classifier sees.
+def erasing_figure(images, erased, masks, labels, targets, before, after, names):
+    """Draw what the erasing did, a row an image: picture, mask, what is left, what the ordinary classifier sees.
 
-    rows: dicts of "image", "erased" uint8 (H, W, 3), "mask" (H, W), "target" (a class name), "before" and "after"
-    {class name: probability} of the labelled classes -> uint8 (H', W', 3)
+    images, erased uint8 (B, H, W, 3); masks (B, H, W); labels (B, C); targets (B,) columns; before, after (B, C)
+    probabilities; names of the C classes -> uint8 (H', W', 3). Each row is named after the paper's three cases.
     """
     size = 224
-    lines = []
-    for row in rows:
-        tiles = [row["image"], ((1 - row["mask"][..., None]) * 255).astype(np.uint8).repeat(3, 2), row["erased"]]
-        tiles = [np.asarray(Image.fromarray(t).resize((size, size), Image.BILINEAR)) for t in tiles]
-        case, colour = _case(row)
-        words = [(case, colour), (f"erased: {row['target']}", (0, 0, 0)), ("before  after", (120, 120, 120))]
-        words += [(f"{row['before'][c]:5.2f}  {row['after'][c]:5.2f}   {c}", (0, 0, 0)) for c in row["before"]]
-        lines.append(np.concatenate([*tiles, _text_tile(size, size + 40, words)], 1))
-    head = _text_tile(26, lines[0].shape[1], [])
-    canvas = Image.fromarray(head)
-    for i, name in enumerate(("picture", "mask (dark: erased)", "what is left", "seen by the classifier")):
-        ImageDraw.Draw(canvas).text((i * size + 6, 5), name, fill=(0, 0, 0), font=_font(14))
-    return np.concatenate([np.asarray(canvas), *lines])
+    rows = [_header(size, ("picture", "mask (dark: erased)", "what is left", "seen by the classifier"))]
+    for i in range(len(images)):
+        tiles = [images[i], _gray(1 - masks[i]), erased[i]]
+        tiles = [np.asarray(Image.fromarray(tile).resize((size, size), Image.BILINEAR)) for tile in tiles]
+        present, target = np.flatnonzero(labels[i]), int(targets[i])
+        words = [_case(before[i], after[i], present, target), (f"erased: {names[target]}", (0, 0, 0)),
+                 ("before  after", (120, 120, 120))]
+        words += [(f"{before[i, c]:5.2f}  {after[i, c]:5.2f}   {names[c]}", (0, 0, 0)) for c in present]
+        rows.append(np.concatenate([*tiles, _text_tile(size, size + 40, words)], axis=1))
+    return np.concatenate(rows)
 
 
-def _case(row):
+def _case(before, after, present, target):
     """Name the paper's case: a CAM that is too small leaves the class visible, one too large hides the others."""
-    rest = [c for c in row["before"] if c != row["target"] and row["before"][c] > 0.5]
-    if row["after"][row["target"]] > 0.5:
+    rest = [c for c in present if c != target and before[c] > 0.5]
+    if before[target] < 0.5:
+        return "not seen before either", (120, 120, 120)
+    if after[target] > 0.5:
         return "too small: still seen", (190, 60, 0)
-    if any(row["after"][c] < 0.5 for c in rest):
+    if any(after[c] < 0.5 for c in rest):
         return "too large: the rest is gone", (170, 0, 120)
     return "right", (0, 130, 40)
 
@@ -84,6 +83,18 @@ def _text_tile(height, width, words):
     for i, (text, colour) in enumerate(words):
         draw.text((10, 10 + 22 * i), text, fill=colour, font=_font(15))
     return np.asarray(tile)
+
+
+def _header(size, names):
+    canvas = Image.fromarray(np.full((26, 4 * size + 40, 3), 255, np.uint8))
+    for i, name in enumerate(names):
+        ImageDraw.Draw(canvas).text((i * size + 6, 5), name, fill=(0, 0, 0), font=_font(14))
+    return np.asarray(canvas)
+
+
+def _gray(score):
+    """Turn a map (H, W) in [0, 1] into a gray picture (H, W, 3)."""
+    return (score[..., None] * 255).astype(np.uint8).repeat(3, axis=2)
 
 
 @cache

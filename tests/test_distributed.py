@@ -1,0 +1,206 @@
+"""Two processes compute what one computes: losses, gradients, weights, and the maximum over the whole batch."""
+import os
+import socket
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+from methods.classification import Classification
+from methods.cse import CSE
+from networks import parameter_groups
+from networks.cam import CAMNet
+from tools import distributed
+from tools.engine import fit, poly_sgd
+from tools.experiment import Experiment
+
+WORLD, EPOCHS, STEPS, BATCH, CLASSES = 2, 2, 3, 4, 3
+CPU = torch.device("cpu")
+CASES = ("oc", "cse_batch", "cse_image")
+
+
+class Killed(Exception):
+    pass
+
+
+def tiny_net(seed):
+    torch.manual_seed(seed)
+    net = CAMNet(CLASSES, width=0.0625, blocks=(1, 1, 1, 1, 0, 0), dilation=(1, 1, 1))
+    nn.init.uniform_(net.fc8.weight, 0, 1)          # CAMs above 0, so that there is something to erase
+    return net
+
+
+def loader(start):
+    """Give this process's part of each batch; in step 1 the second process has no class at all, in step 2 one image."""
+    for step in range(start, EPOCHS * STEPS):
+        generator = torch.Generator().manual_seed(step)
+        image = torch.randn(BATCH, 3, 24, 32, generator=generator)
+        label = torch.eye(CLASSES)[torch.randint(CLASSES, (BATCH,), generator=generator)]
+        label[0] = 1
+        target = label.argmax(1)
+        empty = {1: [1, 3], 2: [3]}.get(step % STEPS, [])
+        label[empty], target[empty] = 0, -1
+        image[1] *= 1 + 2 * (step % 2)              # the maximum lies now in one half, now in the other
+        batch = {"image": image, "label": label, "target": target}
+        yield {k: v[distributed.rank()::distributed.world()] for k, v in batch.items()}
+
+
+def train(case, folder, killed_at=None):
+    """Train a tiny network; returns its weights, each step's gradients and the logged rows."""
+    net = tiny_net(1)
+    objective = Classification(net)
+    if case != "oc":
+        objective = CSE(net, tiny_net(2), 3.0, 0.5, case.removeprefix("cse_"), distributed.global_max,
+                        distributed.global_mean)
+    optimizer, schedule = poly_sgd(parameter_groups(net, 0.1, 5e-4, ["fc8"]), 0.1, EPOCHS * STEPS, momentum=0.9)
+    experiment, steps = Experiment(SimpleNamespace(experiment_root=folder, name=case)), []
+
+    def on_step(step, batch):
+        if step == killed_at:
+            raise Killed
+        steps.append({name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None})
+
+    try:
+        fit(objective, net, optimizer, schedule, loader, experiment, f"train_{case}", {}, epochs=EPOCHS, steps=STEPS,
+            device=CPU, weights=lambda net: net.state_dict(), on_step=on_step, save_minutes=0, print_freq=1)
+    except Killed:
+        pass
+    distributed.barrier()
+    return {"weights": net.state_dict(), "gradients": steps, "rows": experiment.epochs(f"train_{case}")}
+
+
+def find_maximum():
+    """Take the maximum over processes of 3 (rank + 1) x, weigh it by rank + 1: -> value, gradient; and with equal values."""
+    rank, found = distributed.rank(), []
+    for slope in (3 * (rank + 1), 1):
+        x = torch.tensor(2.0, requires_grad=True)
+        peak = distributed.global_max(slope * x)
+        ((rank + 1) * peak).backward()
+        found.append((float(peak.detach()), float(x.grad)))
+    return found
+
+
+def fail_in_main(error):
+    def action():
+        raise error
+    try:
+        distributed.main_first(action)
+    except Exception as caught:
+        return f"{type(caught).__name__}: {caught}"
+
+
+def work(rank, port, folder):
+    """Do in one of the processes all that the tests look at."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD), MASTER_ADDR="127.0.0.1",
+                      MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    distributed.start("cpu")
+    asked = []
+    found = {case: train(case, folder) for case in CASES}
+    train("cse_batch", folder / "begun by two", killed_at=4)
+    found |= {
+        "world": (distributed.rank(), distributed.world(), distributed.is_main()),
+        "maximum": find_maximum(),
+        "mean": float(distributed.global_mean(torch.tensor(float(10 * rank)))),
+        "sum": distributed.sum_array(np.array([1, rank]), CPU).tolist(),
+        "share": distributed.share(list("abcde")),
+        "decided": distributed.main_decides(rank == 0, CPU), "denied": distributed.main_decides(rank == 1, CPU),
+        "first": distributed.main_first(lambda: asked.append(rank) or f"made by {rank}"), "asked": asked,
+        "broken": fail_in_main(ValueError("the disk is full")),
+        "lost": fail_in_main(FileNotFoundError("no folder X")),
+    }
+    torch.save(found, folder / f"{rank}.pt")
+    distributed.stop()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Give what the two processes found, and their folder."""
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(work, (port, folder), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)], folder
+
+
+def close(a, b, what):
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, msg=lambda text: f"{what}: {text}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one(both, tmp_path, case):
+    one = train(case, tmp_path)
+    start = tiny_net(1).state_dict()
+    assert max((one["weights"][k] - start[k]).abs().max() for k in start) > 0.01
+    for two in both[0]:
+        for step, (mine, theirs) in enumerate(zip(one["gradients"], two[case]["gradients"], strict=True)):
+            assert mine.keys() == theirs.keys() and len(mine) > 5
+            for name, gradient in mine.items():
+                scale = gradient.abs().max()
+                close(theirs[name] / scale, gradient / scale, f"gradient of {name} in step {step}")
+        for name, weight in one["weights"].items():
+            close(two[case]["weights"][name], weight, name)
+    for mine, theirs in zip(one["rows"], both[0][0][case]["rows"], strict=True):
+        for name in ("loss", "lr", *(("loss_cls", "loss_cse") if case != "oc" else ())):
+            assert theirs[name] == pytest.approx(mine[name], rel=1e-5), name
+
+
+@pytest.mark.slow
+def test_one_process_ends_what_two_began(both, tmp_path):
+    whole = train("cse_batch", tmp_path)
+    ended = train("cse_batch", both[1] / "begun by two")
+    assert len(ended["gradients"]) == EPOCHS * STEPS - 4
+    for name, weight in whole["weights"].items():
+        close(ended["weights"][name], weight, name)
+    assert [row["loss"] for row in ended["rows"]] == pytest.approx([row["loss"] for row in whole["rows"]], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_gradient_of_the_maximum_goes_to_its_holder(both):
+    # 3 x and 6 x at x = 2: the second process holds it, and both weights, 1 and 2, reach it. Equal: the first of them.
+    assert [found["maximum"] for found in both[0]] == [[(12, 0), (2, 3)], [(12, 18), (2, 0)]]
+
+
+@pytest.mark.slow
+def test_what_processes_tell_each_other(both):
+    first, second = both[0]
+    assert first["world"] == (0, 2, True) and second["world"] == (1, 2, False)
+    assert first["mean"] == second["mean"] == 5
+    assert first["sum"] == second["sum"] == [2, 1]
+    assert (first["share"], second["share"]) == (["a", "c", "e"], ["b", "d"])
+    assert first["decided"] and second["decided"] and not first["denied"] and not second["denied"]
+
+
+@pytest.mark.slow
+def test_the_main_process_goes_first(both):
+    first, second = both[0]
+    assert first["first"] == second["first"] == "made by 0"
+    assert (first["asked"], second["asked"]) == ([0], [])
+    assert first["broken"] == second["broken"] == "ValueError: the disk is full"
+    assert all("no folder X" in found["lost"] for found in both[0])
+
+
+# ---- one process ----
+
+def test_alone_every_function_is_trivial():
+    assert (distributed.rank(), distributed.world(), distributed.is_main()) == (0, 1, True)
+    x = torch.tensor(3.0, requires_grad=True)
+    assert distributed.global_max(x) is x and distributed.global_mean(x) == 3
+    assert distributed.share([1, 2, 3]) == [1, 2, 3] and distributed.sum_array(np.arange(3), CPU).tolist() == [0, 1, 2]
+    assert distributed.main_decides(True, CPU) is True and distributed.main_first(lambda: 7) == 7
+    assert fail_in_main(FileNotFoundError("no folder X")) == "FileNotFoundError: no folder X"
+    distributed.barrier()
+    distributed.stop()
+
+
+def test_a_gpu_that_is_not_there_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert distributed.start("auto") == CPU
+    with pytest.raises(ValueError, match="--device cuda: this machine has no GPU .*--device cpu"):
+        distributed.start("cuda")
