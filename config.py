@@ -68,7 +68,7 @@ class Train(Common):
                           "AffinityNet's authors released", PAPER)
     dropout: tuple[float, float] = option((0.3, 0.5), "in b6 and in b7", PAPER, least=0)
     dropout_head: float = option(0.0, "before fc8", PAPER, least=0)
-    width: float = option(1.0, "scales all channel counts", "ResNet38d")
+    width: float = option(1.0, "scales all channel counts", "ResNet38d", above=0)
     blocks: tuple[int, int, int, int, int, int] = option((3, 3, 6, 3, 1, 1), "residual units in b2 .. b7", "ResNet38d",
                                                          least=0)
     dilation: tuple[int, int, int] = option((2, 4, 4), "of b5, b6, b7", "ResNet38d", least=1)
@@ -94,7 +94,7 @@ class Infer(Common):
     crf: bool = option(False, "write CRF maps to crf/ALPHA/ (needs and makes the CAMs of --dict)", PAPER, content=False)
     alphas: tuple[float, ...] = option((6, 10, 24), "background = (1 - max CAM) ^ alpha, one CRF an alpha", PAPER,
                                        content=False, least=0)
-    scales: tuple[float, ...] = option((0.5, 1.0, 1.5, 2.0), "each also mirrored", PAPER)
+    scales: tuple[float, ...] = option((0.5, 1.0, 1.5, 2.0), "each also mirrored", PAPER, above=0)
     labels: str = option("given", "classes to look for: the dataset's labels, or those the network predicts",
                          choices=("given", "predicted"))
     crf_iterations: int = option(10, "mean field iterations", PAPER, content=False, least=1)
@@ -171,16 +171,11 @@ RECIPES = {
             "val_every": (0, "measuring costs as much as four epochs; evaluation.py follows"),
         },
         "model_cse": {
-            "max_epochs": (9, "starts from the ordinary classifier"),
             "lr": (0.005, "starts from the ordinary classifier"),
-            "cc_slope": (0.0875, "lambda reaches the paper's 1.0 in 9 epochs"),
             "er_init": ("{name}/model_oc", "no ImageNet weights"),
             "cl_init": ("{name}/model_oc", "the classifier trained here"),
-            "val_every": (3, "measuring costs as much as two epochs"),
+            "val_every": (0, "measuring costs as much as three epochs; evaluation.py follows"),
         },
-        "Infer": {"alphas": ((2, 4, 6), "these CAMs are coarser beside their pictures: large alphas drown them")},
-        "Evaluate": {},
-        "Reproduce": {},
     },
 }
 
@@ -209,7 +204,7 @@ def parse(cls, argv=None):
     for f in fields(cls):
         value = getattr(settings, f.name)
         if isinstance(value, str) and "{name}" in value:
-            setattr(settings, f.name, value.format(name=settings.name))
+            setattr(settings, f.name, value.replace("{name}", settings.name))
     _check(parser, settings)
     return settings
 
@@ -262,13 +257,13 @@ def _check(parser, settings):
                 parser.error(f"--{f.name}: not a number")
             if least is not None and v < least:
                 parser.error(f"--{f.name}: must be at least {least}, not {v}")
+            if "above" in f.metadata and not f.metadata["above"] < v < float("inf"):
+                parser.error(f"--{f.name}: must be above {f.metadata['above']}, not {v}")
     if not re.fullmatch(r"[\w-][\w.-]*", settings.name) and not (isinstance(settings, Reproduce) and not settings.name):
         parser.error(f"--name: letters, digits, _ - . and no leading dot, not {settings.name!r}")
     resize = getattr(settings, "resize", (0, 0))
     if resize[0] > resize[1]:
         parser.error(f"--resize: the first must not be larger than the second: {resize[0]} {resize[1]}")
-    if getattr(settings, "width", 1) <= 0:
-        parser.error("--width: must be above 0")
 
 
 def _words(value):
@@ -297,4 +292,8 @@ def run(main):
             raise
         # A loader's process sends its whole traceback as the message; its last line is the error.
         words = str(error).strip().splitlines() if "DataLoader worker" in str(error) else [str(error)]
-        sys.exit(f"error: {words[-1]}")
+        sys.exit(f"error: {words[-1] or type(error).__name__}")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        sys.exit("error: the GPU's memory is full: a smaller --batch_size or --crop, or --precision bf16, needs less")

@@ -82,9 +82,11 @@ def require_truth(layout, ids, settings):
 def evaluate_cams(settings, layout, paths):
     """Count once, for all thresholds: those searched, the fixed one, and 0..1."""
     low, high, step = settings.thresholds
-    if not (0 <= low <= high <= 1 and step > 0):
-        raise ValueError(f"--thresholds {low:g} {high:g} {step:g}: needs 0 <= LO <= HI <= 1 and STEP above 0")
-    searched = [round(low + i * step, 6) for i in range(int(round((high - low) / step)) + 1)]
+    if not (0 <= low <= high <= 1 and step >= 0.001):
+        raise ValueError(f"--thresholds {low:g} {high:g} {step:g}: needs 0 <= LO <= HI <= 1 and STEP at least .001")
+    if not 0 <= settings.threshold <= 1:
+        raise ValueError(f"--threshold {settings.threshold:g}: scores lie in 0 .. 1")
+    searched = [round(low + i * step, 6) for i in range(int((high - low) / step + 1e-6) + 1)]
     histogram = ThresholdHistogram(len(layout.classes), [*searched, settings.threshold, *WHOLE_RANGE])
 
     def predict(image_id, truth):

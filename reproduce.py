@@ -3,10 +3,12 @@
 Writes  results.json of each experiment (NAME, or NAME_SEED for further seeds); what the stages write
 Run     python reproduce.py --recipe demo
 """
+import os
 import shlex
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,86 +26,94 @@ PAPER = {
 def main():
     settings = config.parse(config.Reproduce)
     settings.name = settings.name or settings.recipe + ("_plain" if settings.plain else "")
-    names = [settings.name if s == 0 else f"{settings.name}_{settings.seed + s}" for s in range(settings.seeds)]
-    results = []
-    for i, name in enumerate(names):
-        results.append(run_seed(settings, name, settings.seed + i))
-    if not settings.dry_run:
-        rows = collect(settings, results)
-        experiment = Experiment(settings)
-        write_json(experiment / "results.json", {"rows": rows})
-        print_table(rows, settings)
-        print_places(settings, experiment)
-
-
-def run_seed(settings, name, seed):
-    """Run the stages for one seed; returns [(label, command, evaluation file or None, seconds)]."""
-    done = []
-    for label, command, result in stages(settings, name, seed):
-        words = [sys.executable, *command]
-        print(f"\n$ python {shlex.join(command)}", flush=True)
-        start = time.monotonic()
-        if not settings.dry_run and subprocess.run(words, check=False).returncode:
-            raise ValueError(f"{label} stopped with the message above. Mend that, then run the same command again: "
-                             "what is done is not done again")
-        done.append((label, "python " + shlex.join(command), result, time.monotonic() - start))
-    return done
+    if settings.plain and settings.data_root == "data/critters":
+        settings.data_root = "data/critters_plain"
+    runs = []
+    for i in range(settings.seeds):
+        name = settings.name if i == 0 else f"{settings.name}_{settings.seed + i}"
+        runs.append(run_stages(settings, stages(settings, name, settings.seed + i)))
+    if settings.dry_run:
+        return
+    experiment = Experiment(settings)
+    rows = collect(settings, experiment, runs)
+    write_json(experiment / "results.json", {"rows": rows})
+    print_table(rows, settings)
+    print_places(experiment)
 
 
 def stages(settings, name, seed):
     """List (label, command, the evaluation's result file or None) of all stages in order."""
-    infer = {k: v for k, (v, _) in config.defaults(config.Infer, settings.recipe).items()}
-    data = config.defaults(config.Train, settings.recipe, "model_oc")["data_root"][0]
-    data = settings.data_root if settings.data_root != data else data
-    if settings.plain:
-        data = "data/critters_plain"
-    common = ["--recipe", settings.recipe, "--name", name, "--data_root", data, "--experiment_root",
-              settings.experiment_root]
-    run = [*common, "--device", settings.device, "--num_workers", str(settings.num_workers)]
-    precise = ["--precision", settings.precision]
-    folder = Path(settings.experiment_root) / name
-    alphas = [f"{a:g}" for a in infer["alphas"]]
+    data = ["--recipe", settings.recipe, "--name", name, *changed(settings, "data_root", "experiment_root")]
+    compute = changed(settings, "device", "precision", "num_workers")
+    alphas = config.defaults(config.Infer, settings.recipe)["alphas"][0] if find_spec("pydensecrf") else ()
+    crf = ["--crf", "--alphas", *(f"{a:g}" for a in alphas)] if alphas else []
+    if not crf:
+        print("pydensecrf2 is not installed (it needs a C++ compiler): the CRF is left out")
 
-    plan = []
-    if settings.recipe == "demo":
-        plan.append(("draw the critters", ["-m", "data.prepare", "critters", "--out", data,
-                                           *(["--plain"] if settings.plain else [])], None))
-    plan += [
-        ("ordinary classifier", ["train.py", "--model", "model_oc", *run, *precise, "--seed", str(seed)], None),
-        ("ordinary classifier, maps", ["infer.py", "--model", "model_oc", "--dict", "--vis", *run, *precise], None),
-        ("ordinary classifier, CAM", ["evaluation.py", "--task", "cam", "--dict_dir", "dict_model_oc", *common],
-         folder / "eval/cam_dict_model_oc_train.json"),
-        ("CGNet", ["train.py", "--model", "model_cse", "--cl_init", f"{name}/model_oc", *run, *precise,
-                   "--seed", str(seed)], None),
-        ("CGNet, maps", ["infer.py", "--model", "model_cse", "--dict", "--crf", "--vis", "--alphas", *alphas, *run,
-                         *precise], None),
-        ("CGNet, CAM", ["evaluation.py", "--task", "cam", "--dict_dir", "dict", *common],
-         folder / "eval/cam_dict_train.json"),
+    def evaluate(label, task, folder):
+        result = Path(settings.experiment_root, name, f"eval/{task}_{folder.replace('/', '_')}_train.json")
+        return label, ["evaluation.py", *data, "--task", task, "--dict_dir", folder], result
+
+    draw = ["-m", "data.prepare", "critters", "--out", settings.data_root, *(["--plain"] if settings.plain else [])]
+    return [
+        *([("critters", draw, None)] if settings.recipe == "demo" else []),
+        ("ordinary classifier", ["train.py", *data, "--model", "model_oc", "--seed", str(seed), *compute], None),
+        ("ordinary classifier, maps", ["infer.py", *data, "--model", "model_oc", "--dict", "--vis", *compute], None),
+        evaluate("ordinary classifier, CAM", "cam", "dict_model_oc"),
+        ("CGNet", ["train.py", *data, "--model", "model_cse", "--cl_init", f"{name}/model_oc", "--seed", str(seed),
+                   *compute], None),
+        ("CGNet, maps", ["infer.py", *data, "--model", "model_cse", "--dict", "--vis", *crf, *compute], None),
+        evaluate("CGNet, CAM", "cam", "dict"),
+        *(evaluate(f"CGNet, CAM + CRF, alpha {a:g}", "crf", f"crf/{alpha_name(a)}") for a in alphas),
     ]
-    for alpha in infer["alphas"]:
-        plan.append((f"CGNet, CAM + CRF, alpha {alpha:g}",
-                     ["evaluation.py", "--task", "crf", "--dict_dir", f"crf/{alpha_name(alpha)}", *common],
-                     folder / f"eval/crf_crf_{alpha_name(alpha)}_train.json"))
-    return plan
 
 
-def collect(settings, results):
-    """Make the rows of results.json from the evaluations of all seeds."""
-    train = {k: v for k, (v, _) in config.defaults(config.Train, settings.recipe, "model_cse").items()}
+def changed(settings, *names):
+    """Return the flags among `names` whose values are not the recipe's own."""
+    own = config.defaults(config.Reproduce, settings.recipe)
+    return [word for name in names if getattr(settings, name) != own[name][0]
+            for word in (f"--{name}", str(getattr(settings, name)))]
+
+
+def run_stages(settings, plan):
+    """Run one seed's stages; returns [(label, command, result file, seconds)] of the evaluations.
+
+    The seconds are those of all stages since the evaluation before.
+    """
+    root = Path(__file__).resolve().parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    done, start = [], time.monotonic()
+    for label, command, result in plan:
+        print(f"\n$ python {shlex.join(command)}", flush=True)
+        script = [command[0]] if command[0] == "-m" else [str(root / command[0])]
+        if not settings.dry_run and subprocess.run([sys.executable, *script, *command[1:]], env=environment).returncode:
+            raise ValueError(f"{label} stopped with the message above. Mend that and run the same command again: what "
+                             "is done is not done again")
+        if result:
+            done.append((label, "python " + shlex.join(command), result, round(time.monotonic() - start, 1)))
+            start = time.monotonic()
+    return done
+
+
+def collect(settings, experiment, runs):
+    """Make the rows of results.json, one an evaluation, with a value a seed."""
+    path = experiment / "results.json"
+    earlier = {row["stage"]: row["seconds"] for row in read_json(path)["rows"]} if path.exists() else {}
     rows = []
-    for stage in zip(*results):
-        label, command, _, _ = stage[0]
-        if stage[0][2] is None:
-            continue
-        found = [read_json(path) for _, _, path, _ in stage]
+    for label, command, _, _ in runs[0]:
+        found = [(read_json(result), seconds) for run in runs for name, _, result, seconds in run if name == label]
+        evals = [e for e, _ in found]
+        # A second run skips what is whole: the time that counts is the longer one, of the run that did the work.
+        seconds = [max(s, *old) for (_, s), *old in zip(found, earlier.get(label, [0] * len(found)))]
+        model = "model_oc" if label.startswith("ordinary") else "model_cse"
+        train = {k: v for k, (v, _) in config.defaults(config.Train, settings.recipe, model).items()}
         paper, source = PAPER.get(label, (None, None)) if settings.recipe == "voc" else (None, None)
         rows.append({"variant": "plain" if settings.plain else settings.recipe, "stage": label,
-                     "split": found[0]["list"], "miou": [f["miou"] for f in found],
-                     "threshold": [f["threshold"] for f in found],
-                     "fixed_miou": [f["fixed_miou"] for f in found], "paper": paper, "paper_source": source,
-                     "seconds": [round(s, 1) for _, _, _, s in stage], "command": command,
-                     "backbone": f"ResNet38d, width {train['width']:g}, blocks {' '.join(map(str, train['blocks']))}",
-                     "init": train["er_init"]})
+                     "split": evals[0]["list"],
+                     "miou": [e["miou"] for e in evals], "threshold": [e["threshold"] for e in evals],
+                     "fixed_miou": [e["fixed_miou"] for e in evals], "paper": paper, "paper_source": source,
+                     "seconds": seconds, "command": command, "init": train["er_init"],
+                     "backbone": f"ResNet38d, width {train['width']:g}, blocks {' '.join(map(str, train['blocks']))}"})
     return rows
 
 
@@ -126,11 +136,11 @@ def spread(values):
     return f"{np.mean(values):.1f}" + (f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
-def print_places(settings, experiment):
-    print(f"\nLook at  {experiment / 'infer_model_oc'}/   the ordinary classifier's CAMs\n"
-          f"         {experiment / 'infer'}/            the CGNet's\n"
-          f"         {experiment / 'train'}/            picture, mask, erased picture, what the classifier still sees\n"
-          f"         {experiment / 'eval'}/             tables and curves\n"
+def print_places(experiment):
+    print(f"\nLook at  {experiment / 'infer_model_oc'}/  the ordinary classifier's CAMs\n"
+          f"         {experiment / 'infer'}/  the CGNet's\n"
+          f"         {experiment / 'train'}/  picture, mask, erased picture, what the classifier still sees\n"
+          f"         {experiment / 'eval'}/  tables and curves\n"
           f"         {experiment / 'results.json'}")
 
 

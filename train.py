@@ -48,7 +48,8 @@ def main():
                                           settings.momentum)
 
     record = config.content(settings) | {"classes": layout.classes, "inputs": inputs}
-    distributed.main_first(lambda: experiment.open_training(settings.model, config.as_json(settings) | record,
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    distributed.main_first(lambda: experiment.open_training(settings.model, config.as_json(settings) | record, size,
                                                             settings.overwrite))
     loader = partial(train_loader, dataset, settings.batch_size, settings.max_epochs, settings.seed,
                      rank=distributed.rank(), world=distributed.world(), num_workers=settings.num_workers,

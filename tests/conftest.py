@@ -1,10 +1,14 @@
 """What several test files share: the golden numbers, the weights they were made with, and where real photos lie."""
+import os
+import shutil
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+from tests.stages import DEMO, EPOCHS, call, small
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -27,6 +31,32 @@ def msrc():
     if not (SHARED / "data" / "msrc").is_dir():
         pytest.skip("the MSRC photos are not in ../shared/data/msrc")
     return SHARED / "data" / "msrc"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Give a folder with data/critters (12 + 6 pictures) and experiment/X: both networks, all maps. Write nothing in it."""
+    from data import prepare
+    place, home = tmp_path_factory.mktemp("finished"), Path.cwd()
+    os.chdir(place)
+    try:
+        prepare.main(["critters", "--train", "12", "--val", "6"])
+        for model in EPOCHS:
+            call("train", *DEMO, *small(model))
+            call("infer", *DEMO, "--model", model, "--vis", "--dict", "--crf", "--alphas", 2, 24)
+    finally:
+        os.chdir(home)
+    return place
+
+
+@pytest.fixture
+def place(finished, tmp_path, monkeypatch):
+    """Give a copy of `finished` of one's own, and go there; its data/critters is a link to the shared pictures."""
+    shutil.copytree(finished / "experiment", tmp_path / "experiment")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/critters").symlink_to(finished / "data/critters")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @torch.no_grad()

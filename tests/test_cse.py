@@ -114,7 +114,7 @@ def test_two_updates_are_the_authors(golden):
         np.testing.assert_allclose(gradient, expected, atol=2e-3 * np.abs(expected).max())
 
         for name, key, rows in (("fc8.weight", "fc8_weight_after", slice(None)),
-                                ("b7.conv_branch2a.weight", "b7_conv_branch2a_weight_after_slice", (slice(4), slice(64)))):
+                                ("b7.conv_branch2a.weight", "b7_conv_branch2a_weight_after_slice", np.s_[:4, :64])):
             after = stored[f"{step}_{key}"]
             old, new = (x.detach().numpy()[rows].reshape(-1)[:after.size].reshape(after.shape)
                         for x in (before[name], parameters[name]))

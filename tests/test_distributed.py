@@ -1,6 +1,7 @@
 """Two processes compute what one computes: losses, gradients, weights, and the maximum over the whole batch."""
 import os
 import socket
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,17 +64,15 @@ def train(case, folder, killed_at=None):
             raise Killed
         steps.append({name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None})
 
-    try:
+    with suppress(Killed):
         fit(objective, net, optimizer, schedule, loader, experiment, f"train_{case}", {}, epochs=EPOCHS, steps=STEPS,
             device=CPU, weights=lambda net: net.state_dict(), on_step=on_step, save_minutes=0, print_freq=1)
-    except Killed:
-        pass
     distributed.barrier()
     return {"weights": net.state_dict(), "gradients": steps, "rows": experiment.epochs(f"train_{case}")}
 
 
 def find_maximum():
-    """Take the maximum over processes of 3 (rank + 1) x, weigh it by rank + 1: -> value, gradient; and with equal values."""
+    """Weigh the maximum over processes of 3 (rank + 1) x by rank + 1: -> value, gradient; and so with equal values."""
     rank, found = distributed.rank(), []
     for slope in (3 * (rank + 1), 1):
         x = torch.tensor(2.0, requires_grad=True)

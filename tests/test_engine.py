@@ -1,5 +1,6 @@
 """The training loop: killed and started again it ends as if nothing had happened."""
 import json
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -54,12 +55,11 @@ def train(folder, killed_at=None, settings=None, spoil_at=None, **kw):
         if step == killed_at:
             raise Killed
 
-    try:
-        fit(objective, objective.network, optimizer, schedule, loader, experiment, "train_model_oc", settings or {"lr": 0.05},
-            epochs=EPOCHS, steps=STEPS, device=CPU, weights=lambda net: {"own." + k: v for k, v in net.state_dict().items()},
-            on_step=on_step, **{"save_minutes": 0, "print_freq": 1} | kw)
-    except Killed:
-        pass
+    with suppress(Killed):
+        fit(objective, objective.network, optimizer, schedule, loader, experiment, "train_model_oc",
+            settings or {"lr": 0.05}, epochs=EPOCHS, steps=STEPS, device=CPU, on_step=on_step,
+            weights=lambda net: {"own." + name: value for name, value in net.state_dict().items()},
+            **{"save_minutes": 0, "print_freq": 1} | kw)
     return objective, optimizer, experiment
 
 
@@ -145,7 +145,8 @@ def test_killed_twice_and_while_measuring(tmp_path):
 
 def test_other_settings_are_refused_by_name(tmp_path):
     train(tmp_path, killed_at=5, settings={"lr": 0.05, "crop": 384, "old": 1})
-    with pytest.raises(ValueError, match=r"crop: then 384, now 320; new: then absent, now 2; old: then 1, now absent") as e:
+    words = "crop: then 384, now 320; new: then absent, now 2; old: then 1, now absent"
+    with pytest.raises(ValueError, match=words) as e:
         train(tmp_path, settings={"lr": 0.05, "crop": 320, "new": 2})
     assert "last.pth" in str(e.value) and "--overwrite" in str(e.value) and "lr:" not in str(e.value)
 
@@ -188,7 +189,8 @@ def test_weights_are_written_as_the_stage_says(tmp_path):
     objective, _, experiment = train(tmp_path)
     state = torch.load(experiment / "ckpt/model_oc/002.pth")
     assert list(state) == ["own." + name for name in objective.network.state_dict()]
-    assert sorted(p.name for p in (experiment / "ckpt/model_oc").iterdir()) == ["000.pth", "001.pth", "002.pth", "last.pth"]
+    files = sorted(p.name for p in (experiment / "ckpt/model_oc").iterdir())
+    assert files == ["000.pth", "001.pth", "002.pth", "last.pth"]
 
 
 def test_checkpoints_have_the_authors_names(tmp_path):
@@ -199,8 +201,8 @@ def test_checkpoints_have_the_authors_names(tmp_path):
     optimizer, schedule = poly_sgd([p for p in network.parameters() if p.requires_grad], 0.01, 1)
     experiment = Experiment(SimpleNamespace(experiment_root=tmp_path, name="X"))
     batch = {"image": torch.rand(2, 3, 16, 16), "label": torch.eye(2)}
-    fit(Classification(network), network, optimizer, schedule, lambda start: [batch][start:], experiment, "train_model_oc", {},
-        epochs=1, steps=1, device=CPU, weights=official_state)
+    fit(Classification(network), network, optimizer, schedule, lambda start: [batch][start:], experiment,
+        "train_model_oc", {}, epochs=1, steps=1, device=CPU, weights=official_state)
     state = torch.load(experiment / "ckpt/model_oc/000.pth")
     assert {"conv1a.weight", "b5.conv_branch1.weight", "bn7.running_var", "fc8.weight"} <= state.keys()
     assert not any(name.startswith(("backbone", "module")) for name in state)
@@ -216,9 +218,10 @@ def test_the_objective_trains_again_after_a_measurement(tmp_path):
 
     objective = Watched()
     optimizer, schedule = poly_sgd(list(objective.parameters()), 0.05, EPOCHS * STEPS)
-    fit(objective, objective.network, optimizer, schedule, loader, Experiment(
-        SimpleNamespace(experiment_root=tmp_path, name="X")), "train_model_oc", {}, epochs=EPOCHS, steps=STEPS, device=CPU,
-        weights=lambda net: net.state_dict(), on_epoch=lambda epoch: objective.network.eval() and {})
+    experiment = Experiment(SimpleNamespace(experiment_root=tmp_path, name="X"))
+    fit(objective, objective.network, optimizer, schedule, loader, experiment, "train_model_oc", {}, epochs=EPOCHS,
+        steps=STEPS, device=CPU, weights=lambda net: net.state_dict(),
+        on_epoch=lambda epoch: objective.network.eval() and {})
     assert modes == [True] * EPOCHS * STEPS
 
 

@@ -171,6 +171,8 @@ def _resume(path, settings, network, optimizer, schedule, device, steps):
     if not path.exists():
         return 0, Meter(), 0.0
     saved = load_checkpoint(path)
+    if not isinstance(saved, dict) or "settings" not in saved:
+        raise ValueError(f"{path} is not what training leaves to go on with: delete it, training then starts again")
     different = [f"{k}: then {saved['settings'].get(k, 'absent')}, now {settings.get(k, 'absent')}"
                  for k in sorted(set(settings) | set(saved["settings"])) if saved["settings"].get(k) != settings.get(k)]
     if different:

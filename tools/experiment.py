@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import zipfile
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -70,7 +69,10 @@ class Experiment:
     def epochs(self, stage):
         """Return the lines of log/STAGE.jsonl as a list of dicts."""
         path = self / f"log/{stage}.jsonl"
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        try:
+            return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): mend or delete the line, it is a log only") from None
 
     # -- checkpoints
 
@@ -80,7 +82,7 @@ class Experiment:
         Raises ValueError with what there is, or with the command that makes it.
         """
         folder = self / f"ckpt/{model}"
-        there = sorted(p.stem for p in folder.glob("*.pth") if p.stem.isdecimal())
+        there = sorted((p.stem for p in folder.glob("*.pth") if p.stem.isdecimal()), key=int)
         if not there:
             raise ValueError(f"{folder} holds no weights: python train.py --name {self.name} --model {model}")
         if which == "best":
@@ -103,13 +105,21 @@ class Experiment:
         path = weights.parent.parent.parent / f"config/train_{weights.parent.name}.json"
         return read_json(path)["settings"] if path.exists() else None
 
-    def open_training(self, model, settings, overwrite):
-        """Write config/train_MODEL.json for a new training; overwrite deletes what an earlier one left."""
-        if overwrite and (self / f"ckpt/{model}").is_dir():
-            _discard(self / f"ckpt/{model}")
+    def open_training(self, model, settings, weights_size, overwrite):
+        """Write config/train_MODEL.json for a new training; overwrite deletes what an earlier one left.
+
+        weights_size  bytes of one EEE.pth. Raises OSError if the disk lacks room for those of all epochs.
+        """
+        folder = self / f"ckpt/{model}"
+        if overwrite and folder.is_dir():
+            _discard(folder)
             (self / f"log/train_{model}.jsonl").unlink(missing_ok=True)
-        if not (self / f"ckpt/{model}/last.pth").exists():
+        if not (folder / "last.pth").exists():
             self.save_config(f"train_{model}", settings)
+        # last.pth holds weights and momentum, and for a moment it is there twice.
+        missing = settings["max_epochs"] - len(list(folder.glob("[0-9]*.pth")))
+        if missing:
+            require_space(folder, weights_size * (missing + 4))
 
     def find_init(self, source):
         """Return the weights file that --er_init and --cl_init name, None for random.
@@ -150,7 +160,7 @@ class Experiment:
         folder = self / folder
         record = {"stage": stage, "settings": json.loads(json.dumps(settings)),
                   "inputs": {self._short(p): digest(p) for p in inputs}}
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(path.name != MADE_BY for path in folder.iterdir()):
             found = read_json(folder / MADE_BY) if (folder / MADE_BY).exists() else {}
             difference = _difference(found, record)
             if not difference:
@@ -248,8 +258,7 @@ def _read_maps(path, first):
             raise ValueError(f"classes {classes.shape} and scores {scores.shape} do not belong together")
     except FileNotFoundError:
         raise
-    except (ValueError, KeyError, EOFError, OSError, TypeError, AttributeError, IndexError, ImportError,
-            MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except Exception as error:      # numpy, zlib and pickle name no set of what a damaged file may raise
         raise ValueError(f"{path} cannot be read ({error}): delete it and run infer.py again") from None
     return classes, scores
 
@@ -348,14 +357,15 @@ def _discard(folder):
 
 
 def require_space(folder, size):
-    """Raise OSError if the disk of a folder lacks `size` bytes; else return a line for people."""
+    """Say how much is to be written, and raise OSError if the disk of a folder lacks that many bytes."""
     folder = Path(folder)
     there = next(p for p in (folder, *folder.resolve().parents) if p.exists())
     free = shutil.disk_usage(there).free
     if size > free:
         raise OSError(f"{folder} would take about {size / 2**30:.1f} GiB, the disk has {free / 2**30:.1f} GiB free: "
                       "make room, or write to another disk (--experiment_root)")
-    return f"{folder}: about {size / 2**30:.2f} GiB to write, {free / 2**30:.0f} GiB free"
+    if size > 2**20:
+        print(f"{folder}: about {size / 2**30:.2f} GiB to write, {free / 2**30:.0f} GiB free")
 
 
 def digest(path):

@@ -1,0 +1,60 @@
+"""Call the stages as a person does, in this process: their own flags, the words of the command line."""
+import contextlib
+import hashlib
+import importlib
+import io
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+import config
+
+DEMO = ("--recipe", "demo", "--name", "X", "--num_workers", 0)
+EPOCHS = {"model_oc": 10, "model_cse": 2}        # fewer, and the CAMs are still 0 nearly everywhere
+
+
+def small(model):
+    """Say how the tests train on a dozen critters."""
+    return "--model", model, "--batch_size", 4, "--max_epochs", EPOCHS[model], "--val_every", int(model == "model_cse")
+
+
+def call(stage, *words):
+    """Run a stage's main with these words; returns what it printed."""
+    module = importlib.import_module(stage)
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, "argv", [f"{stage}.py", *map(str, words)])
+        config.run(module.main)
+    return printed.getvalue()
+
+
+def refusal(stage, *words):
+    """Run a stage that must refuse: returns its message. What experiment/ held before must still be there, unchanged."""
+    before, errors = files("experiment"), io.StringIO()
+    with contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as caught:
+        call(stage, *words)
+    assert caught.value.code not in (0, None)
+    message = caught.value.code if isinstance(caught.value.code, str) else errors.getvalue()
+    assert message.startswith(("error: ", "usage: ")) and "Traceback" not in message and len(message) < 9000
+    after = files("experiment")
+    assert {k: v for k, v in after.items() if k in before} == before
+    assert not [name for name in after if name.endswith((".tmp", ".old"))]
+    return message
+
+
+def files(folder, without=("log.txt", "config/")):
+    """Return {relative path: (time, digest)} of all files that a second run must not touch."""
+    names = {p: p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file()}
+    return {name: (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest()) for p, name in names.items()
+            if not any(word in name for word in without)}
+
+
+def own_data(place):
+    """Replace the link to the shared pictures by a copy that a test may spoil; returns its folder."""
+    link = place / "data/critters"
+    shared = link.resolve()
+    link.unlink()
+    shutil.copytree(shared, link)
+    return link

@@ -1,0 +1,533 @@
+"""Bad input: each stops its stage with words that name the file and the remedy, and costs nothing already written.
+Strange but honest input: it works."""
+import importlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import config
+from data.dataset import VOCLayout
+from networks.cam import CAMNet
+from networks.pretrained import official_state
+from tests.conftest import ROOT
+from tests.stages import DEMO, call, files, own_data, refusal, small
+from tests.test_pretrained import write_params
+from tools.experiment import read_cam, read_crf
+
+NEW = (*DEMO, *small("model_oc"), "--name", "NEW")
+NARROW = (*NEW, "--width", 0.0625, "--max_epochs", 1)
+
+
+def says(message, *words):
+    assert all(word in message for word in words), message
+
+
+def mend_labels(data, change):
+    table = json.loads((data / "labels.json").read_text())
+    change(table)
+    (data / "labels.json").write_text(json.dumps(table))
+
+
+def add_to_list(data, line, split="train_aug"):
+    with open(data / f"ImageSets/Segmentation/{split}.txt", "a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+def spoil_jpeg(data, image_id):
+    """Put half a JPEG where the picture was."""
+    png = data / f"JPEGImages/{image_id}.png"
+    with Image.open(png) as picture:
+        picture.save(png.with_suffix(".jpg"))
+    png.unlink()
+    cut(png.with_suffix(".jpg"))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
+# ---- the dataset ----
+
+@pytest.mark.parametrize("stage", ["train", "infer", "evaluation"])
+def test_no_dataset(place, stage):
+    words = ("--dict",) if stage == "infer" else ()
+    says(refusal(stage, *DEMO, *words, "--data_root", "nowhere"), "no dataset at nowhere", "--data_root",
+         "python -m data.prepare critters")
+
+
+def test_a_picture_that_is_not_there(place):
+    data = own_data(place)
+    mend_labels(data, lambda table: table.update(ghost=["fox"]))
+    for split in ("train_aug", "train", "val"):
+        add_to_list(data, "ghost", split)
+    says(refusal("train", *NEW), "1 of the 13 images", "JPEGImages", "ghost", "take them off the list")
+    says(refusal("train", *DEMO, *small("model_cse"), "--name", "NEW", "--train_list", "val", "--er_init", "X/model_oc",
+                 "--cl_init", "X/model_oc"), "1 of the 7 images", "ghost")
+    says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"), "1 of the 13 images of train", "ghost")
+
+
+def test_an_image_without_labels(place):
+    data = own_data(place)
+    mend_labels(data, lambda table: table.pop("train_0002"))
+    for message in (refusal("train", *NEW), refusal("infer", *DEMO, "--dict", "--dict_dir", "new")):
+        says(message, "image without labels: train_0002", "labels.json", "take it off the list")
+
+
+def test_an_unknown_class(place):
+    data = own_data(place)
+    mend_labels(data, lambda table: table.update(train_0002=["wolf"]))
+    says(refusal("train", *NEW), "labels.json", "train_0002", "'wolf'", "classes.txt")
+
+
+@pytest.mark.parametrize("line, words", [("../evil", ("'../evil'", "is not an ID", "line 13", "mend the line")),
+                                         ("a/b", ("'a/b'", "is not an ID")),
+                                         (".hidden", ("'.hidden'", "is not an ID")),
+                                         ("two words", ("neither an ID alone",)),
+                                         ("train_0001", ("more than once", "train_0001"))])
+def test_a_bad_line_in_a_list(place, line, words):
+    data = own_data(place)
+    add_to_list(data, line)
+    says(refusal("train", *NEW), "train_aug.txt", *words)
+
+
+def test_lists(place):
+    (place / "none.txt").write_text("\n")
+    says(refusal("train", *NEW, "--train_list", "none.txt"), "none.txt lists no image")
+    says(refusal("infer", *DEMO, "--dict", "--infer_list", "nope"), "no list nope", "splits: train, train_aug, val")
+    says(refusal("train", *NEW, "--batch_size", 13), "--batch_size 13", "train_aug", "12 images", "smaller")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_truncated_picture_in_training(place, workers):
+    data = own_data(place)
+    spoil_jpeg(data, "train_0003")
+    message = refusal("train", *NARROW, "--num_workers", workers)
+    says(message, "train_0003.jpg is truncated", "fetch it again or take it off the list")
+    assert "\n" not in message
+
+
+def test_a_truncated_picture_in_inference(place):
+    """What was done before it stays, and the same command goes on once it is mended."""
+    data = own_data(place)
+    whole = (data / "JPEGImages/train_0003.png").read_bytes()
+    spoil_jpeg(data, "train_0003")
+    shutil.copy(data / "JPEGImages/train_0003.jpg", place / "kept.jpg")
+    os.replace(data / "JPEGImages/train_0003.jpg", data / "JPEGImages/train_0003.png")
+    line = (*DEMO, "--name", "X", "--dict", "--dict_dir", "new", "--infer_list", place / "four.txt")
+    (place / "four.txt").write_text("train_0000\ntrain_0001\ntrain_0003\ntrain_0004\n")
+    says(refusal("infer", *line), "train_0003.png is truncated")
+    (data / "JPEGImages/train_0003.png").write_bytes(whole)
+    call("infer", *line)
+    assert len(list(place.glob("experiment/X/new/*.npz"))) == 4
+
+
+def test_a_truncated_truth(place):
+    data = own_data(place)
+    cut(data / "SegmentationClass/train_0005.png")
+    says(refusal("evaluation", *DEMO), "SegmentationClass/train_0005.png is truncated")
+    # Measuring in training meets it too; the weights of the epoch are there for all that.
+    says(refusal("train", *DEMO, *small("model_cse"), "--name", "NEW", "--er_init", "X/model_oc", "--cl_init",
+                 "X/model_oc", "--val_every", 1), "SegmentationClass/train_0005.png is truncated")
+
+
+def test_truth_of_other_classes(place):
+    data = own_data(place)
+    Image.fromarray(np.full((128, 128), 9, np.uint8)).save(data / "SegmentationClass/train_0005.png")
+    says(refusal("evaluation", *DEMO), "train_0005.png", "class id 9", "0..6")
+    (data / "SegmentationClass/train_0005.png").unlink()
+    says(refusal("evaluation", *DEMO), "1 of the 12 images of train have no truth", "train_0005", "--gt_dir")
+
+
+def test_other_classes_than_in_training(place):
+    """The names, not only the number, must be those of the training."""
+    data = own_data(place)
+    names = (data / "classes.txt").read_text().split()
+    (data / "classes.txt").write_text("\n".join([names[1], names[0], *names[2:]]))
+    says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"), "ckpt/model_cse/001.pth was trained on other classes",
+         "--data_root")
+    says(refusal("train", *DEMO, *small("model_oc")), "other settings", "classes: then ['fox'", "--overwrite")
+    says(refusal("train", *DEMO, *small("model_cse"), "--name", "NEW", "--cl_init", "X/model_oc", "--er_init", "random"),
+         "--cl_init X/model_oc was trained on other classes")
+
+
+# ---- weights ----
+
+class Program:
+    def __reduce__(self):
+        return os.mkdir, ("the_program_ran",)
+
+
+def network(**other):
+    shape = {"width": 0.125, "blocks": (1, 1, 1, 1, 1, 0), "dilation": (1, 1, 1)} | other
+    return official_state(CAMNet(shape.pop("num_classes", 6), **shape))
+
+
+def spoiled(kind, path):
+    """Write a checkpoint with something wrong; returns what its message must say."""
+    if kind == "cut":
+        torch.save(network(), path)
+        cut(path)
+        return ("cut short",)
+    if kind == "no checkpoint":
+        path.write_bytes(b"<html>404</html>")
+        return ("not written by torch.save",)
+    if kind == "width":
+        torch.save(network(width=0.0625), path)
+        return "conv1a.weight is of shape (4, 3, 3, 3)", "needs (8, 3, 3, 3)", "--width"
+    if kind == "classes":
+        torch.save(network(num_classes=5), path)
+        return "fc8.weight is of shape (5,", "another number of classes"
+    if kind == "nan":
+        state = network()
+        state["fc8.weight"][0] = float("nan")
+        torch.save(state, path)
+        return "fc8.weight has values that are not finite", "train it again"
+    with open(path, "wb") as file:
+        pickle.dump(Program(), file)
+    return "holds a program", "not opened"
+
+
+KINDS = ["cut", "no checkpoint", "width", "classes", "nan", "program"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_weights(place, kind):
+    words = spoiled(kind, place / "bad.pth")
+    shutil.copy(place / "bad.pth", "experiment/X/ckpt/model_oc/077.pth")
+    infer = ("infer", *DEMO, "--model", "model_oc", "--dict", "--dict_dir", "new", "--only", "train_0000")
+    says(refusal(*infer), "model_oc/077.pth", *words)
+    call(*infer, "--load_epo", 9)       # nothing was written, so nothing is stale
+    if kind != "classes":       # another head: --er_init starts its own
+        says(refusal("train", *NEW, "--er_init", "bad.pth"), "bad.pth", *words)
+    says(refusal("train", *NEW, "--model", "model_cse", "--er_init", "random", "--cl_init", "bad.pth"), "bad.pth",
+         *words)
+    assert not (place / "the_program_ran").exists()
+
+
+def test_weights_of_another_head_start_a_network(place):
+    spoiled("classes", place / "five.pth")
+    assert "new: fc8.weight" in call("train", *NEW, "--max_epochs", 1, "--er_init", "five.pth")
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("classes", "width")] + ["weights"])
+def test_a_bad_last_pth(place, kind):
+    """Whatever is wrong with last.pth, it is named, the epochs' weights stay, and deleting it is enough to go on."""
+    last = place / "experiment/X/ckpt/model_oc/last.pth"
+    if kind == "weights":
+        shutil.copy(last.with_name("009.pth"), last)
+    else:
+        spoiled(kind, last)
+    message = refusal("train", *DEMO, *small("model_oc"))
+    says(message, "ckpt/model_oc/last.pth", "delete it")
+    assert not (place / "the_program_ran").exists()
+
+
+def test_a_cut_params_file(place):
+    write_params(place / "imagenet.params", {"arg:conv1a_weight": np.zeros((8, 3, 3, 3), np.float32)})
+    says(refusal("train", *NEW, "--er_init", "imagenet.params"), "imagenet.params", "missing")
+    cut(place / "imagenet.params")
+    says(refusal("train", *NEW, "--er_init", "imagenet.params"), "imagenet.params", "no whole .params file",
+         "fetch it again")
+
+
+def test_weights_that_are_not_there(place):
+    infer = ("infer", *DEMO, "--dict")
+    says(refusal(*infer, "--load_epo", 9), "ckpt/model_cse has no epoch 9", "000 to 001")
+    says(refusal(*infer, "--load_epo", "nine"), "ckpt/model_cse has no epoch nine")
+    says(refusal(*infer, "--name", "Y"), "experiment/Y/ckpt/model_cse holds no weights",
+         "python train.py --name Y --model model_cse")
+    says(refusal("train", *NEW, "--er_init", "typo.pth"), "no weights 'typo.pth'", "EXPERIMENT/MODEL")
+    says(refusal("train", *NEW, "--er_init", "X/model_oc/044"), "has no epoch 044")
+
+
+# ---- flags ----
+
+def test_other_settings_in_the_same_folder(place):
+    line = (*DEMO, *small("model_oc"), "--lr", 0.05)
+    says(refusal("train", *line), "last.pth was trained with other settings", "lr: then 0.1, now 0.05", "--overwrite",
+         "--name")
+    call("train", *line, "--max_epochs", 1, "--overwrite")
+    assert sorted(p.name for p in place.glob("experiment/X/ckpt/model_oc/*")) == ["000.pth", "last.pth"]
+    assert len((place / "experiment/X/log/train_model_oc.jsonl").read_text().splitlines()) == 1
+
+
+def test_nothing_is_asked_for(place):
+    says(refusal("infer", *DEMO), "nothing is asked for", "--dict", "--crf", "--vis")
+    says(refusal("infer", *DEMO, "--dict", "--only", "val_0000"), "--only val_0000", "not in the list train")
+
+
+def test_no_gpu(place, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for stage, words in (("train", ()), ("infer", ("--dict",))):
+        says(refusal(stage, *DEMO, *words, "--device", "cuda"), "--device cuda", "no GPU", "--device cpu")
+
+
+@pytest.mark.parametrize("stage, words, says_what", [
+    ("train", ("--precision", "fp16"), ("--precision", "'fp16'", "fp32", "bf16")),
+    ("train", ("--recipe", "imagenet"), ("--recipe", "'imagenet'", "demo")),
+    ("train", ("--lr", "nan"), ("--lr", "not a number")),
+    ("train", ("--lr", "-1"), ("--lr", "at least 0")),
+    ("train", ("--batch_size", "0"), ("--batch_size", "at least 1")),
+    ("train", ("--resize", "448", "256"), ("--resize", "448 256")),
+    ("train", ("--lr_new", "5"), ("--lr_new", "1.0", "10.0")),
+    ("train", ("--name", "../X"), ("--name", "'../X'")),
+    ("train", ("--learning_rate", "1"), ("unrecognized", "--learning_rate")),
+    ("infer", ("--dict", "--scales", "0"), ("--scales",)),
+    ("infer", ("--dict", "--scales", "-1"), ("--scales",)),
+    ("infer", ("--crf", "--alphas", "-4"), ("--alphas", "at least 0")),
+    ("evaluation", ("--thresholds", "0.4", "0.1", "0.01"), ("--thresholds", "LO <= HI")),
+    ("evaluation", ("--thresholds", "0.1", "0.4", "0"), ("--thresholds", "STEP at least")),
+    ("evaluation", ("--thresholds", "0", "1", "1e-9"), ("--thresholds", "STEP at least")),
+    ("evaluation", ("--thresholds", "0.1", "nan", "0.01"), ("--thresholds", "not a number")),
+    ("evaluation", ("--thresholds", "0", "1"), ("--thresholds", "expected 3")),
+    ("evaluation", ("--threshold", "inf"), ("--threshold",)),
+])
+def test_flags_that_cannot_be_meant(place, stage, words, says_what):
+    says(refusal(stage, *DEMO, *words), *says_what)
+
+
+def test_thresholds_stay_in_their_range(place):
+    call("evaluation", *DEMO, "--thresholds", 0.1, 0.39, 0.1)
+    curve = json.loads((place / "experiment/X/eval/cam_dict_train.json").read_text())["curve"]
+    assert [t for t, _ in curve] == [0.1, 0.2, 0.3]
+
+
+# ---- stale folders, and predictions that do not fit ----
+
+def test_cams_of_another_epoch(place):
+    line = (*DEMO, "--dict", "--load_epo", 0)
+    message = refusal("infer", *line)
+    says(message, "experiment/X/dict was made differently", "ckpt/model_cse/000.pth", "ckpt/model_cse/001.pth",
+         "--overwrite", "another folder")
+    says(refusal("infer", *DEMO, "--dict", "--precision", "bf16"), "precision: then fp32, now bf16")
+    before = read_cam("experiment/X/dict/train_0001.npz")[1]
+    call("infer", *line, "--overwrite")
+    assert np.abs(read_cam("experiment/X/dict/train_0001.npz")[1] - before).max() > 0
+
+    # The CRF maps are now older than their CAMs.
+    says(refusal("infer", *DEMO, "--crf", "--alphas", 2, "--load_epo", 0), "crf/02 was made differently", "dict: then")
+    says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "crf/02"), "crf/02 is stale", "dict has changed",
+         "--overwrite")
+    call("evaluation", *DEMO, "--task", "cam")
+    call("infer", *DEMO, "--crf", "--alphas", 2, "--load_epo", 0, "--overwrite")
+    call("evaluation", *DEMO, "--task", "crf", "--dict_dir", "crf/02")
+
+
+def test_cams_of_weights_that_were_trained_again(place):
+    shutil.copy("experiment/X/ckpt/model_cse/000.pth", "experiment/X/ckpt/model_cse/001.pth")
+    says(refusal("evaluation", *DEMO), "dict is stale", "ckpt/model_cse/001.pth has changed", "--overwrite")
+    says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "crf/24"), "stale", "001.pth has changed")
+    says(refusal("infer", *DEMO, "--dict"), "dict was made differently", "ckpt/model_cse/001.pth: then")
+
+
+def test_a_folder_of_unknown_files(place):
+    (place / "experiment/X/mine").mkdir()
+    (place / "experiment/X/mine/notes.txt").write_text("precious")
+    says(refusal("infer", *DEMO, "--dict", "--dict_dir", "mine"), "it holds files but no made_by.json", "another folder")
+
+
+def test_predictions_that_are_missing_or_do_not_fit(place):
+    folder = place / "experiment/X/dict"
+    says(refusal("evaluation", *DEMO, "--list", "val"), "6 of the 6 images of val have no prediction",
+         "val_0000, val_0001", "python infer.py --name X", "--infer_list val")
+    says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "crf/07"), "no folder", "crf/07",
+         "--crf --alphas 07")
+    np.savez(folder / "train_0001.npz", classes=np.uint8([1]), scores=np.zeros((1, 5, 6), np.float16))
+    says(refusal("evaluation", *DEMO), "1 of 12 predictions are not of their truth's size", "train_0001: (5, 6)",
+         "(128, 128)")
+    np.savez(folder / "train_0001.npz", classes=np.uint8([9]), scores=np.zeros((1, 128, 128), np.float16))
+    says(refusal("evaluation", *DEMO), "dict/train_0001.npz", "1..6")
+    np.savez(folder / "train_0001.npz", classes=np.uint8([1]), scores=np.full((1, 128, 128), np.nan, np.float16))
+    says(refusal("evaluation", *DEMO), "dict/train_0001.npz", "NaN")
+    cut(folder / "train_0001.npz")
+    says(refusal("evaluation", *DEMO), "dict/train_0001.npz cannot be read", "delete it and run infer.py again")
+    says(refusal("infer", *DEMO, "--crf", "--alphas", 3), "dict/train_0001.npz cannot be read", "delete it")
+    (folder / "train_0001.npz").unlink()
+    (folder / "train_0002.npz").unlink()
+    says(refusal("evaluation", *DEMO), "2 of the 12", "train_0001, train_0002")
+    with open(folder / "train_0001.npy", "wb") as file:
+        np.save(file, np.array(Program(), dtype=object), allow_pickle=True)
+    call("infer", *DEMO, "--dict", "--only", "train_0002")
+    says(refusal("evaluation", *DEMO), "dict/train_0001.npy cannot be read", "not only arrays")
+    assert not (place / "the_program_ran").exists()
+
+
+def test_label_maps_that_do_not_fit(place):
+    folder = place / "labels"
+    shutil.copytree(place / "data/critters/SegmentationClass", folder)
+    line = (*DEMO, "--task", "png", "--dict_dir", folder)
+    call("evaluation", *line)
+    Image.new("RGB", (128, 128)).save(folder / "train_0004.png")
+    says(refusal("evaluation", *line), "labels/train_0004.png", "mode RGB")
+    Image.new("L", (64, 128)).save(folder / "train_0004.png")
+    says(refusal("evaluation", *line), "1 of 12 predictions", "train_0004: (128, 64) and (128, 128)")
+    (folder / "train_0004.png").unlink()
+    says(refusal("evaluation", *line), "1 of the 12 images", "train_0004")
+
+
+# ---- the disk ----
+
+def test_a_full_disk(place, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 1000))
+    says(refusal("infer", *DEMO, "--dict", "--infer_list", "val"), "GiB free", "make room", "--experiment_root")
+    call("infer", *DEMO, "--dict")      # nothing is missing: nothing is written
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(place):
+    (place / "shut").mkdir(mode=0o500)
+    says(refusal("train", *NEW, "--experiment_root", "shut"), "shut", "Permission denied")
+
+
+def test_broken_json(place):
+    cut(place / "experiment/X/dict/made_by.json")
+    says(refusal("infer", *DEMO, "--dict"), "dict/made_by.json is not whole JSON", "delete it")
+    cut(place / "experiment/X/config/train_model_cse.json")
+    says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"), "config/train_model_cse.json is not whole JSON")
+
+
+# ---- as a person sees it ----
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words, code, message", [
+    (("infer.py", "--recipe", "demo", "--name", "X"), 1, "error: nothing is asked for"),
+    (("evaluation.py", "--recipe", "demo", "--name", "X", "--dict_dir", "dict_new"), 1, "error: no folder dict_new"),
+    (("train.py", "--recipe", "demo"), 2, "--name"),
+])
+def test_exit_codes(place, words, code, message):
+    done = subprocess.run([sys.executable, ROOT / words[0], *words[1:]], capture_output=True, text=True)
+    assert done.returncode == code and message in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_traceback_can_be_had(place):
+    with pytest.raises(ValueError, match="nothing is asked for"):
+        call("infer", *DEMO, "--traceback")
+
+
+# ---- strange, but it works ----
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory):
+    """Give a folder with a dataset of pictures of every kind, "a zoo/größe", and an experiment that used it all."""
+    place = tmp_path_factory.mktemp("a zoo")
+    data = place / "größe und mehr"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (data / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    colour = Image.fromarray(rng.integers(0, 256, (40, 56, 3), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pictures = {"plain.jpg": colour, "gray.png": colour.convert("L"), "cmyk.jpg": colour.convert("CMYK"),
+                "palette.png": colour.quantize(16), "alpha.png": colour.convert("RGBA"),
+                "deep.png": Image.fromarray(rng.integers(0, 1 << 16, (40, 56), dtype=np.uint16)),
+                "turned.jpg": colour, "dot.png": colour.crop((0, 0, 1, 1)), "line.png": colour.crop((0, 0, 56, 1)),
+                "größe_ñ-1.2.png": colour, "none.png": colour, "wide.png": colour.resize((90, 12))}
+    labels = {}
+    for number, (name, picture) in enumerate(pictures.items()):
+        image_id = name.rsplit(".", 1)[0]
+        picture.save(data / "JPEGImages" / name, **({"exif": turned} if image_id == "turned" else {}))
+        labels[image_id] = [] if image_id == "none" else ["cat", "dog"][number % 2:][:1] + ["bird"] * (number % 3 == 0)
+        size = picture.size[::-1] if image_id == "turned" else picture.size
+        Image.new("L", size, number % 3).save(data / f"SegmentationClass/{image_id}.png")
+    (data / "labels.json").write_text(json.dumps(labels))
+    (data / "classes.txt").write_text("cat\ndog\nbird\nunicorn\n")
+    for split in ("train_aug", "train"):
+        (data / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(labels), encoding="utf-8")
+    common = ["--data_root", data, "--experiment_root", place / "all experiments"]
+    home, before = os.getcwd(), files(place)
+    os.chdir(place)
+    try:
+        for model in ("model_oc", "model_cse"):
+            call("train", *DEMO, *common, "--model", model, "--batch_size", 3, "--max_epochs", 1, "--width", 0.0625,
+                 "--crop", 64, "--resize", 16, 24, "--num_workers", int(model == "model_oc"), "--val_every", 1)
+        call("infer", *DEMO, *common, "--dict", "--crf", "--vis", "--alphas", 4)
+    finally:
+        os.chdir(home)
+    return place, common, before
+
+
+def test_pictures_of_every_kind(zoo):
+    place, common, _ = zoo
+    folder, layout = place / "all experiments/X", VOCLayout(common[1])
+    for image_id in layout.ids("train"):
+        size = layout.truth(image_id).shape
+        classes, scores = read_cam(folder / f"dict/{image_id}.npz")
+        assert len(classes) == layout.label(image_id).sum() and 4 not in classes
+        assert scores.shape[1:] == size and np.isfinite(scores).all()
+        rows, refined = read_crf(folder / f"crf/04/{image_id}.npz")
+        assert rows.tolist() == [0, *classes] and refined.shape[1:] == size
+        np.testing.assert_allclose(refined.sum(0), 1, atol=2e-3)
+        for c in classes:
+            assert (folder / f"infer/{image_id}_cam_{layout.classes[c - 1]}.png").exists()
+    assert (read_crf(folder / "crf/04/none.npz")[1] == 1).all()        # no class: background everywhere
+    row = json.loads((folder / "log/train_model_cse.jsonl").read_text())
+    assert np.isfinite(row["loss"]) and 0 <= row["miou"] <= 100
+
+
+@pytest.mark.parametrize("task, name", [("cam", "dict"), ("crf", "crf/04")])
+def test_evaluation_of_pictures_of_every_kind(zoo, task, name):
+    place, common, _ = zoo
+    text = call("evaluation", *DEMO, *common, "--task", task, "--dict_dir", name)
+    found = json.loads((place / f"all experiments/X/eval/{task}_{name.replace('/', '_')}_train.json").read_text())
+    assert found["images"] == 12 and found["per_class"]["unicorn"] == 0
+    assert "over the" in text and "classes that occur" in text          # nothing is a unicorn
+
+
+def test_the_dataset_is_left_as_it_was(zoo):
+    place, _, before = zoo
+    after = files(place)
+    assert before and {name: after[name] for name in before} == before
+    assert {name.split("/")[0] for name in set(after) - set(before)} == {"all experiments"}
+
+
+def test_a_batch_without_any_class(place):
+    """Images of no class alone: the erasing term is 0, training and inference go through."""
+    data = own_data(place)
+    mend_labels(data, lambda table: table.update({i: [] for i in table}))
+    call("train", *DEMO, *small("model_cse"), "--name", "NEW", "--er_init", "X/model_oc", "--cl_init", "X/model_oc",
+         "--max_epochs", 1)
+    row = json.loads((place / "experiment/NEW/log/train_model_cse.jsonl").read_text())
+    assert row["loss_cse"] == 0 and row["loss"] == row["loss_cls"] and row["p_target_erased"] is None
+    call("infer", *DEMO, "--name", "NEW", "--dict", "--crf", "--vis", "--alphas", 2, "--infer_list", "val")
+    call("evaluation", *DEMO, "--name", "NEW", "--list", "val")
+    found = json.loads((place / "experiment/NEW/eval/cam_dict_val.json").read_text())
+    assert found["occurring"] == 7 and found["per_class"]["background"] > 50
+
+
+def test_labels_that_the_network_predicts(place):
+    data = own_data(place)
+    (data / "labels.json").unlink()
+    says(refusal("infer", *DEMO, "--dict", "--infer_list", "val"), "image without labels: val_0000")
+    call("infer", *DEMO, "--dict", "--vis", "--infer_list", "val", "--labels", "predicted", "--dict_dir", "seen",
+         "--vis_dir", "seen_vis")
+    assert all(len(read_cam(p)[0]) >= 1 for p in place.glob("experiment/X/seen/*.npz"))
+    assert len(list(place.glob("experiment/X/seen/*.npz"))) == 6
+
+
+def test_a_dataset_without_truth(place):
+    data = own_data(place)
+    shutil.rmtree(data / "SegmentationClass")
+    text = call("train", *DEMO, *small("model_cse"), "--name", "NEW", "--er_init", "X/model_oc", "--cl_init",
+                "X/model_oc", "--val_every", 1, "--max_epochs", 1)
+    assert "12 of 12 images of train have no pixel truth: no mIoU in training" in text
+    assert "miou" not in json.loads((place / "experiment/NEW/log/train_model_cse.jsonl").read_text())
+    says(refusal("evaluation", *DEMO), "12 of the 12 images of train have no truth", "--gt_dir", "--list")
+
+
+def test_every_stage_has_its_help(capsys):
+    for stage in ("train", "infer", "evaluation", "reproduce"):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
+            patch.setattr(sys, "argv", [f"{stage}.py", "--help"])
+            config.run(importlib.import_module(stage).main)
+        assert caught.value.code == 0 and "--data_root" in capsys.readouterr().out

@@ -1,0 +1,240 @@
+"""The settings: each has its source, the recipes differ where it is said, what is typed wrongly is refused in words."""
+from dataclasses import fields
+
+import pytest
+
+import config
+from config import Evaluate, Infer, Reproduce, Train
+
+STAGES = (Train, Infer, Evaluate, Reproduce)
+NAME = ["--name", "X"]
+
+# What `--recipe demo` changes against voc: the same in config.py, where each entry has its reason. Two places on
+# purpose: the demo is another setting of the same code, and no difference comes in unnoticed.
+DEMO = {
+    "Train model_oc": {
+        "data_root": "data/critters", "max_epochs": 20, "resize": (112, 160), "crop": 128,
+        "jitter": (0.0, 0.0, 0.0, 0.0), "lr": 0.1, "lr_new": 1.0, "momentum": 0.9, "er_init": "random",
+        "dropout": (0.0, 0.0), "dropout_head": 0.0, "width": 0.125, "blocks": (1, 1, 1, 1, 1, 0), "dilation": (1, 1, 1),
+        "norm": "train", "val_every": 0, "print_freq": 10, "vis_freq": 50,
+    },
+    "Train model_cse": {
+        "data_root": "data/critters", "batch_size": 16, "resize": (112, 160), "crop": 128,
+        "jitter": (0.0, 0.0, 0.0, 0.0), "lr": 0.005, "momentum": 0.9,
+        "er_init": "{name}/model_oc", "cl_init": "{name}/model_oc", "dropout": (0.0, 0.0), "width": 0.125,
+        "blocks": (1, 1, 1, 1, 1, 0), "dilation": (1, 1, 1), "val_every": 0, "print_freq": 10, "vis_freq": 50,
+    },
+    "Infer": {"data_root": "data/critters"},
+    "Evaluate": {"data_root": "data/critters"},
+    "Reproduce": {"data_root": "data/critters"},
+}
+
+
+def values(cls, recipe="voc", model=None):
+    return {name: value for name, (value, _) in config.defaults(cls, recipe, model).items()}
+
+
+def refused(capsys, cls, words):
+    """Parse words that must be refused; returns what is said on stderr, unwrapped."""
+    with pytest.raises(SystemExit) as stop:
+        config.parse(cls, words)
+    assert stop.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+# ---- fields and recipes ----
+
+@pytest.mark.parametrize("cls", STAGES)
+def test_every_field_says_what_it_is_and_where_its_value_comes_from(cls):
+    for f in fields(cls):
+        assert len(f.metadata["help"]) > 3 and f.metadata["source"], f.name
+        assert f.metadata["content"] in (True, False), f.name
+
+
+def test_the_faithful_recipe_is_the_authors():
+    assert values(Train, model="model_cse") | {
+        "train_list": "train_aug", "batch_size": 8, "max_epochs": 15, "resize": (256, 448), "crop": 384, "lr": 0.01,
+        "jitter": (0.3, 0.3, 0.3, 0.1), "lr_new": 1.0, "wt_dec": 5e-4, "momentum": 5e-4, "power": 0.9, "cc_init": 0.3,
+        "cc_slope": 0.05, "mask_norm": "batch", "er_init": "imagenet", "cl_init": "cam", "dropout": (0.3, 0.5),
+        "dropout_head": 0.0, "width": 1.0, "norm": "frozen", "blocks": (3, 3, 6, 3, 1, 1), "dilation": (2, 4, 4),
+        "seed": 4242, "precision": "fp32", "val_every": 1,
+    } == values(Train, model="model_cse")
+    assert values(Train, model="model_oc") | {
+        "batch_size": 16, "resize": (256, 512), "crop": 448, "lr_new": 10.0, "dropout_head": 0.5, "max_epochs": 15,
+        "lr": 0.01, "momentum": 5e-4, "er_init": "imagenet",
+    } == values(Train, model="model_oc")
+    assert values(Infer)["alphas"] == (6, 10, 24) and values(Infer)["scales"] == (0.5, 1.0, 1.5, 2.0)
+    assert values(Infer)["infer_list"] == values(Evaluate)["list"] == "train" and values(Infer)["crf_iterations"] == 10
+    assert values(Evaluate)["thresholds"] == (0.10, 0.39, 0.01)
+
+
+def test_the_demo_differs_from_voc_where_it_is_said():
+    found = {}
+    for cls in STAGES:
+        for model in ("model_oc", "model_cse") if cls is Train else (None,):
+            stage = f"{cls.__name__} {model}" if model else cls.__name__
+            voc, demo = (config.defaults(cls, recipe, model) for recipe in ("voc", "demo"))
+            assert demo["num_workers"][0] == 2          # voc's depends on the machine
+            found[stage] = {}
+            for name, (value, reason) in demo.items():
+                if value != voc[name][0] and name != "num_workers":
+                    found[stage][name] = value
+                    assert reason not in (config.PAPER, config.PSA, config.OURS, ""), f"{stage}: {name} has no reason"
+                    print(f"{stage:16} {name:13} {voc[name][0]!s:24} -> {value!s:24} {reason}")
+    assert found == DEMO
+
+
+def test_recipes_name_fields_that_exist():
+    known = {"*": set.intersection(*({f.name for f in fields(cls)} for cls in STAGES)),
+             **{cls.__name__: {f.name for f in fields(cls)} for cls in STAGES}}
+    known |= dict.fromkeys(config.PER_MODEL, known["Train"])
+    for recipe, layers in config.RECIPES.items():
+        for layer, changes in layers.items():
+            assert changes.keys() <= known[layer], (recipe, layer)
+            assert all(len(entry) == 2 and entry[1] for entry in changes.values()), (recipe, layer)
+
+
+def test_coco_is_voc_elsewhere():
+    for cls in STAGES:
+        changed = {k for k, v in values(cls, "coco").items() if v != values(cls)[k]}
+        assert changed == {"data_root"}
+
+
+# ---- what is typed ----
+
+def test_flags_win_over_recipe_and_model():
+    settings = config.parse(Train, [*NAME, "--recipe", "demo", "--model", "model_oc"])
+    assert (settings.width, settings.lr, settings.norm, settings.er_init) == (0.125, 0.1, "train", "random")
+    settings = config.parse(Train, ["--width", "0.5", "--model=model_oc", "--resize", "64", "96", *NAME,
+                                    "--recipe=demo"])
+    assert (settings.width, settings.lr, settings.resize) == (0.5, 0.1, (64, 96))
+    assert config.parse(Train, NAME).batch_size == 8
+    assert config.parse(Train, [*NAME, "--model", "model_oc"]).batch_size == 16
+    assert config.parse(Train, [*NAME, "--model", "model_oc", "--batch_size", "8"]).batch_size == 8
+
+
+@pytest.mark.parametrize(("cls", "line", "expected"), [
+    (Train, "--name X --model model_cse", {"name": "X", "model": "model_cse", "recipe": "voc", "cl_init": "cam"}),
+    (Infer, "--name X --model model_cse --load_epo 14 --vis --dict --crf --alphas 6 10 24",
+     {"load_epo": "14", "vis": True, "dict": True, "crf": True, "alphas": (6, 10, 24), "infer_list": "train"}),
+    (Evaluate, "--name X --task cam --dict_dir dict", {"task": "cam", "dict_dir": "dict", "list": "train"}),
+    (Evaluate, "--name X --task crf --dict_dir crf/06", {"task": "crf", "dict_dir": "crf/06"}),
+    (Train, "--name X --train_list voc12/train_aug.txt --val_list voc12/train.txt --batch_size 8 --num_workers 4 "
+            "--resize 256 448 --crop 384 --lr 0.01 --wt_dec 5e-4 --max_epochs 15 --er_init imagenet --cl_init cam "
+            "--cc_init 0.3 --cc_slope 0.05 --seed 4242 --print_freq 100 --vis_freq 500",
+     {"train_list": "voc12/train_aug.txt", "resize": (256, 448), "wt_dec": 5e-4, "cc_slope": 0.05, "vis_freq": 500}),
+    (Infer, "--name X --infer_list voc12/train.txt --only 2007_000032", {"only": "2007_000032", "dict": False}),
+    (Evaluate, "--name X --list voc12/train.txt --gt_dir T --thresholds 0 1 .05", {"thresholds": (0, 1, 0.05)}),
+    (Reproduce, "--recipe demo --seeds 3", {"name": "", "recipe": "demo", "seeds": 3}),
+])
+def test_lines_that_people_type(cls, line, expected):
+    settings = config.parse(cls, line.split())
+    assert {name: getattr(settings, name) for name in expected} == expected
+
+
+def test_the_experiments_name_fills_its_place():
+    settings = config.parse(Train, ["--name", "my-run_2", "--recipe", "demo"])
+    assert settings.er_init == settings.cl_init == "my-run_2/model_oc"
+    settings = config.parse(Train, [*NAME, "--cl_init", "{name}/model_oc/003", "--er_init", "odd{folder}/a.pth"])
+    assert (settings.cl_init, settings.er_init) == ("X/model_oc/003", "odd{folder}/a.pth")
+
+
+@pytest.mark.parametrize(("cls", "words", "said"), [
+    (Train, ["--batch_size", "0"], "--batch_size: must be at least 1, not 0"),
+    (Train, ["--lr", "-0.1"], "--lr: must be at least 0, not -0.1"),
+    (Train, ["--lr", "nan"], "--lr: not a number"),
+    (Train, ["--lr", "fast"], "--lr: invalid float value: 'fast'"),
+    (Train, ["--resize", "448", "256"], "--resize: the first must not be larger than the second: 448 256"),
+    (Train, ["--resize", "448"], "--resize: expected 2 arguments"),
+    (Train, ["--jitter", "0.3", "0.3", "-1", "0"], "--jitter: must be at least 0, not -1"),
+    (Train, ["--width", "0"], "--width: must be above 0, not 0.0"),
+    (Train, ["--crop", "7"], "--crop: must be at least 8, not 7"),
+    (Train, ["--max_epochs", "1.5"], "--max_epochs: invalid int value: '1.5'"),
+    (Train, ["--lr_new", "3"], "--lr_new: invalid choice: 3.0"),
+    (Train, ["--mask_norm", "none"], "--mask_norm: invalid choice: 'none'"),
+    (Train, ["--model", "model_x"], "--model: invalid choice: 'model_x'"),
+    (Train, ["--recipe", "imagenet"], "--recipe: invalid choice: 'imagenet'"),
+    (Train, ["--num_workers", "-1"], "--num_workers: must be at least 0, not -1"),
+    (Train, ["--batch", "8"], "unrecognized arguments: --batch 8"),     # abbreviated, it would break with a later flag
+    (Infer, ["--alphas"], "--alphas: expected at least one argument"),
+    (Infer, ["--alphas", "6", "-1"], "--alphas: must be at least 0, not -1"),
+    (Infer, ["--scales", "0.5", "0"], "--scales: must be above 0, not 0.0"),
+    (Infer, ["--scales", "inf"], "--scales: must be above 0, not inf"),
+    (Infer, ["--format", "png"], "--format: invalid choice: 'png'"),
+    (Evaluate, ["--thresholds", "0", "1"], "--thresholds: expected 3 arguments"),
+    (Reproduce, ["--seeds", "0"], "--seeds: must be at least 1, not 0"),
+])
+def test_what_cannot_be_meant_is_refused_in_the_flags_words(capsys, cls, words, said):
+    assert said in refused(capsys, cls, [*NAME, *words])
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../up", "a b", "x\n"])
+def test_names_that_are_no_folder_are_refused(capsys, name):
+    assert "--name: letters, digits, _ - . and no leading dot" in refused(capsys, Train, ["--name", name])
+
+
+def test_a_name_is_needed(capsys):
+    for cls in (Train, Infer, Evaluate):
+        assert "the following arguments are required: --name" in refused(capsys, cls, [])
+    assert config.parse(Reproduce, []).name == ""
+
+
+@pytest.mark.parametrize("name", ["X", "run-2_b.1", "Größe"])
+def test_names_of_folders(name):
+    assert config.parse(Train, ["--name", name]).name == name
+
+
+@pytest.mark.parametrize("cls", STAGES)
+@pytest.mark.parametrize("recipe", ["voc", "demo"])
+def test_help_shows_every_flag_with_default_and_source(capsys, cls, recipe):
+    with pytest.raises(SystemExit) as stop:
+        config.parse(cls, ["--help", "--recipe", recipe])
+    assert stop.value.code == 0
+    text = "".join(capsys.readouterr().out.split())             # lines may break anywhere
+    model = "model_cse" if cls is Train else None
+    for name, (value, source) in config.defaults(cls, recipe, model).items():
+        default = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in (
+            value if isinstance(value, tuple) else (value,)))
+        assert f"--{name}" in text
+        if value not in ("", False) and "MISSING" not in default:
+            assert f"(default {default}; {source})".replace(" ", "") in text, name
+        elif name != "name":
+            assert f"({source})".replace(" ", "") in text, name
+
+
+def test_what_changes_no_number_may_change_in_a_run_that_goes_on():
+    a = config.parse(Train, [*NAME, "--device", "cpu", "--num_workers", "0", "--save_minutes", "1", "--data_root", "A"])
+    b = config.parse(Train, ["--name", "Y", "--device", "auto", "--num_workers", "1", "--overwrite",
+                             "--print_freq", "3"])
+    assert config.content(a) == config.content(b)
+    c = config.parse(Train, [*NAME, "--lr", "0.02"])
+    assert {k for k, v in config.content(c).items() if v != config.content(a)[k]} == {"lr"}
+    assert config.as_json(a)["resize"] == [256, 448] and config.as_json(a)["device"] == "cpu"
+
+
+# ---- errors ----
+
+@pytest.mark.parametrize(("error", "said"), [
+    (ValueError("the remedy is\nin the second line"), "error: the remedy is\nin the second line"),
+    (FileNotFoundError("no folder X"), "error: no folder X"),
+    (ValueError("Caught ValueError in DataLoader worker process 0.\nTraceback ...\nValueError: no picture a.jpg"),
+     "error: ValueError: no picture a.jpg"),
+    (KeyboardInterrupt(), "stopped: run the same command to go on"),
+    (MemoryError(), "error: MemoryError"),
+])
+def test_errors_are_told_without_a_traceback(error, said):
+    def main():
+        raise error
+    with pytest.raises(SystemExit) as stop:
+        config.run(main)
+    assert stop.value.code == said
+
+
+def test_other_errors_and_asked_ones_keep_their_traceback(monkeypatch):
+    def main(error):
+        raise error
+    with pytest.raises(TypeError):
+        config.run(lambda: main(TypeError("a slip in the code")))
+    monkeypatch.setattr("sys.argv", ["train.py", "--traceback"])
+    with pytest.raises(ValueError):
+        config.run(lambda: main(ValueError("no picture")))
