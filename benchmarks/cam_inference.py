@@ -87,8 +87,8 @@ def eight_passes(network, pyramid, size, label, device):
     present = label.nonzero()[:, 0].to(device)
     total = torch.zeros(len(present), *size, device=device)
     for pair in pyramid:
-        for flipped in (False, True):
-            cam = network(to_device(pair[flipped][None], device))[0][:, present]
+        for flipped in (0, 1):
+            cam = network(to_device(pair[flipped, None], device))[0][:, present]
             cam = F.interpolate(cam, size, mode="bilinear", align_corners=False)[0].relu()
             total += cam.flip(-1) if flipped else cam
     return total / (total.amax((1, 2), keepdim=True) + 1e-5)

@@ -35,7 +35,7 @@ def msrc():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """Give a folder with data/critters (12 + 6 pictures) and experiment/X: both networks, all maps. Write nothing in it."""
+    """Give a folder with data/critters (12 + 6) and experiment/X: both networks, all maps. Write nothing in it."""
     from data import prepare
     place, home = tmp_path_factory.mktemp("finished"), Path.cwd()
     os.chdir(place)

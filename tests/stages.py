@@ -31,7 +31,7 @@ def call(stage, *words):
 
 
 def refusal(stage, *words):
-    """Run a stage that must refuse: returns its message. What experiment/ held before must still be there, unchanged."""
+    """Run a stage that must refuse: returns its message. What experiment/ held before must be there, unchanged."""
     before, errors = files("experiment"), io.StringIO()
     with contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as caught:
         call(stage, *words)

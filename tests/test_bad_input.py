@@ -3,7 +3,6 @@ Strange but honest input: it works."""
 import importlib
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -155,8 +154,8 @@ def test_other_classes_than_in_training(place):
     says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"), "ckpt/model_cse/001.pth was trained on other classes",
          "--data_root")
     says(refusal("train", *DEMO, *small("model_oc")), "other settings", "classes: then ['fox'", "--overwrite")
-    says(refusal("train", *DEMO, *small("model_cse"), "--name", "NEW", "--cl_init", "X/model_oc", "--er_init", "random"),
-         "--cl_init X/model_oc was trained on other classes")
+    says(refusal("train", *DEMO, *small("model_cse"), "--name", "NEW", "--cl_init", "X/model_oc", "--er_init",
+                 "random"), "--cl_init X/model_oc was trained on other classes")
 
 
 # ---- weights ----
@@ -191,8 +190,7 @@ def spoiled(kind, path):
         state["fc8.weight"][0] = float("nan")
         torch.save(state, path)
         return "fc8.weight has values that are not finite", "train it again"
-    with open(path, "wb") as file:
-        pickle.dump(Program(), file)
+    torch.save(Program(), path)
     return "holds a program", "not opened"
 
 
@@ -332,7 +330,8 @@ def test_cams_of_weights_that_were_trained_again(place):
 def test_a_folder_of_unknown_files(place):
     (place / "experiment/X/mine").mkdir()
     (place / "experiment/X/mine/notes.txt").write_text("precious")
-    says(refusal("infer", *DEMO, "--dict", "--dict_dir", "mine"), "it holds files but no made_by.json", "another folder")
+    says(refusal("infer", *DEMO, "--dict", "--dict_dir", "mine"), "it holds files but no made_by.json",
+         "another folder")
 
 
 def test_predictions_that_are_missing_or_do_not_fit(place):

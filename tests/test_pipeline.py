@@ -30,6 +30,10 @@ ROW_KEYS = {"variant", "stage", "split", "miou", "threshold", "fixed_miou", "pap
             "command", "backbone", "init"}
 
 
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
 # ---- what lies on disk ----
 
 def test_the_files_of_training(finished):
@@ -48,7 +52,7 @@ def test_the_files_of_training(finished):
         assert stored["settings"]["max_epochs"] == epochs and stored["settings"]["model"] == model
         assert stored["settings"]["classes"] == VOCLayout(finished / "data/critters").classes
 
-        rows = [json.loads(line) for line in (folder / f"log/train_{model}.jsonl").read_text().splitlines()]
+        rows = rows_of(folder / f"log/train_{model}.jsonl")
         assert [row["epoch"] for row in rows] == list(range(epochs))
         assert all(np.isfinite(row["loss"]) and row["seconds"] > 0 and row["lr"] > 0 for row in rows)
     assert {"loss_cls", "loss_cse", "p_target_erased", "p_rest_erased", "miou", "curve"} <= set(rows[1])
@@ -147,7 +151,7 @@ def test_the_ordinary_classifiers_maps_are_not_the_cgnets(finished):
 
 def test_the_loss_falls(place):
     call("train", *DEMO, *small("model_oc"), "--name", "Y")
-    rows = [json.loads(line) for line in open("experiment/Y/log/train_model_oc.jsonl", encoding="utf-8")]
+    rows = rows_of(place / "experiment/Y/log/train_model_oc.jsonl")
     assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
     assert rows[-1]["lr"] < 0.3 * rows[0]["lr"]
 
@@ -247,7 +251,8 @@ def test_reproduce(tmp_path, monkeypatch):
         assert row["command"].startswith("python evaluation.py ")
         folder = row["command"].split("--dict_dir ")[1].split()[0]
         task = row["command"].split("--task ")[1].split()[0]
-        found = json.loads((tmp_path / f"experiment/demo/eval/{task}_{folder.replace('/', '_')}_train.json").read_text())
+        result = tmp_path / f"experiment/demo/eval/{task}_{folder.replace('/', '_')}_train.json"
+        found = json.loads(result.read_text())
         assert row["miou"] == [found["miou"]]
         assert any(line.startswith(row["stage"]) and f"{found['miou']:.1f}" in line for line in text.splitlines())
 
@@ -274,7 +279,7 @@ def test_reproduce_stops_with_the_stage_that_fails(tmp_path):
 
 @pytest.fixture(scope="session")
 def voc(finished, tmp_path_factory):
-    """Give data/VOC2012 as VOC is: JPEG, Annotations, lists of path pairs, palette masks with contours, no classes.txt."""
+    """Give data/VOC2012 as VOC is: JPEG, Annotations, lists of path pairs, masks with contours, no classes.txt."""
     root = tmp_path_factory.mktemp("voc") / "data/VOC2012"
     for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
@@ -320,7 +325,7 @@ def test_the_recipe_voc(voc_place):
     assert (stored["crop"], stored["resize"], stored["batch_size"], stored["momentum"], stored["norm"]) == (
         384, [256, 448], 8, 5e-4, "frozen")
     assert stored["inputs"]["er_init"] == "random" and len(stored["inputs"]["cl_init"]) == 64
-    rows = [json.loads(line) for line in open("experiment/X/log/train_model_cse.jsonl", encoding="utf-8")]
+    rows = rows_of(voc_place / "experiment/X/log/train_model_cse.jsonl")
     assert len(rows) == 2 and all(np.isfinite(row["loss"]) and 0 <= row["miou"] <= 100 for row in rows)
     # Two steps an epoch, four in all; the rate after the last step stays as it was in it.
     assert [row["lr"] for row in rows] == pytest.approx([0.01 * 0.5**0.9, 0.01 * 0.25**0.9])

@@ -86,7 +86,15 @@ def fit(objective, network, optimizer, schedule, make_loader, experiment, stage,
 
 
 def place(module, device, compiled=False):
-    """Move a module to its device, in place; channels_last, which convolutions on a GPU want, there only."""
+    """Move a module to its device; channels_last, which convolutions on a GPU want, there only.
+
+    Under several processes BatchNorm that is trained needs the statistics of the whole batch: torch has that for GPUs
+    alone, so elsewhere it is a ValueError.
+    """
+    if distributed.world() > 1 and any(isinstance(m, torch.nn.BatchNorm2d) and m.training for m in module.modules()):
+        if device.type != "cuda":
+            raise ValueError("--norm train under several processes needs GPUs: run it as one process")
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)       # replaces the layers in place
     module.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.contiguous_format)
     if compiled:
         for network in module.children():

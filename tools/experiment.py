@@ -160,12 +160,12 @@ class Experiment:
         folder = self / folder
         record = {"stage": stage, "settings": json.loads(json.dumps(settings)),
                   "inputs": {self._short(p): digest(p) for p in inputs}}
-        if folder.is_dir() and any(path.name != MADE_BY for path in folder.iterdir()):
+        if folder.is_dir() and any(folder.iterdir()):
             found = read_json(folder / MADE_BY) if (folder / MADE_BY).exists() else {}
             difference = _difference(found, record)
             if not difference:
                 return folder
-            if not overwrite:
+            if not overwrite and any(path.name != MADE_BY for path in folder.iterdir()):
                 raise ValueError(f"{folder} was made differently ({difference}). --overwrite makes it again; "
                                  "or write to another folder or experiment")
             _discard(folder)
