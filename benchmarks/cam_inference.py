@@ -110,8 +110,8 @@ def change_of_miou(args, device):
                 histogram.add(classes, scores, layout.truth(image_id))
                 change = max(change, float(np.abs(kept.setdefault(image_id, scores) - scores).max(initial=0)))
         best[precision] = max(histogram.confusion(i).miou() for i in range(len(thresholds)))
-    print(f"{Path(weights)} on {len(ids)} pictures of {args.list}: best mIoU {best['fp32']:.3f} in fp32, {best['bf16']:.3f} "
-          f"in bf16, change {best['bf16'] - best['fp32']:+.3f}; largest change of a normalised CAM {change:.4f}")
+    print(f"{Path(weights)} on {len(ids)} pictures of {args.list}: best mIoU {best['fp32']:.3f} in fp32, "
+          f"{best['bf16']:.3f} in bf16, change {best['bf16'] - best['fp32']:+.3f}; largest change of a CAM {change:.4f}")
 
 
 if __name__ == "__main__":

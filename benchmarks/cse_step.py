@@ -21,7 +21,7 @@ from networks.cam import CAMNet
 from tools import engine
 
 FORWARD_GFLOP_384 = 586     # one forward pass of ResNet38 at 384x384, multiply and add counted apart
-STEP_IN_FORWARDS = 4.8      # a CSE step: two forward passes, CGNet's backward, the OC's backward to its input
+STEP_IN_FORWARDS = 4.8      # a CSE step: two forward passes, the CGNet's backward, the OC's to its input
 
 
 def main():
@@ -45,13 +45,13 @@ def main():
             if i:                       # the first is warm-up
                 times[case].append(seconds)
     without, with_ = (statistics.median(times[case]) for case in times)
-    print(f"{machine(device)}; width {args.width:g}, batch {args.batch_size}, crop {args.crop}, {args.precision}, median of "
-          f"{args.steps}")
+    print(f"{machine(device)}; width {args.width:g}, batch {args.batch_size}, crop {args.crop}, {args.precision}, "
+          f"median of {args.steps}")
     print(f"step                       {without:.3f} s  {args.batch_size / without:.2f} images/s")
     print(f"with the OC's gradients    {with_:.3f} s")
     print(f"ratio                      {without / with_:.3f}")
     flop = FORWARD_GFLOP_384 * 1e9 * STEP_IN_FORWARDS * (args.crop / 384) ** 2 * args.width**2 * args.batch_size
-    print(f"rate                       {flop / without / 1e12:.2f} TFLOP/s (counted as {STEP_IN_FORWARDS} forward passes)")
+    print(f"rate                       {flop / without / 1e12:.2f} TFLOP/s")
     if args.peak_tflops:
         print(f"share of the peak          {flop / without / 1e12 / args.peak_tflops:.1%}")
     print(f"peak memory                {peak_memory(device):.2f} GiB")

@@ -284,7 +284,7 @@ def test_no_gpu(place, monkeypatch):
     ("infer", ("--crf", "--alphas", "-4"), ("--alphas", "at least 0")),
     ("evaluation", ("--thresholds", "0.4", "0.1", "0.01"), ("--thresholds", "LO <= HI")),
     ("evaluation", ("--thresholds", "0.1", "0.4", "0"), ("--thresholds", "STEP at least")),
-    ("evaluation", ("--thresholds", "0", "1", "1e-9"), ("--thresholds", "STEP at least")),
+    ("evaluation", ("--thresholds", "0", "1", "1e-4"), ("--thresholds", "STEP at least")),
     ("evaluation", ("--thresholds", "0.1", "nan", "0.01"), ("--thresholds", "not a number")),
     ("evaluation", ("--thresholds", "0", "1"), ("--thresholds", "expected 3")),
     ("evaluation", ("--threshold", "inf"), ("--threshold",)),

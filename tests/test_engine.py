@@ -103,6 +103,24 @@ def test_power_and_momentum_can_be_chosen():
 
 # ---- starting again ----
 
+def test_killed_while_an_epoch_is_measured_it_is_measured_after_the_restart(tmp_path):
+    def measure(killed_in):
+        def on_epoch(epoch):
+            if epoch == killed_in:
+                raise Killed
+            return {"miou": 10.0 + epoch}
+        return on_epoch
+
+    whole = train(tmp_path / "whole", on_epoch=measure(None))
+    train(tmp_path / "cut", on_epoch=measure(1))
+    assert (tmp_path / "cut/X/ckpt/model_oc/001.pth").exists()
+    resumed = train(tmp_path / "cut", on_epoch=measure(None))
+    assert_same(whole, resumed)
+    rows = resumed[2].epochs("train_model_oc")
+    assert [row["miou"] for row in rows] == [10, 11, 12]
+    assert without_times(rows) == without_times(whole[2].epochs("train_model_oc"))
+
+
 @pytest.mark.parametrize("killed_at", [0, 1, 6, 8, 11])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, killed_at):
     whole = train(tmp_path / "whole")

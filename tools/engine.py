@@ -1,4 +1,5 @@
 """The one training loop, and the authors' optimizer."""
+import math
 import time
 
 import torch
@@ -31,58 +32,129 @@ def fit(objective, network, optimizer, schedule, make_loader, experiment, stage,
     on_step      (step, batch) -> None;  on_epoch  (epoch) -> {name: value} for the log
     Writes ckpt/MODEL/EEE.pth, ckpt/MODEL/last.pth, log/STAGE.jsonl. stage is "train_MODEL".
     """
-    folder = experiment / f"ckpt/{stage.removeprefix('train_')}"
+    run = _Run(network, optimizer, schedule, experiment, stage, settings, weights, steps, device, on_epoch)
     total = epochs * steps
-    step, meter, seconds = _resume(folder / "last.pth", settings, network, optimizer, schedule, device, steps)
-    if step:
-        distributed.say(f"{stage}: goes on at epoch {step // steps}, step {step % steps} of {steps}"
-                        if step < total else f"{stage}: whole, {epochs} epochs; nothing to do")
-    if step >= total:
+    if run.resume():
+        distributed.say(f"{stage}: goes on at epoch {run.step // steps}, step {run.step % steps} of {steps}"
+                        if run.step < total else f"{stage}: whole, {epochs} epochs; nothing to do")
+    if run.step >= total:
         return
     forward = objective
     if distributed.world() > 1:
         forward = DistributedDataParallel(objective, broadcast_buffers=False,
                                           device_ids=[device.index] if device.type == "cuda" else None)
     objective.train()
-    saved = started = time.monotonic()
-    bar = tqdm(total=total, initial=step, desc=stage, unit="step", disable=not distributed.is_main(), mininterval=1,
+    bar = tqdm(total=total, initial=run.step, desc=stage, unit="step", disable=not distributed.is_main(), mininterval=1,
                dynamic_ncols=True)
-    for batch in make_loader(step):
-        epoch = step // steps
+    for batch in make_loader(run.step):
         # Dropout draws from here: the same after a restart.
-        torch.manual_seed((seed * 1_000_003 + step) * 1009 + distributed.rank())
+        torch.manual_seed((seed * 1_000_003 + run.step) * 1009 + distributed.rank())
         batch = {k: _to(v, device) for k, v in batch.items()}
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, precision):
-            terms = forward(batch, epoch)
+            terms = forward(batch, run.step // steps)
         terms["loss"].backward()
         if on_step:
-            on_step(step, batch)
+            on_step(run.step, batch)
         optimizer.step()
         schedule.step()
-        step += 1
-        meter.add(terms, len(batch["image"]) * distributed.world())
+        run.step += 1
+        run.meter.add(terms, len(batch["image"]) * distributed.world())
         bar.update()
-        due = step % steps == 0 or distributed.main_decides(time.monotonic() - saved >= save_minutes * 60, device)
-        if due or step % print_freq == 0:
-            means = meter.means()
-            _require_finite(means, epoch, step - 1, folder)
-            now = time.monotonic() - started
-            rate = meter.images / max(now + seconds, 1e-9)
-            bar.set_postfix_str(" ".join(f"{k} {v:.3f}" for k, v in means.items() if v is not None)
-                                + f" {rate:.1f} images/s")
-        if step % steps == 0:
-            seconds += time.monotonic() - started
-            _close_epoch(epoch, meter, seconds, optimizer, experiment, stage, on_epoch, device)
-            if distributed.is_main():
-                save_checkpoint(folder / f"{epoch:03d}.pth", weights(network))
-            objective.train()
-            meter, seconds, started = Meter(), 0.0, time.monotonic()
+        epoch_ends = run.step % steps == 0
+        due = epoch_ends or distributed.main_decides(run.minutes_unsaved() >= save_minutes, device)
+        if due or run.step % print_freq == 0:
+            bar.set_postfix_str(run.summary())
         if due:
-            elapsed = seconds + time.monotonic() - started if step % steps else 0.0
-            _save(folder / "last.pth", settings, network, optimizer, schedule, step, meter, elapsed)
-            saved = time.monotonic()
+            run.save()
+        if epoch_ends:
+            run.close_epoch()
+            objective.train()
     bar.close()
+
+
+class _Run:
+    """A training at a moment: what last.pth holds, and what it takes to write it."""
+
+    def __init__(self, network, optimizer, schedule, experiment, stage, settings, weights, steps, device, on_epoch):
+        self.network, self.optimizer, self.schedule = network, optimizer, schedule
+        self.experiment, self.stage, self.settings, self.weights = experiment, stage, settings, weights
+        self.steps, self.device, self.on_epoch = steps, device, on_epoch
+        self.folder = experiment / f"ckpt/{stage.removeprefix('train_')}"
+        self.step, self.meter, self.earlier = 0, Meter(), 0.0
+        self.started = self.saved = time.monotonic()
+
+    def seconds(self):
+        """Return the seconds that the open epoch has taken, earlier runs included."""
+        return self.earlier + time.monotonic() - self.started
+
+    def minutes_unsaved(self):
+        return (time.monotonic() - self.saved) / 60
+
+    def summary(self):
+        """Describe the open epoch for the screen; raises ValueError if its losses are not finite."""
+        means = self.meter.means()
+        bad = [name for name, value in means.items() if name.startswith("loss") and value is not None
+               and not math.isfinite(value)]
+        if bad:
+            raise ValueError(f"epoch {(self.step - 1) // self.steps}, step {self.step - 1}: {', '.join(bad)} is not "
+                             f"finite. What {self.folder} holds is whole, from before; a lower --lr or --precision "
+                             "fp32 may help")
+        words = " ".join(f"{name} {value:.3f}" for name, value in means.items() if value is not None)
+        return f"{words} {self.meter.images / self.seconds():.1f} images/s"
+
+    def save(self):
+        """Write last.pth, and at the end of an epoch EEE.pth before it."""
+        state = {"settings": self.settings, "network": self.network.state_dict(),
+                 "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "step": self.step,
+                 "meter": self.meter.state(), "seconds": self.seconds()}
+        if distributed.is_main():
+            if self.step % self.steps == 0:
+                save_checkpoint(self.folder / f"{self.step // self.steps - 1:03d}.pth", self.weights(self.network))
+            save_checkpoint(self.folder / "last.pth", state)
+        distributed.barrier()
+        self.saved = time.monotonic()
+
+    def resume(self):
+        """Load last.pth; returns whether there was one. An epoch that was cut off while it was measured is measured."""
+        path = self.folder / "last.pth"
+        if not path.exists():
+            return False
+        saved = load_checkpoint(path)
+        if not isinstance(saved, dict) or "settings" not in saved:
+            raise ValueError(f"{path} is not what training leaves to go on with: delete it, training then starts again")
+        old, new = saved["settings"], self.settings
+        different = [f"{k}: then {old.get(k, 'absent')}, now {new.get(k, 'absent')}"
+                     for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k)]
+        if different:
+            raise ValueError(f"{path} was trained with other settings ({'; '.join(different)}). Go on with the old "
+                             "ones, start anew with --overwrite, or take another --name")
+        self.network.load_state_dict(saved["network"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self.step, self.meter, self.earlier = saved["step"], Meter(saved["meter"]), saved["seconds"]
+        if self.step % self.steps == 0:
+            self.close_epoch()
+        return True
+
+    def close_epoch(self):
+        """Measure the epoch that has ended, unless its line is in the log already, log it, and begin the next."""
+        epoch, seconds = self.step // self.steps - 1, self.seconds()
+        logged = distributed.main_first(lambda: any(r["epoch"] == epoch for r in self.experiment.epochs(self.stage)))
+        if not logged:
+            row = {"epoch": epoch, **self.meter.means(), "lr": self.optimizer.param_groups[0]["lr"],
+                   "seconds": round(seconds, 2), "images_per_second": round(self.meter.images / seconds, 2)}
+            if self.device.type == "cuda":
+                row["memory_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 2)
+            if self.on_epoch:
+                row.update(self.on_epoch(epoch))
+            if distributed.is_main():
+                self.experiment.log_epoch(self.stage, row)
+                text = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
+                                 if not isinstance(v, (list, dict)))
+                self.experiment.log(self.stage, text)
+                tqdm.write(f"{self.stage}  {text}")
+        self.meter, self.earlier, self.started = Meter(), 0.0, time.monotonic()
 
 
 def place(module, device, compiled=False):
@@ -149,52 +221,3 @@ def _to(value, device):
     if value.ndim == 4 and device.type == "cuda":
         return value.to(device, non_blocking=True, memory_format=torch.channels_last)
     return value.to(device, non_blocking=True)
-
-
-def _close_epoch(epoch, meter, seconds, optimizer, experiment, stage, on_epoch, device):
-    row = {"epoch": epoch, **meter.means(), "lr": optimizer.param_groups[0]["lr"], "seconds": round(seconds, 2),
-           "images_per_second": round(meter.images / seconds, 2)}
-    if device.type == "cuda":
-        row["memory_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
-    if on_epoch:
-        row.update(on_epoch(epoch) or {})
-    if distributed.is_main():
-        experiment.log_epoch(stage, row)
-        text = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
-                         if not isinstance(v, (list, dict)))
-        experiment.log(stage, text)
-        tqdm.write(f"{stage}  {text}")
-
-
-def _save(path, settings, network, optimizer, schedule, step, meter, seconds):
-    state = {"settings": settings, "network": network.state_dict(), "optimizer": optimizer.state_dict(),
-             "schedule": schedule.state_dict(), "step": step, "meter": meter.state(), "seconds": seconds}
-    if distributed.is_main():
-        save_checkpoint(path, state)
-    distributed.barrier()
-
-
-def _resume(path, settings, network, optimizer, schedule, device, steps):
-    """Load last.pth, if there is one: returns the step to go on at, the open epoch's meter and its seconds so far."""
-    if not path.exists():
-        return 0, Meter(), 0.0
-    saved = load_checkpoint(path)
-    if not isinstance(saved, dict) or "settings" not in saved:
-        raise ValueError(f"{path} is not what training leaves to go on with: delete it, training then starts again")
-    different = [f"{k}: then {saved['settings'].get(k, 'absent')}, now {settings.get(k, 'absent')}"
-                 for k in sorted(set(settings) | set(saved["settings"])) if saved["settings"].get(k) != settings.get(k)]
-    if different:
-        raise ValueError(f"{path} was trained with other settings ({'; '.join(different)}). Go on with the old ones, "
-                         "start anew with --overwrite, or take another --name")
-    network.load_state_dict(saved["network"])
-    optimizer.load_state_dict(saved["optimizer"])
-    schedule.load_state_dict(saved["schedule"])
-    return saved["step"], Meter(saved["meter"]) if saved["step"] % steps else Meter(), saved["seconds"]
-
-
-def _require_finite(means, epoch, step, folder):
-    bad = [name for name, value in means.items() if name.startswith("loss") and value is not None
-           and not abs(value) < float("inf")]
-    if bad:
-        raise ValueError(f"epoch {epoch}, step {step}: {', '.join(bad)} is not finite. The weights before this epoch "
-                         f"are whole in {folder}; a lower --lr or --precision fp32 may help")

@@ -113,8 +113,8 @@ class Experiment:
         folder = self / f"ckpt/{model}"
         if overwrite and folder.is_dir():
             _discard(folder)
-            (self / f"log/train_{model}.jsonl").unlink(missing_ok=True)
         if not (folder / "last.pth").exists():
+            (self / f"log/train_{model}.jsonl").unlink(missing_ok=True)
             self.save_config(f"train_{model}", settings)
         # last.pth holds weights and momentum, and for a moment it is there twice.
         missing = settings["max_epochs"] - len(list(folder.glob("[0-9]*.pth")))
