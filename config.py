@@ -4,6 +4,7 @@ A stage's settings are a dataclass. Its fields become flags, their defaults the 
 with different values (PER_MODEL) the default depends on --model. A flag typed by a person wins over everything.
 """
 import argparse
+import math
 import os
 import re
 import sys
@@ -53,7 +54,7 @@ class Train(Common):
     jitter: tuple[float, float, float, float] = option((0.3, 0.3, 0.3, 0.1), "brightness, contrast, saturation, hue; "
                                                        "0 0 0 0 = none", PAPER, least=0)
     lr: float = option(0.01, "learning rate", PAPER, least=0)
-    lr_new: float = option(1.0, "the new layer fc8 learns at this multiple of lr: 1 or 10", PAPER, choices=(1.0, 10.0))
+    lr_new: int = option(1, "the new layer fc8 learns at this multiple of lr", PAPER, choices=(1, 10))
     wt_dec: float = option(5e-4, "weight decay, on weights only", PAPER, least=0)
     momentum: float = option(5e-4, "of SGD", PAPER + ": sic, they pass the weight decay into the momentum slot",
                              least=0)
@@ -131,7 +132,7 @@ PER_MODEL = {
         "batch_size": (16, PSA),
         "resize": ((256, 512), PSA),
         "crop": (448, PSA),
-        "lr_new": (10.0, PSA),
+        "lr_new": (10, PSA),
         "dropout_head": (0.5, PSA),
         "er_init": ("imagenet", PSA),
     },
@@ -159,7 +160,7 @@ RECIPES = {
             "crop": (128, "as --resize"),
             "jitter": ((0.0, 0.0, 0.0, 0.0), "a critter's hue is part of its kind"),
             "momentum": (0.9, "without it the authors' rates are too slow for some hundred steps"),
-            "lr_new": (1.0, "every layer is new"),
+            "lr_new": (1, "every layer is new"),
             "vis_freq": (50, "a demo is short"),
             "print_freq": (10, "a demo is short"),
         },
@@ -253,11 +254,13 @@ def _check(parser, settings):
     for f in fields(settings):
         value, least = getattr(settings, f.name), f.metadata.get("least")
         for v in value if isinstance(value, tuple) else (value,):
-            if isinstance(v, float) and v != v:
-                parser.error(f"--{f.name}: not a number")
+            if isinstance(v, float) and not math.isfinite(v):
+                parser.error(f"--{f.name}: must be a finite number, not {v}")
+            if isinstance(v, int) and v > 2**32:
+                parser.error(f"--{f.name}: {v} is too large")
             if least is not None and v < least:
                 parser.error(f"--{f.name}: must be at least {least}, not {v}")
-            if "above" in f.metadata and not f.metadata["above"] < v < float("inf"):
+            if "above" in f.metadata and not v > f.metadata["above"]:
                 parser.error(f"--{f.name}: must be above {f.metadata['above']}, not {v}")
     if not re.fullmatch(r"[\w-][\w.-]*", settings.name) and not (isinstance(settings, Reproduce) and not settings.name):
         parser.error(f"--name: letters, digits, _ - . and no leading dot, not {settings.name!r}")
@@ -294,6 +297,6 @@ def run(main):
         words = str(error).strip().splitlines() if "DataLoader worker" in str(error) else [str(error)]
         sys.exit(f"error: {words[-1] or type(error).__name__}")
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
+        if type(error).__name__ != "OutOfMemoryError" and "allocate memory" not in str(error):
             raise
-        sys.exit("error: the GPU's memory is full: a smaller --batch_size or --crop, or --precision bf16, needs less")
+        sys.exit("error: the memory is full: a smaller --batch_size, --crop or --width needs less, so does bf16")

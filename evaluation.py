@@ -16,7 +16,7 @@ from tqdm import tqdm
 import config
 from data.dataset import VOCLayout
 from tools.experiment import Experiment, digest, find_maps, read_cam, read_crf, write_json, written_aside
-from tools.metrics import ConfusionMatrix, ThresholdHistogram
+from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
 from tools.visualize import draw_curve
 
 WHOLE_RANGE = [t / 100 for t in range(101)]
@@ -24,7 +24,8 @@ WHOLE_RANGE = [t / 100 for t in range(101)]
 
 def main():
     settings = config.parse(config.Evaluate)
-    experiment, layout = Experiment(settings), VOCLayout(settings.data_root)
+    settings.dict_dir = settings.dict_dir.rstrip("/") or "/"
+    experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
     folder = experiment / settings.dict_dir if (experiment / settings.dict_dir).is_dir() else Path(settings.dict_dir)
     ids = layout.ids(settings.list)
     paths = find_predictions(folder, ids, settings)
@@ -36,13 +37,14 @@ def main():
     result |= {"images": len(ids), "list": settings.list, "truth": truth, "made_by": digest(folder)}
     print_report(result, f"{settings.task} of {folder} on {settings.list}: {len(ids)} images, truth {truth}")
 
-    path = experiment / "eval" / file_name(f"{settings.task}_{settings.dict_dir}_{settings.list}")
+    path = experiment / "eval" / f"{settings.task}_{settings.dict_dir}_{settings.list}".replace("/", "_")
     write_json(path.with_name(path.name + ".json"), result)
     if result["curve"]:
         with written_aside(path.with_name(path.name + ".png")) as aside:
             draw_curve(aside, result["curve"], f"{settings.name}: {settings.dict_dir} on {settings.list}",
                        [(result["threshold"], result["miou"], "best"),
                         (result["fixed_threshold"], result["fixed_miou"], "fixed")])
+    experiment.save_config(f"evaluation_{settings.task}", config.as_json(settings))
     experiment.log("evaluation", f"{settings.task} {settings.dict_dir} {settings.list}: mIoU {result['miou']:.2f}")
 
 
@@ -86,7 +88,7 @@ def evaluate_cams(settings, layout, paths):
         raise ValueError(f"--thresholds {low:g} {high:g} {step:g}: needs 0 <= LO <= HI <= 1 and STEP at least .001")
     if not 0 <= settings.threshold <= 1:
         raise ValueError(f"--threshold {settings.threshold:g}: scores lie in 0 .. 1")
-    searched = [round(low + i * step, 6) for i in range(int((high - low) / step + 1e-6) + 1)]
+    searched = threshold_range(low, high, step)
     histogram = ThresholdHistogram(len(layout.classes), [*searched, settings.threshold, *WHOLE_RANGE])
 
     def predict(image_id, truth):
@@ -94,16 +96,15 @@ def evaluate_cams(settings, layout, paths):
         return classes, scores if len(classes) else np.zeros((0, *truth.shape), np.float32)     # a picture of no class
 
     count(settings, layout, paths, predict, lambda cam, truth: histogram.add(*cam, truth))
-    confusions = [histogram.confusion(i) for i in range(len(searched) + 1 + len(WHOLE_RANGE))]
-    mious = [c.miou() for c in confusions]
+    mious = iou(histogram.matrices()).mean(-1).tolist()
     best, fixed = int(np.argmax(mious[:len(searched)])), len(searched)
     whole = len(searched) + 1 + int(np.argmax(mious[len(searched) + 1:]))
-    result = describe(confusions[best], layout)
+    result = describe(histogram.confusion(best), layout)
     result |= {"threshold": searched[best], "fixed_threshold": settings.threshold, "fixed_miou": mious[fixed],
                "curve": [[t, m] for t, m in zip(searched, mious)],
                "at_an_end": len(searched) > 1 and best in (0, len(searched) - 1),
                "whole_range": [WHOLE_RANGE[whole - len(searched) - 1], mious[whole]]}
-    result["fixed"] = {k: v for k, v in describe(confusions[fixed], layout).items() if k != "miou"}
+    result["fixed"] = {k: v for k, v in describe(histogram.confusion(fixed), layout).items() if k != "miou"}
     return result
 
 
@@ -115,6 +116,8 @@ def evaluate_labels(settings, layout, paths):
         if settings.task == "png":
             return layout.truth(image_id, paths[image_id].parent)       # the same format: a PNG of class ids
         classes, scores = read_crf(paths[image_id])
+        if not len(classes) or classes[0] != 0:
+            raise ValueError("no map of the background: these are CAMs, not CRF maps (--task cam)")
         return classes[scores.argmax(0)].reshape(scores.shape[1:])
 
     count(settings, layout, paths, predict, lambda labels, truth: confusion.add(labels, truth))
@@ -126,13 +129,13 @@ def count(settings, layout, paths, predict, add):
     wrong_size = []
     for image_id, path in tqdm(paths.items(), "evaluation", mininterval=1):
         truth = layout.truth(image_id, settings.gt_dir)
-        prediction = predict(image_id, truth)
-        size = prediction[-1].shape[-2:] if isinstance(prediction, tuple) else prediction.shape
-        if size != truth.shape:
-            wrong_size.append(f"{image_id}: {size} and {truth.shape}")
-            continue
         try:
-            add(prediction, truth)
+            prediction = predict(image_id, truth)
+            size = prediction[-1].shape[-2:] if isinstance(prediction, tuple) else prediction.shape
+            if size == truth.shape:
+                add(prediction, truth)
+            else:
+                wrong_size.append(f"{image_id}: {size} and {truth.shape}")
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     if wrong_size:
@@ -174,11 +177,6 @@ def print_report(result, title):
     if missing:
         print(f"{'':>16} {result['miou_occurring']:7.3f}%  over the {result['occurring']} classes that occur; "
               f"{missing} occur in neither truth nor prediction and count 0 in the mean above, as the authors count")
-
-
-def file_name(words):
-    """Make one file name of a task, a folder and a list."""
-    return words.strip("/").replace("/", "_")
 
 
 if __name__ == "__main__":

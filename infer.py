@@ -29,14 +29,15 @@ def main():
     if not (settings.dict or settings.crf or settings.vis):
         raise ValueError("nothing is asked for: --dict writes CAMs, --crf CRF maps, --vis overlays")
     device = distributed.start(settings.device)
-    experiment, layout = Experiment(settings), VOCLayout(settings.data_root)
+    experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
     ids = chosen_ids(settings, layout)
-    weights = experiment.weights(settings.model, settings.load_epo)
+    weights = distributed.main_first(lambda: experiment.weights(settings.model, settings.load_epo))
     folders = distributed.main_first(lambda: open_folders(settings, experiment, layout, weights, ids))
 
+    done = sum(bool(find_maps(folders["dict"], i)) for i in ids)
+    distributed.say(f"{folders['dict']}: {done} of {len(ids)} pictures are there")
     ids = distributed.share(ids)
     todo = [i for i in ids if not find_maps(folders["dict"], i)]
-    distributed.say(f"{folders['dict']}: {len(ids) - len(todo)} of {len(ids)} pictures are there")
     with CRFPool(max(1, settings.num_workers // distributed.world())) if settings.crf else nullcontext() as pool:
         jobs = sum(submit_crf(settings, layout, folders, pool, i) for i in sorted(set(ids) - set(todo)))
         if todo:
@@ -55,7 +56,6 @@ def main():
     if settings.vis:
         for image_id in progress(ids, len(ids), "overlays"):
             draw_overlays(settings, layout, folders, image_id)
-    distributed.barrier()
     distributed.stop()
 
 
@@ -75,10 +75,10 @@ def chosen_ids(settings, layout):
 def open_folders(settings, experiment, layout, weights, ids):
     """Claim the output folders, {"dict", "vis" or an alpha: path}, and check that the disk can hold what is missing."""
     suffix = "" if settings.model == "model_cse" else f"_{settings.model}"
-    made = {"classes": layout.classes, "data_root": str(layout.root.resolve()), "scales": settings.scales,
-            "precision": settings.precision, "labels": settings.labels, "format": settings.format}
+    made = {"classes": layout.classes, "scales": settings.scales, "precision": settings.precision,
+            "labels": settings.labels, "format": settings.format}
     folders = {"dict": experiment.claim(settings.dict_dir or f"dict{suffix}", f"infer {settings.model}", made,
-                                        [weights], settings.overwrite)}
+                                        [weights, *layout.sources()], settings.overwrite)}
     for alpha in settings.alphas if settings.crf else ():
         made = {"alpha": alpha, "iterations": settings.crf_iterations, "format": settings.format}
         folders[alpha] = experiment.claim(f"{settings.crf_dir or f'crf{suffix}'}/{alpha_name(alpha)}", "infer crf",
@@ -102,7 +102,8 @@ def size_of_what_is_missing(settings, layout, folders, ids):
     for alpha in settings.alphas if settings.crf else ():
         shrinks_to = 1 if settings.format == "npy" else CRF_SHRINKS_TO
         size += plane * (classes + 1) * shrinks_to * sum(not find_maps(folders[alpha], i) for i in ids)
-    return size
+    # An overlay is a PNG of three bytes a pixel, which shrinks to a half or so.
+    return size + plane * classes * len(ids) * settings.vis
 
 
 def trained_network(settings, experiment, layout, weights):
@@ -111,7 +112,9 @@ def trained_network(settings, experiment, layout, weights):
     if trained and trained["classes"] != layout.classes:
         raise ValueError(f"{weights} was trained on other classes ({', '.join(trained['classes'])}) than those of "
                          f"{layout.root} ({', '.join(layout.classes)}): --data_root must have its classes")
-    trained = trained or {k: v for k, (v, _) in config.defaults(config.Train, settings.recipe, settings.model).items()}
+    if not trained:
+        distributed.say(f"no config/ tells how {weights} was trained: taken for one of the recipe {settings.recipe}")
+        trained = {k: v for k, (v, _) in config.defaults(config.Train, settings.recipe, settings.model).items()}
     network = CAMNet(len(layout.classes), **{name: trained[name] for name in config.NETWORK_FIELDS})
     load_weights(network, weights)
     return network
@@ -123,19 +126,19 @@ def submit_crf(settings, layout, folders, pool, image_id):
     if not alphas:
         return False
     source = find_maps(folders["dict"], image_id)
-    classes = []
 
     def load():
-        found, scores = read_cam(source)
-        classes[:] = found
+        classes, scores = read_cam(source)
         image = read_image(layout.image_path(image_id))
-        if len(found) and scores.shape[1:] != image.shape[:2]:
+        if not len(classes):                # the authors' empty dict knows no size
+            return image, np.zeros((0, *image.shape[:2]), np.float32)
+        if scores.shape[1:] != image.shape[:2]:
             raise ValueError(f"{source} is of size {scores.shape[1:]}, its picture {image.shape[:2]}: delete it and "
                              "run the same command again")
-        return image, scores if len(found) else np.zeros((0, *image.shape[:2]), np.float32)
+        return image, scores
 
     def save(alpha, scores):
-        save_crf(folders[alpha] / f"{image_id}.{settings.format}", [0, *classes], scores, settings.format)
+        save_crf(folders[alpha] / f"{image_id}.{settings.format}", [0, *read_cam(source)[0]], scores, settings.format)
 
     pool.submit(load, save, alphas, settings.crf_iterations, image_id)
     return True

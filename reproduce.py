@@ -1,6 +1,6 @@
 """Run every stage of a recipe in order, skip what is whole, and print one table beside the paper's.
 
-Writes  results.json of each experiment (NAME, or NAME_SEED for further seeds); what the stages write
+Writes  NAME/results.json, the rows of all seeds; what the stages write, of further seeds to NAME_SEED/
 Run     python reproduce.py --recipe demo
 """
 import os
@@ -34,7 +34,7 @@ def main():
         runs.append(run_stages(settings, stages(settings, name, settings.seed + i)))
     if settings.dry_run:
         return
-    experiment = Experiment(settings)
+    experiment = Experiment(settings.experiment_root, settings.name)
     rows = collect(settings, experiment, runs)
     write_json(experiment / "results.json", {"rows": rows})
     print_table(rows, settings)
@@ -44,7 +44,7 @@ def main():
 def stages(settings, name, seed):
     """List (label, command, the evaluation's result file or None) of all stages in order."""
     data = ["--recipe", settings.recipe, "--name", name, *changed(settings, "data_root", "experiment_root")]
-    compute = changed(settings, "device", "precision", "num_workers")
+    compute = changed(settings, "device", "precision", "num_workers") + ["--overwrite"] * settings.overwrite
     alphas = config.defaults(config.Infer, settings.recipe)["alphas"][0] if find_spec("pydensecrf") else ()
     crf = ["--crf", "--alphas", *(f"{a:g}" for a in alphas)] if alphas else []
     if not crf:
@@ -56,7 +56,7 @@ def stages(settings, name, seed):
 
     draw = ["-m", "data.prepare", "critters", "--out", settings.data_root, *(["--plain"] if settings.plain else [])]
     return [
-        *([("critters", draw, None)] if settings.recipe == "demo" else []),
+        *([("critters", draw, None)] if drawn_here(settings) else []),
         ("ordinary classifier", ["train.py", *data, "--model", "model_oc", "--seed", str(seed), *compute], None),
         ("ordinary classifier, maps", ["infer.py", *data, "--model", "model_oc", "--dict", "--vis", *compute], None),
         evaluate("ordinary classifier, CAM", "cam", "dict_model_oc"),
@@ -66,6 +66,12 @@ def stages(settings, name, seed):
         evaluate("CGNet, CAM", "cam", "dict"),
         *(evaluate(f"CGNet, CAM + CRF, alpha {a:g}", "crf", f"crf/{alpha_name(a)}") for a in alphas),
     ]
+
+
+def drawn_here(settings):
+    """Say whether the dataset is the embedded one, to be drawn first; another of the user's is left as it is."""
+    root = Path(settings.data_root)
+    return settings.recipe == "demo" and (not root.exists() or (root / "Heads").is_dir())
 
 
 def changed(settings, *names):
@@ -99,6 +105,7 @@ def collect(settings, experiment, runs):
     """Make the rows of results.json, one an evaluation, with a value a seed."""
     path = experiment / "results.json"
     earlier = {row["stage"]: row["seconds"] for row in read_json(path)["rows"]} if path.exists() else {}
+    earlier = {stage: seconds for stage, seconds in earlier.items() if len(seconds) == len(runs)}
     rows = []
     for label, command, _, _ in runs[0]:
         found = [(read_json(result), seconds) for run in runs for name, _, result, seconds in run if name == label]
@@ -112,7 +119,7 @@ def collect(settings, experiment, runs):
                      "split": evals[0]["list"],
                      "miou": [e["miou"] for e in evals], "threshold": [e["threshold"] for e in evals],
                      "fixed_miou": [e["fixed_miou"] for e in evals], "paper": paper, "paper_source": source,
-                     "seconds": seconds, "command": command, "init": train["er_init"],
+                     "seconds": seconds, "command": command, "init": train["er_init"].replace("{name}", settings.name),
                      "backbone": f"ResNet38d, width {train['width']:g}, blocks {' '.join(map(str, train['blocks']))}"})
     return rows
 

@@ -23,19 +23,20 @@ from networks.cam import CAMNet
 from networks.pretrained import load_weights, official_state
 from tools import distributed, engine
 from tools.experiment import Experiment, digest, save_image
-from tools.metrics import ThresholdHistogram
+from tools.metrics import ThresholdHistogram, iou, threshold_range
 from tools.visualize import erasing_figure
 
 
 def main():
     settings = config.parse(config.Train)
     device = distributed.start(settings.device)
-    experiment, layout = Experiment(settings), VOCLayout(settings.data_root)
+    experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
     dataset = train_set(settings, layout)
     steps = len(dataset) // settings.batch_size
 
     torch.manual_seed(settings.seed)
     network, inputs = start_network(settings, experiment, layout, "er_init")
+    inputs |= {path.name: digest(path) for path in layout.sources()}
     objective = Classification(network)
     if settings.model == "model_cse":
         oc, oc_inputs = start_network(settings, experiment, layout, "cl_init")
@@ -94,7 +95,8 @@ def start_network(settings, experiment, layout, flag):
             raise ValueError("--cl_init random: the ordinary classifier must be a trained one")
         return network, {flag: "random"}
     names = load_weights(network, path, head="require" if flag == "cl_init" else "skip")
-    distributed.say(f"--{flag}: {len(names['loaded'])} tensors from {path}; new: {', '.join(names['new']) or 'none'}")
+    distributed.say(f"--{flag}: {len(names['loaded'])} tensors from {path}; new: {', '.join(names['new']) or 'none'}; "
+                    f"{len(names['unused'])} of the file are not used")
     return network, {flag: digest(path)}
 
 
@@ -104,25 +106,26 @@ def cams_on_epoch(settings, network, layout, device):
         return None
     ids = layout.ids(settings.val_list)
     layout.check(ids, settings.val_list)
+    layout.labels(ids)
     blind = sum(not layout.has_truth(i) for i in ids)
     if blind:
         distributed.say(f"{blind} of {len(ids)} images of {settings.val_list} have no pixel truth: no mIoU in training")
         return None
-    thresholds = [t / 100 for t in range(10, 40)]
+    thresholds, scales = threshold_range(*config.Evaluate.thresholds), config.Infer.scales
 
     def measure(epoch):
         if (epoch + 1) % settings.val_every and epoch + 1 != settings.max_epochs:
             return {}
         network.eval()
         mine, histogram = distributed.share(ids), ThresholdHistogram(len(layout.classes), thresholds)
-        pictures = view_loader(layout, mine, (0.5, 1.0, 1.5, 2.0), **engine.loader_for(device, settings.num_workers))
+        pictures = view_loader(layout, mine, scales, **engine.loader_for(device, settings.num_workers))
         with engine.autocast(device, settings.precision):
             for image_id, classes, scores in tqdm(image_cams(network, pictures), f"CAMs of {settings.val_list}",
                                                   len(mine), leave=False, disable=not distributed.is_main(),
                                                   mininterval=1):
                 histogram.add(classes, scores, layout.truth(image_id))
         histogram.counts = distributed.sum_array(histogram.counts, device)
-        curve = [(t, histogram.confusion(i).miou()) for i, t in enumerate(thresholds)]
+        curve = list(zip(thresholds, iou(histogram.matrices()).mean(-1).tolist()))
         best = max(curve, key=lambda point: point[1])
         return {"miou": best[1], "threshold": best[0], "curve": curve}
 
@@ -130,7 +133,10 @@ def cams_on_epoch(settings, network, layout, device):
 
 
 def masks_on_step(settings, experiment, objective, layout):
-    """Return what draws train/STEP.png every --vis_freq steps: the erasing in up to four images of the batch."""
+    """Return what draws train/STEP.png every --vis_freq steps: the erasing in up to four images of the batch.
+
+    Under several processes the batch is the main one's part of it.
+    """
     if settings.model != "model_cse" or not settings.vis_freq:
         return None
 
@@ -138,11 +144,11 @@ def masks_on_step(settings, experiment, objective, layout):
         chosen = (batch["target"] >= 0).nonzero()[:4, 0]
         if step % settings.vis_freq or not distributed.is_main() or not len(chosen):
             return
-        batch = {name: value[chosen] for name, value in batch.items()}
         with engine.autocast(batch["image"].device, settings.precision):
-            seen = {name: value.float().cpu() for name, value in objective.look(batch).items()}
+            seen = objective.look(batch)        # of the whole batch: its masks share a maximum
+        batch, seen = ({k: v[chosen].float().cpu() for k, v in part.items()} for part in (batch, seen))
         figure = erasing_figure([denormalize(x) for x in batch["image"]], [denormalize(x) for x in seen["erased"]],
-                                seen["mask"][:, 0].numpy(), batch["label"].cpu().numpy(), batch["target"].cpu().numpy(),
+                                seen["mask"][:, 0].numpy(), batch["label"].numpy(), batch["target"].numpy(),
                                 seen["before"].numpy(), seen["after"].numpy(), layout.classes)
         save_image(experiment / f"train/{step:06d}.png", figure)
 

@@ -14,14 +14,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import config
 from benchmarks.cse_step import machine, peak_memory, synchronize
 from data.dataset import VOCLayout
 from data.loader import view_loader
 from data.transforms import views
+from infer import trained_network
 from methods.cam import image_cams, multi_scale_cam, to_device
 from networks.cam import CAMNet
-from networks.pretrained import load_weights
 from tools import engine
 from tools.experiment import Experiment
 from tools.metrics import ThresholdHistogram
@@ -95,11 +94,9 @@ def eight_passes(network, pyramid, size, label, device):
 
 
 def change_of_miou(args, device):
-    experiment = Experiment(SimpleNamespace(experiment_root=args.experiment_root, name=args.name))
+    experiment = Experiment(args.experiment_root, args.name)
     weights, layout = experiment.weights(args.model), VOCLayout(args.data_root)
-    trained = experiment.settings_of(weights)
-    network = CAMNet(len(layout.classes), **{name: trained[name] for name in config.NETWORK_FIELDS}).eval()
-    load_weights(network, weights)
+    network = trained_network(SimpleNamespace(recipe="voc", model=args.model), experiment, layout, weights).eval()
     engine.place(network, device)
     ids, thresholds = layout.ids(args.list), [t / 100 for t in range(101)]
     best, kept, change = {}, {}, 0.0
@@ -111,7 +108,7 @@ def change_of_miou(args, device):
                 change = max(change, float(np.abs(kept.setdefault(image_id, scores) - scores).max(initial=0)))
         best[precision] = max(histogram.confusion(i).miou() for i in range(len(thresholds)))
     print(f"{Path(weights)} on {len(ids)} pictures of {args.list}: best mIoU {best['fp32']:.3f} in fp32, "
-          f"{best['bf16']:.3f} in bf16, change {best['bf16'] - best['fp32']:+.3f}; largest change of a CAM {change:.4f}")
+          f"{best['bf16']:.3f} in bf16, {best['bf16'] - best['fp32']:+.3f}; largest change of a CAM {change:.4f}")
 
 
 if __name__ == "__main__":

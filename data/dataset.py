@@ -51,6 +51,8 @@ class VOCLayout:
         if not names or twice:
             wrong = f"names {twice[0]!r} twice" if twice else "is empty"
             raise ValueError(f"{path} {wrong}: write each object class once, one a line, in the order of the ids 1..C")
+        if longest := [name for name in names if len(name.encode()) > 100]:
+            raise ValueError(f"{path}: {longest[0][:40]}... is too long for a file's name: take at most 100 bytes")
         if len(names) >= IGNORE:
             raise ValueError(f"{path} has {len(names)} classes; ids are stored in 8 bits, so 254 is the most")
         return names
@@ -141,6 +143,10 @@ class VOCLayout:
             return png
         raise FileNotFoundError(f"no picture for {image_id}: neither {jpg} nor {png} exists. "
                                 "Put it there, or take the ID off the list")
+
+    def sources(self):
+        """List the files on which labels and, for drawn or prepared sets, pictures depend; those that are there."""
+        return [path for name in ("classes.txt", "labels.json", "made_by.json") if (path := self.root / name).exists()]
 
     def check(self, ids, list_name="the list"):
         """Check that every image of `ids` exists, in one look at the folder; `list_name` is for the message."""

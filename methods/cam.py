@@ -36,7 +36,8 @@ def image_cams(net, pictures, labels="given"):
     device = next(net.parameters()).device
     for image_id, views, size, label in pictures:
         if labels == "predicted":
-            label = predict_label(net, to_device(views[len(views) // 2], device))
+            nearest = min(views, key=lambda view: abs(view.shape[-1] - size[1]))        # scale 1, if it is among them
+            label = predict_label(net, to_device(nearest, device))
         classes, scores = multi_scale_cam(net, views, size, label)
         yield image_id, classes.numpy(), scores.cpu().numpy()
 

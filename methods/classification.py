@@ -17,10 +17,10 @@ class Classification(nn.Module):
 
     def forward(self, batch, epoch):
         _, logits = self.oc(batch["image"])                                 # (B, C)
-        present = batch["label"] > 0
+        present = (batch["label"] > 0).float()
         probability = torch.sigmoid(logits.detach())
         return {
             "loss": F.binary_cross_entropy_with_logits(logits, batch["label"]),
-            "p_present": probability[present].mean(),
-            "p_absent": probability[~present].mean(),
+            "p_present": (probability * present).sum() / present.sum(),
+            "p_absent": (probability * (1 - present)).sum() / (1 - present).sum(),
         }

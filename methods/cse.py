@@ -59,14 +59,15 @@ class CSE(nn.Module):
         lam = self.cc_init + self.cc_slope * epoch
         loss_cse = lam * self._mean_over_images(per_image, has_target)
 
-        probability = torch.sigmoid(logits_erased.detach())
-        rows = has_target.nonzero()[:, 0]
+        probability = torch.sigmoid(logits_erased.detach())                             # (B, C)
+        rest = (remaining > 0).float() * has_target[:, None]
+        gone = F.one_hot(target.clamp(min=0), label.shape[1]) * has_target[:, None]      # one-hot rows, or zeros
         return {
             "loss": loss_cls + loss_cse,
             "loss_cls": loss_cls,
             "loss_cse": loss_cse,
-            "p_target_erased": probability[rows, target[rows]].mean(),
-            "p_rest_erased": probability[(remaining > 0) & has_target[:, None]].mean(),
+            "p_target_erased": (probability * gone).sum() / gone.sum(),
+            "p_rest_erased": (probability * rest).sum() / rest.sum(),
         }
 
     @torch.no_grad()

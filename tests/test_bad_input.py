@@ -218,14 +218,14 @@ def test_weights_of_another_head_start_a_network(place):
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("classes", "width")] + ["weights"])
 def test_a_bad_last_pth(place, kind):
-    """Whatever is wrong with last.pth, it is named, the epochs' weights stay, and deleting it is enough to go on."""
+    """Whatever is wrong with last.pth, it is named, and the epochs' weights stay."""
     last = place / "experiment/X/ckpt/model_oc/last.pth"
     if kind == "weights":
         shutil.copy(last.with_name("009.pth"), last)
     else:
         spoiled(kind, last)
     message = refusal("train", *DEMO, *small("model_oc"))
-    says(message, "ckpt/model_oc/last.pth", "delete it")
+    says(message, "ckpt/model_oc/last.pth", "--overwrite")
     assert not (place / "the_program_ran").exists()
 
 
@@ -272,11 +272,11 @@ def test_no_gpu(place, monkeypatch):
 @pytest.mark.parametrize("stage, words, says_what", [
     ("train", ("--precision", "fp16"), ("--precision", "'fp16'", "fp32", "bf16")),
     ("train", ("--recipe", "imagenet"), ("--recipe", "'imagenet'", "demo")),
-    ("train", ("--lr", "nan"), ("--lr", "not a number")),
+    ("train", ("--lr", "nan"), ("--lr", "finite number")),
     ("train", ("--lr", "-1"), ("--lr", "at least 0")),
     ("train", ("--batch_size", "0"), ("--batch_size", "at least 1")),
     ("train", ("--resize", "448", "256"), ("--resize", "448 256")),
-    ("train", ("--lr_new", "5"), ("--lr_new", "1.0", "10.0")),
+    ("train", ("--lr_new", "5"), ("--lr_new", "1", "10")),
     ("train", ("--name", "../X"), ("--name", "'../X'")),
     ("train", ("--learning_rate", "1"), ("unrecognized", "--learning_rate")),
     ("infer", ("--dict", "--scales", "0"), ("--scales",)),
@@ -285,7 +285,7 @@ def test_no_gpu(place, monkeypatch):
     ("evaluation", ("--thresholds", "0.4", "0.1", "0.01"), ("--thresholds", "LO <= HI")),
     ("evaluation", ("--thresholds", "0.1", "0.4", "0"), ("--thresholds", "STEP at least")),
     ("evaluation", ("--thresholds", "0", "1", "1e-4"), ("--thresholds", "STEP at least")),
-    ("evaluation", ("--thresholds", "0.1", "nan", "0.01"), ("--thresholds", "not a number")),
+    ("evaluation", ("--thresholds", "0.1", "nan", "0.01"), ("--thresholds", "finite number")),
     ("evaluation", ("--thresholds", "0", "1"), ("--thresholds", "expected 3")),
     ("evaluation", ("--threshold", "inf"), ("--threshold",)),
 ])

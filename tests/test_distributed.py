@@ -2,7 +2,6 @@
 import os
 import socket
 from contextlib import suppress
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,7 +56,7 @@ def train(case, folder, killed_at=None):
         objective = CSE(net, tiny_net(2), 3.0, 0.5, case.removeprefix("cse_"), distributed.global_max,
                         distributed.global_mean)
     optimizer, schedule = poly_sgd(parameter_groups(net, 0.1, 5e-4, ["fc8"]), 0.1, EPOCHS * STEPS, momentum=0.9)
-    experiment, steps = Experiment(SimpleNamespace(experiment_root=folder, name=case)), []
+    experiment, steps = Experiment(folder, case), []
 
     def on_step(step, batch):
         if step == killed_at:

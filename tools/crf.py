@@ -19,10 +19,10 @@ GAUSSIAN = {"sxy": 3, "compat": 3}                  # authors' crf_inference
 BILATERAL = {"sxy": 80, "srgb": 13, "compat": 10}
 
 
-def dense_crf(image, scores, iterations=10, bilateral_sxy=BILATERAL["sxy"]):
+def dense_crf(image, scores, iterations=10):
     """Sharpen scores (R, H, W), clipped to [1e-5, 1] and otherwise taken as they are, along the edges of the image,
     uint8 (H, W, 3). Returns (R, H, W) float32 that sum to 1 over R. ValueError on other shapes and on NaN."""
-    return next(_refine(image, [scores], iterations, bilateral_sxy))
+    return next(_refine(image, [scores], iterations))
 
 
 def dense_crf_alphas(image, scores, alphas, iterations=10):
@@ -37,7 +37,7 @@ def background(scores, alpha):
     return (1 - scores.max(axis=0, keepdims=True, initial=0)) ** alpha
 
 
-def _refine(image, stacks, iterations, bilateral_sxy=BILATERAL["sxy"]):
+def _refine(image, stacks, iterations):
     """Yield the CRF of each stack of scores; all have the same R."""
     densecrf, unary_from_softmax = _pydensecrf()
     image = np.asarray(image)
@@ -57,7 +57,7 @@ def _refine(image, stacks, iterations, bilateral_sxy=BILATERAL["sxy"]):
         if crf is None:
             crf = densecrf.DenseCRF2D(width, height, len(scores))
             crf.addPairwiseGaussian(**GAUSSIAN)
-            crf.addPairwiseBilateral(**BILATERAL | {"sxy": bilateral_sxy}, rgbim=image)
+            crf.addPairwiseBilateral(**BILATERAL, rgbim=image)
         crf.setUnaryEnergy(unary_from_softmax(scores))                               # (R, H W)
         yield np.ascontiguousarray(crf.inference(iterations), np.float32).reshape(scores.shape)
 

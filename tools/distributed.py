@@ -15,9 +15,12 @@ def start(device="auto"):
     use_gpu = device != "cpu" and torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if use_gpu:
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(f"{local_rank + 1} processes or more on {torch.cuda.device_count()} GPUs: torchrun "
+                             "--nproc_per_node takes at most one a GPU; or --device cpu")
         torch.cuda.set_device(local_rank)
     if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if use_gpu else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo")
     return torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
 
 
@@ -66,11 +69,16 @@ def main_first(action):
     return box[0]
 
 
-def main_decides(answer, device):
-    """Return the main process's answer everywhere: where each has its own clock, what follows may need all of them."""
+def main_decides(answer, step):
+    """Return the main process's answer everywhere: each has its own clock, and what follows needs all of them.
+
+    Several processes ask at every tenth step only, since it costs a message; the others answer False.
+    """
     if not dist.is_initialized():
         return answer
-    answer = torch.tensor(int(answer), device=device)
+    if step % 10:
+        return False
+    answer = torch.tensor(int(answer))
     dist.broadcast(answer, 0)
     return bool(answer)
 

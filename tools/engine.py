@@ -41,14 +41,13 @@ def fit(objective, network, optimizer, schedule, make_loader, experiment, stage,
         return
     forward = objective
     if distributed.world() > 1:
-        forward = DistributedDataParallel(objective, broadcast_buffers=False,
-                                          device_ids=[device.index] if device.type == "cuda" else None)
+        forward = DistributedDataParallel(objective, device_ids=[device.index] if device.type == "cuda" else None)
     objective.train()
     bar = tqdm(total=total, initial=run.step, desc=stage, unit="step", disable=not distributed.is_main(), mininterval=1,
                dynamic_ncols=True)
     for batch in make_loader(run.step):
         # Dropout draws from here: the same after a restart.
-        torch.manual_seed((seed * 1_000_003 + run.step) * 1009 + distributed.rank())
+        torch.manual_seed(((seed * 1_000_003 + run.step) * 1009 + distributed.rank()) % 2**63)
         batch = {k: _to(v, device) for k, v in batch.items()}
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, precision):
@@ -62,7 +61,7 @@ def fit(objective, network, optimizer, schedule, make_loader, experiment, stage,
         run.meter.add(terms, len(batch["image"]) * distributed.world())
         bar.update()
         epoch_ends = run.step % steps == 0
-        due = epoch_ends or distributed.main_decides(run.minutes_unsaved() >= save_minutes, device)
+        due = epoch_ends or distributed.main_decides(run.minutes_unsaved() >= save_minutes, run.step)
         if due or run.step % print_freq == 0:
             bar.set_postfix_str(run.summary())
         if due:
@@ -104,25 +103,23 @@ class _Run:
         return f"{words} {self.meter.images / self.seconds():.1f} images/s"
 
     def save(self):
-        """Write last.pth, and at the end of an epoch EEE.pth before it."""
+        """Write last.pth."""
         state = {"settings": self.settings, "network": self.network.state_dict(),
                  "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "step": self.step,
                  "meter": self.meter.state(), "seconds": self.seconds()}
         if distributed.is_main():
-            if self.step % self.steps == 0:
-                save_checkpoint(self.folder / f"{self.step // self.steps - 1:03d}.pth", self.weights(self.network))
             save_checkpoint(self.folder / "last.pth", state)
         distributed.barrier()
         self.saved = time.monotonic()
 
     def resume(self):
-        """Load last.pth; returns whether there was one. An epoch that was cut off while it was measured is measured."""
+        """Load last.pth; returns whether there was one. An epoch cut off while it was closed is closed."""
         path = self.folder / "last.pth"
         if not path.exists():
             return False
         saved = load_checkpoint(path)
         if not isinstance(saved, dict) or "settings" not in saved:
-            raise ValueError(f"{path} is not what training leaves to go on with: delete it, training then starts again")
+            raise ValueError(f"{path} is not what training leaves to go on with: --overwrite starts again")
         old, new = saved["settings"], self.settings
         different = [f"{k}: then {old.get(k, 'absent')}, now {new.get(k, 'absent')}"
                      for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k)]
@@ -138,8 +135,11 @@ class _Run:
         return True
 
     def close_epoch(self):
-        """Measure the epoch that has ended, unless its line is in the log already, log it, and begin the next."""
+        """Write EEE.pth of the epoch that has ended, measure and log it, unless that is done, and begin the next."""
         epoch, seconds = self.step // self.steps - 1, self.seconds()
+        weights = self.folder / f"{epoch:03d}.pth"
+        if distributed.is_main() and not weights.exists():
+            save_checkpoint(weights, self.weights(self.network))
         logged = distributed.main_first(lambda: any(r["epoch"] == epoch for r in self.experiment.epochs(self.stage)))
         if not logged:
             row = {"epoch": epoch, **self.meter.means(), "lr": self.optimizer.param_groups[0]["lr"],

@@ -33,10 +33,9 @@ MADE_BY = "made_by.json"
 class Experiment:
     """The folder ROOT/NAME. Paths are given relative to it ("ckpt/model_oc/last.pth")."""
 
-    def __init__(self, settings):
-        self.root = Path(settings.experiment_root)
-        self.name = settings.name
-        self.folder = self.root / settings.name
+    def __init__(self, root, name):
+        self.root, self.name = Path(root), name
+        self.folder = self.root / name
 
     def __truediv__(self, path):
         return self.folder / path
@@ -48,11 +47,6 @@ class Experiment:
         write_json(self / f"config/{stage}.json", {
             "settings": settings, "versions": versions(), "revision": revision(), "command": " ".join(sys.argv),
             "when": f"{datetime.now():%Y-%m-%d %H:%M:%S}"})
-
-    def load_config(self, stage):
-        """Return the settings stored by save_config, or None."""
-        path = self / f"config/{stage}.json"
-        return read_json(path)["settings"] if path.exists() else None
 
     def log(self, stage, text):
         """Add a line to log.txt."""
@@ -113,11 +107,18 @@ class Experiment:
         folder = self / f"ckpt/{model}"
         if overwrite and folder.is_dir():
             _discard(folder)
-        if not (folder / "last.pth").exists():
+        epochs = list(folder.glob("[0-9]*.pth"))
+        begun = (folder / "last.pth").exists()
+        if epochs and not begun:
+            raise ValueError(f"{folder} holds weights ({epochs[0].name}) but no last.pth to go on from: --overwrite "
+                             "starts anew, or take another --name")
+        _sweep(folder)
+        if not begun:
             (self / f"log/train_{model}.jsonl").unlink(missing_ok=True)
+        if not begun or not (self / f"config/train_{model}.json").exists():
             self.save_config(f"train_{model}", settings)
         # last.pth holds weights and momentum, and for a moment it is there twice.
-        missing = settings["max_epochs"] - len(list(folder.glob("[0-9]*.pth")))
+        missing = settings["max_epochs"] - len(epochs)
         if missing:
             require_space(folder, weights_size * (missing + 4))
 
@@ -141,8 +142,7 @@ class Experiment:
             return Path(source)
         parts = source.split("/")
         if len(parts) in (2, 3) and (self.root / parts[0]).is_dir():
-            other = Experiment.__new__(Experiment)
-            other.root, other.name, other.folder = self.root, parts[0], self.root / parts[0]
+            other = Experiment(self.root, parts[0])
             return other.weights(parts[1], *parts[2:])
         command = (f": python train.py --name {parts[0]} --model {parts[1]}"
                    if len(parts) in (2, 3) and parts[1].startswith("model_") else
@@ -163,8 +163,12 @@ class Experiment:
         if folder.is_dir() and any(folder.iterdir()):
             found = read_json(folder / MADE_BY) if (folder / MADE_BY).exists() else {}
             difference = _difference(found, record)
+            _sweep(folder)
             if not difference:
                 return folder
+            if found.get("stage") != stage:
+                raise ValueError(f"{folder} was not made by this stage ({difference}): name another folder, or delete "
+                                 "it yourself")
             if not overwrite and any(path.name != MADE_BY for path in folder.iterdir()):
                 raise ValueError(f"{folder} was made differently ({difference}). --overwrite makes it again; "
                                  "or write to another folder or experiment")
@@ -226,7 +230,8 @@ def find_maps(folder, name):
 
 def alpha_name(alpha):
     """Name the folder of a CRF's alpha: 4 -> 04, 24 -> 24, 2.5 -> 02.5."""
-    return f"{int(alpha):02d}" if alpha == int(alpha) else f"{alpha:04.1f}"
+    whole, dot, fraction = f"{alpha:g}".partition(".")
+    return whole.zfill(2) + dot + fraction
 
 
 def _save_maps(path, classes, scores, format, first, compress):
@@ -316,7 +321,10 @@ def save_checkpoint(path, value):
     import torch
     with written_aside(path) as aside:
         with open(aside, "wb") as file:
-            torch.save(value, file)
+            try:
+                torch.save(value, file)
+            except RuntimeError as error:           # so it reports a full disk, among others
+                raise OSError(str(error).splitlines()[0]) from None
             file.flush()
             os.fsync(file.fileno())
 
@@ -329,8 +337,8 @@ def load_checkpoint(path):
     except FileNotFoundError:
         raise
     except Exception as error:      # torch names no set of what a damaged file may raise
-        words = str(error).splitlines() or [type(error).__name__]
-        raise ValueError(f"{path} cannot be read ({words[0]}): delete it, training then starts again") from None
+        raise ValueError(f"{path} is cut off or damaged, or holds a program ({type(error).__name__}): train.py "
+                         "--overwrite starts again") from None
 
 
 @contextmanager
@@ -342,6 +350,9 @@ def written_aside(path):
     try:
         yield aside
         os.replace(aside, path)
+    except OSError as error:
+        raise OSError(f"{path} was not written ({error}): make room or mend the folder, then run the same command again"
+                      ) from None
     finally:
         aside.unlink(missing_ok=True)
 
@@ -354,6 +365,12 @@ def _discard(folder):
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     os.replace(folder, aside)
     shutil.rmtree(aside)
+
+
+def _sweep(folder):
+    """Delete what a killed run left half-written in a folder. No other run may be writing there."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def require_space(folder, size):

@@ -25,10 +25,6 @@ class ConfusionMatrix:
         self.matrix += np.bincount(index.ravel(), minlength=(n + 1) * n).reshape(n + 1, n)[:n]
         return self
 
-    def __iadd__(self, other):
-        self.matrix += other.matrix
-        return self
-
     def iou(self):
         """Give the IoU of each class, (C+1,) percent; 0 for a class absent from truth and prediction."""
         return iou(self.matrix)
@@ -59,6 +55,11 @@ def threshold_sweep(samples, num_classes, thresholds):
     for sample in samples:
         histogram.add(*sample)
     return iou(histogram.matrices()).mean(-1)
+
+
+def threshold_range(low, high, step):
+    """List the thresholds low, low + step, ... up to high: .10 .39 .01 are thirty."""
+    return [round(low + i * step, 6) for i in range(int((high - low) / step + 1e-6) + 1)]
 
 
 class ThresholdHistogram:

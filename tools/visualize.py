@@ -10,11 +10,13 @@ def overlay(image, score, title, share=0.55):
 
     image uint8 (H, W, 3); score (H, W) in [0, 1] -> uint8 (H', W', 3); a small picture is enlarged to be legible.
     """
-    zoom = max(1, -(-240 // min(image.shape[1], 240)))
+    zoom = max(1, -(-240 // max(image.shape[:2])))
     heat = _jet()[(np.clip(score, 0, 1) * 255).astype(np.uint8)]                # (H, W, 3)
     blend = ((1 - share) * image + share * heat).astype(np.uint8)
     blend = np.asarray(Image.fromarray(blend).resize((image.shape[1] * zoom, image.shape[0] * zoom), Image.NEAREST))
-    return np.concatenate([blend, _legend(blend.shape[1], title)])
+    width = max(blend.shape[1], 200)                                            # room for the title
+    blend = np.pad(blend, ((0, 0), (0, width - blend.shape[1]), (0, 0)), constant_values=255)
+    return np.concatenate([blend, _legend(width, title)])
 
 
 def erasing_figure(images, erased, masks, labels, targets, before, after, names):
