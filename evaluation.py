@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import config
 from data.dataset import VOCLayout
-from tools.experiment import Experiment, digest, find_maps, read_cam, read_crf, write_json, written_aside
+from tools.experiment import Experiment, digest, digests, find_maps, read_cam, read_crf, write_json, written_aside
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
 from tools.visualize import draw_curve
 
@@ -30,7 +30,7 @@ def main():
     ids = layout.ids(settings.list)
     paths = find_predictions(folder, ids, settings)
     require_truth(layout, ids, settings)
-    experiment.verify(folder)
+    experiment.verify(folder, digests(layout.sources()))
 
     result = (evaluate_cams if settings.task == "cam" else evaluate_labels)(settings, layout, paths)
     truth = settings.gt_dir or str(layout.root / "SegmentationClass")

@@ -18,7 +18,17 @@ from networks.cam import CAMNet
 from networks.pretrained import load_weights
 from tools import distributed, engine
 from tools.crf import CRFPool
-from tools.experiment import Experiment, alpha_name, find_maps, read_cam, require_space, save_cam, save_crf, save_image
+from tools.experiment import (
+    Experiment,
+    alpha_name,
+    digests,
+    find_maps,
+    read_cam,
+    require_space,
+    save_cam,
+    save_crf,
+    save_image,
+)
 from tools.visualize import overlay
 
 CRF_SHRINKS_TO = 0.3        # a deflated CRF map beside plain float16; .20 to .32 on the critters
@@ -76,9 +86,9 @@ def open_folders(settings, experiment, layout, weights, ids):
     """Claim the output folders, {"dict", "vis" or an alpha: path}, and check that the disk can hold what is missing."""
     suffix = "" if settings.model == "model_cse" else f"_{settings.model}"
     made = {"classes": layout.classes, "scales": settings.scales, "precision": settings.precision,
-            "labels": settings.labels, "format": settings.format}
+            "labels": settings.labels, "format": settings.format, "data": digests(layout.sources())}
     folders = {"dict": experiment.claim(settings.dict_dir or f"dict{suffix}", f"infer {settings.model}", made,
-                                        [weights, *layout.sources()], settings.overwrite)}
+                                        [weights], settings.overwrite)}
     for alpha in settings.alphas if settings.crf else ():
         made = {"alpha": alpha, "iterations": settings.crf_iterations, "format": settings.format}
         folders[alpha] = experiment.claim(f"{settings.crf_dir or f'crf{suffix}'}/{alpha_name(alpha)}", "infer crf",

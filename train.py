@@ -22,7 +22,7 @@ from networks import parameter_groups
 from networks.cam import CAMNet
 from networks.pretrained import load_weights, official_state
 from tools import distributed, engine
-from tools.experiment import Experiment, digest, save_image
+from tools.experiment import Experiment, digest, digests, save_image
 from tools.metrics import ThresholdHistogram, iou, threshold_range
 from tools.visualize import erasing_figure
 
@@ -36,7 +36,7 @@ def main():
 
     torch.manual_seed(settings.seed)
     network, inputs = start_network(settings, experiment, layout, "er_init")
-    inputs |= {path.name: digest(path) for path in layout.sources()}
+    inputs |= digests(layout.sources())
     objective = Classification(network)
     if settings.model == "model_cse":
         oc, oc_inputs = start_network(settings, experiment, layout, "cl_init")

@@ -327,6 +327,39 @@ def test_cams_of_weights_that_were_trained_again(place):
     says(refusal("infer", *DEMO, "--dict"), "dict was made differently", "ckpt/model_cse/001.pth: then")
 
 
+def test_labels_that_were_changed(place):
+    data = own_data(place)
+    mend_labels(data, lambda table: table.update(train_0001=["owl"]))
+    says(refusal("train", *DEMO, *small("model_oc")), "last.pth was trained with other settings", "labels.json")
+    says(refusal("infer", *DEMO, "--dict"), "dict was made differently", "data labels.json: then")
+    says(refusal("evaluation", *DEMO), "dict is stale", "labels.json has changed")
+
+
+def test_cams_are_no_crf_maps(place):
+    says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "dict"), "no map of the background", "--task cam")
+
+
+def test_weights_without_what_it_takes_to_go_on(place):
+    (place / "experiment/X/ckpt/model_oc/last.pth").unlink()
+    says(refusal("train", *DEMO, *small("model_oc"), "--seed", 2), "holds weights", "no last.pth", "--overwrite")
+
+
+def test_overwrite_deletes_nothing_that_is_not_its_own(place):
+    says(refusal("infer", *DEMO, "--dict", "--dict_dir", ".", "--overwrite"), "was not made by this stage")
+    says(refusal("infer", *DEMO, "--dict", "--dict_dir", place / "data/critters", "--overwrite"),
+         "was not made by this stage")
+    assert (place / "data/critters/classes.txt").exists()
+
+
+def test_what_a_killed_run_left_half_written_is_swept(place):
+    halves = [place / "experiment/X" / name for name in ("dict/.a.npz.1.2.tmp", "ckpt/model_oc/.003.pth.1.2.tmp")]
+    for half in halves:
+        half.write_bytes(b"half")
+    call("infer", *DEMO, "--dict")
+    call("train", *DEMO, *small("model_oc"))
+    assert not any(half.exists() for half in halves)
+
+
 def test_a_folder_of_unknown_files(place):
     (place / "experiment/X/mine").mkdir()
     (place / "experiment/X/mine/notes.txt").write_text("precious")

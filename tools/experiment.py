@@ -177,15 +177,23 @@ class Experiment:
         write_json(folder / MADE_BY, record)
         return folder
 
-    def verify(self, folder):
-        """Raise ValueError if what a folder was made from has changed since. A folder without made_by.json passes."""
+    def verify(self, folder, data=None):
+        """Raise ValueError if what a folder was made from has changed since. A folder without made_by.json passes.
+
+        data  {name: digest} of the dataset's files, compared with those that the folder's record has
+        """
         folder = Path(folder)
         if not (folder / MADE_BY).exists():
             return
+        recorded = read_json(folder / MADE_BY).get("settings", {}).get("data", {})
+        for name in recorded.keys() & (data or {}).keys():
+            if recorded[name] != data[name]:
+                raise ValueError(f"{folder} is stale: the dataset's {name} has changed since it was made. Make it "
+                                 "again (--overwrite), or name another folder")
         for name, old in read_json(folder / MADE_BY).get("inputs", {}).items():
             path = self / name if not Path(name).is_absolute() else Path(name)
             if path.is_dir():
-                self.verify(path)
+                self.verify(path, data)
             if path.exists() and digest(path) != old:
                 raise ValueError(f"{folder} is stale: {path} has changed since it was made. Make it again "
                                  "(--overwrite), or name another folder")
@@ -396,18 +404,30 @@ def digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digests(paths):
+    """Return {name: digest} of files."""
+    return {path.name: digest(path) for path in paths}
+
+
 def _difference(found, wanted):
     """Name what differs between two made_by records; empty if nothing does."""
     if not found:
         return f"it holds files but no {MADE_BY}"
     words = [] if found.get("stage") == wanted["stage"] else [f"by {found.get('stage')}, now {wanted['stage']}"]
     for part in ("settings", "inputs"):
-        old, new = found.get(part, {}), wanted[part]
+        old, new = (_flat(record.get(part, {})) for record in (found, wanted))
         for key in sorted(set(old) | set(new)):
             if old.get(key) != new.get(key):
-                a, b = (str(x.get(key, "absent"))[:12 if part == "inputs" else 60] for x in (old, new))
-                words.append(f"{key}: then {a}, now {b}")
+                a, b = (str(x.get(key, "absent"))[:60] for x in (old, new))
+                words.append(f"{key}: then {a:.12}, now {b:.12}" if len(a) == len(b) == 60 else
+                             f"{key}: then {a}, now {b}")
     return "; ".join(words)
+
+
+def _flat(table):
+    """Lift the entries of dicts in a dict: {"data": {"labels.json": x}} -> {"data labels.json": x}."""
+    return {f"{key} {name}" if name else key: item for key, value in table.items()
+            for name, item in (value.items() if isinstance(value, dict) else [("", value)])}
 
 
 def versions():
