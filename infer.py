@@ -52,7 +52,7 @@ def main():
         jobs = sum(submit_crf(settings, layout, folders, pool, i) for i in sorted(set(ids) - set(todo)))
         if todo:
             network = trained_network(settings, experiment, layout, weights)
-            engine.place(network.eval(), device)
+            engine.place(network.eval(), device, inference=True)
             pictures = view_loader(layout, todo, settings.scales, settings.labels == "given",
                                    **engine.loader_for(device, settings.num_workers))
             with engine.autocast(device, settings.precision):

@@ -32,8 +32,10 @@ def main():
     args = parse()
     device = torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu")
     torch.manual_seed(0)
-    network = CAMNet(20, args.width).eval()
-    engine.place(network, device)
+    plain, network = (CAMNet(20, args.width).eval() for _ in range(2))
+    plain.load_state_dict(network.state_dict())
+    engine.place(plain, device)
+    engine.place(network, device, inference=True)
     image = np.random.default_rng(0).integers(0, 256, (args.height, args.width_px, 3), np.uint8)
     pyramid, size = views(image, SCALES), (args.height, args.width_px)
     label = torch.zeros(20)
@@ -49,7 +51,7 @@ def main():
                     with engine.autocast(device, args.precision):
                         maps[case] = multi_scale_cam(network, pyramid, size, label)[1]
                 else:
-                    maps[case] = eight_passes(network, pyramid, size, label, device)
+                    maps[case] = eight_passes(plain, pyramid, size, label, device)
                 synchronize(device)
                 if i:
                     times[case].append(time.perf_counter() - start)
@@ -97,7 +99,7 @@ def change_of_miou(args, device):
     experiment = Experiment(args.experiment_root, args.name)
     weights, layout = experiment.weights(args.model), VOCLayout(args.data_root)
     network = trained_network(SimpleNamespace(recipe="voc", model=args.model), experiment, layout, weights).eval()
-    engine.place(network, device)
+    engine.place(network, device, inference=True)
     ids, thresholds = layout.ids(args.list), [t / 100 for t in range(101)]
     best, kept, change = {}, {}, 0.0
     for precision in ("fp32", "bf16"):

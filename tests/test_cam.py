@@ -8,6 +8,7 @@ from data.transforms import views
 from methods.cam import background, image_cams, multi_scale_cam, predict_label
 from networks.cam import CAMNet
 from tests.conftest import fill_golden
+from tools import engine
 
 
 @pytest.fixture
@@ -143,3 +144,19 @@ def test_background():
     torch.testing.assert_close(background(scores, 3), torch.tensor([[[0.125, 0.0]]]))
     assert background(scores, 0).tolist() == [[[1, 1]]]
     assert torch.equal(background(torch.zeros(0, 2, 3), 6), torch.ones(1, 2, 3))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_network_placed_for_inference_gives_the_same_cams(precision):
+    torch.manual_seed(2)
+    plain, placed = (CAMNet(4, 0.125).eval() for _ in range(2))
+    placed.load_state_dict(plain.state_dict())
+    engine.place(placed, torch.device("cpu"), inference=True)
+    assert placed.backbone.b2.conv_branch2a.weight.is_contiguous(memory_format=torch.channels_last)
+    image = np.random.default_rng(0).integers(0, 256, (45, 60, 3), np.uint8)
+    label = torch.tensor([1.0, 0, 1, 1])
+    with engine.autocast(torch.device("cpu"), precision):
+        _, fast = multi_scale_cam(placed, views(image), (45, 60), label)
+    _, slow = multi_scale_cam(plain, views(image), (45, 60), label)
+    assert fast.dtype == torch.float32
+    assert (fast - slow).abs().max() < (1e-4 if precision == "fp32" else 0.05)
