@@ -49,7 +49,9 @@ def main():
     ids = distributed.share(ids)
     todo = [i for i in ids if not find_maps(folders["dict"], i)]
     with CRFPool(max(1, settings.num_workers // distributed.world())) if settings.crf else nullcontext() as pool:
-        jobs = sum(submit_crf(settings, layout, folders, pool, i) for i in sorted(set(ids) - set(todo)))
+        # While a GPU computes CAMs the CRF has the CPU to itself; on a CPU the two would hold each other up.
+        at_once = set(todo) if device.type == "cuda" else set()
+        jobs = 0
         if todo:
             network = trained_network(settings, experiment, layout, weights)
             engine.place(network.eval(), device, inference=True)
@@ -59,7 +61,9 @@ def main():
                 cams = image_cams(network, pictures, settings.labels)
                 for image_id, classes, scores in progress(cams, len(todo), "CAM"):
                     save_cam(folders["dict"] / f"{image_id}.{settings.format}", classes, scores, settings.format)
-                    jobs += submit_crf(settings, layout, folders, pool, image_id)
+                    if image_id in at_once:
+                        jobs += submit_crf(settings, layout, folders, pool, image_id)
+        jobs += sum(submit_crf(settings, layout, folders, pool, i) for i in ids if i not in at_once)
         if jobs:
             for _ in progress(pool.results(), jobs, "CRF"):
                 pass
