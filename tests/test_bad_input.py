@@ -26,7 +26,7 @@ NEW = (*DEMO, *small("model_oc"), "--name", "NEW")
 NARROW = (*NEW, "--width", 0.0625, "--max_epochs", 1)
 
 
-def says(message, *words):
+def assert_says(message, *words):
     assert all(word in message for word in words), message
 
 
@@ -59,8 +59,8 @@ def cut(path):
 @pytest.mark.parametrize("stage", ["train", "infer", "evaluation"])
 def test_no_dataset(place, stage):
     words = ("--dict",) if stage == "infer" else ()
-    says(refusal(stage, *DEMO, *words, "--data_root", "nowhere"), "no dataset at nowhere", "--data_root",
-         "python -m data.prepare critters")
+    assert_says(refusal(stage, *DEMO, *words, "--data_root", "nowhere"), "no dataset at nowhere", "--data_root",
+                "python -m data.prepare critters")
 
 
 def test_a_picture_that_is_not_there(place):
@@ -68,23 +68,23 @@ def test_a_picture_that_is_not_there(place):
     mend_labels(data, lambda table: table.update(ghost=["fox"]))
     for split in ("train_aug", "train", "val"):
         add_to_list(data, "ghost", split)
-    says(refusal("train", *NEW), "1 of the 13 images", "JPEGImages", "ghost", "take them off the list")
-    says(refusal("train", *DEMO, *small("model_cse"), "--name", "NEW", "--train_list", "val", "--er_init", "X/model_oc",
-                 "--cl_init", "X/model_oc"), "1 of the 7 images", "ghost")
-    says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"), "1 of the 13 images of train", "ghost")
+    assert_says(refusal("train", *NEW), "1 of the 13 images", "JPEGImages", "ghost", "take them off the list")
+    assert_says(refusal("train", *DEMO, *small("model_cse"), "--name", "NEW", "--train_list", "val", "--er_init",
+                        "X/model_oc", "--cl_init", "X/model_oc"), "1 of the 7 images", "ghost")
+    assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"), "1 of the 13 images of train", "ghost")
 
 
 def test_an_image_without_labels(place):
     data = own_data(place)
     mend_labels(data, lambda table: table.pop("train_0002"))
     for message in (refusal("train", *NEW), refusal("infer", *DEMO, "--dict", "--dict_dir", "new")):
-        says(message, "image without labels: train_0002", "labels.json", "take it off the list")
+        assert_says(message, "image without labels: train_0002", "labels.json", "take it off the list")
 
 
 def test_an_unknown_class(place):
     data = own_data(place)
     mend_labels(data, lambda table: table.update(train_0002=["wolf"]))
-    says(refusal("train", *NEW), "labels.json", "train_0002", "'wolf'", "classes.txt")
+    assert_says(refusal("train", *NEW), "labels.json", "train_0002", "'wolf'", "classes.txt")
 
 
 @pytest.mark.parametrize("line, words", [("../evil", ("'../evil'", "is not an ID", "line 13", "mend the line")),
@@ -95,14 +95,15 @@ def test_an_unknown_class(place):
 def test_a_bad_line_in_a_list(place, line, words):
     data = own_data(place)
     add_to_list(data, line)
-    says(refusal("train", *NEW), "train_aug.txt", *words)
+    assert_says(refusal("train", *NEW), "train_aug.txt", *words)
 
 
 def test_lists(place):
     (place / "none.txt").write_text("\n")
-    says(refusal("train", *NEW, "--train_list", "none.txt"), "none.txt lists no image")
-    says(refusal("infer", *DEMO, "--dict", "--infer_list", "nope"), "no list nope", "splits: train, train_aug, val")
-    says(refusal("train", *NEW, "--batch_size", 13), "--batch_size 13", "train_aug", "12 images", "smaller")
+    assert_says(refusal("train", *NEW, "--train_list", "none.txt"), "none.txt lists no image")
+    assert_says(refusal("infer", *DEMO, "--dict", "--infer_list", "nope"), "no list nope",
+                "splits: train, train_aug, val")
+    assert_says(refusal("train", *NEW, "--batch_size", 13), "--batch_size 13", "train_aug", "12 images", "smaller")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -110,7 +111,7 @@ def test_a_truncated_picture_in_training(place, workers):
     data = own_data(place)
     spoil_jpeg(data, "train_0003")
     message = refusal("train", *NARROW, "--num_workers", workers)
-    says(message, "train_0003.jpg is truncated", "fetch it again or take it off the list")
+    assert_says(message, "train_0003.jpg is truncated", "fetch it again or take it off the list")
     assert "\n" not in message
 
 
@@ -123,7 +124,7 @@ def test_a_truncated_picture_in_inference(place):
     os.replace(data / "JPEGImages/train_0003.jpg", data / "JPEGImages/train_0003.png")
     line = (*DEMO, "--name", "X", "--dict", "--dict_dir", "new", "--infer_list", place / "four.txt")
     (place / "four.txt").write_text("train_0000\ntrain_0001\ntrain_0003\ntrain_0004\n")
-    says(refusal("infer", *line), "train_0003.png is truncated")
+    assert_says(refusal("infer", *line), "train_0003.png is truncated")
     (data / "JPEGImages/train_0003.png").write_bytes(whole)
     call("infer", *line)
     assert len(list(place.glob("experiment/X/new/*.npz"))) == 4
@@ -132,18 +133,18 @@ def test_a_truncated_picture_in_inference(place):
 def test_a_truncated_truth(place):
     data = own_data(place)
     cut(data / "SegmentationClass/train_0005.png")
-    says(refusal("evaluation", *DEMO), "SegmentationClass/train_0005.png is truncated")
+    assert_says(refusal("evaluation", *DEMO), "SegmentationClass/train_0005.png is truncated")
     # Measuring in training meets it too; the weights of the epoch are there for all that.
-    says(refusal("train", *DEMO, *small("model_cse"), "--name", "NEW", "--er_init", "X/model_oc", "--cl_init",
-                 "X/model_oc", "--val_every", 1), "SegmentationClass/train_0005.png is truncated")
+    assert_says(refusal("train", *DEMO, *small("model_cse"), "--name", "NEW", "--er_init", "X/model_oc", "--cl_init",
+                        "X/model_oc", "--val_every", 1), "SegmentationClass/train_0005.png is truncated")
 
 
 def test_truth_of_other_classes(place):
     data = own_data(place)
     Image.fromarray(np.full((128, 128), 9, np.uint8)).save(data / "SegmentationClass/train_0005.png")
-    says(refusal("evaluation", *DEMO), "train_0005.png", "class id 9", "0..6")
+    assert_says(refusal("evaluation", *DEMO), "train_0005.png", "class id 9", "0..6")
     (data / "SegmentationClass/train_0005.png").unlink()
-    says(refusal("evaluation", *DEMO), "1 of the 12 images of train have no truth", "train_0005", "--gt_dir")
+    assert_says(refusal("evaluation", *DEMO), "1 of the 12 images of train have no truth", "train_0005", "--gt_dir")
 
 
 def test_other_classes_than_in_training(place):
@@ -151,11 +152,11 @@ def test_other_classes_than_in_training(place):
     data = own_data(place)
     names = (data / "classes.txt").read_text().split()
     (data / "classes.txt").write_text("\n".join([names[1], names[0], *names[2:]]))
-    says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"), "ckpt/model_cse/001.pth was trained on other classes",
-         "--data_root")
-    says(refusal("train", *DEMO, *small("model_oc")), "other settings", "classes: then ['fox'", "--overwrite")
-    says(refusal("train", *DEMO, *small("model_cse"), "--name", "NEW", "--cl_init", "X/model_oc", "--er_init",
-                 "random"), "--cl_init X/model_oc was trained on other classes")
+    assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"),
+                "ckpt/model_cse/001.pth was trained on other classes", "--data_root")
+    assert_says(refusal("train", *DEMO, *small("model_oc")), "other settings", "classes: then ['fox'", "--overwrite")
+    assert_says(refusal("train", *DEMO, *small("model_cse"), "--name", "NEW", "--cl_init", "X/model_oc", "--er_init",
+                        "random"), "--cl_init X/model_oc was trained on other classes")
 
 
 # ---- weights ----
@@ -202,12 +203,12 @@ def test_bad_weights(place, kind):
     words = spoiled(kind, place / "bad.pth")
     shutil.copy(place / "bad.pth", "experiment/X/ckpt/model_oc/077.pth")
     infer = ("infer", *DEMO, "--model", "model_oc", "--dict", "--dict_dir", "new", "--only", "train_0000")
-    says(refusal(*infer), "model_oc/077.pth", *words)
+    assert_says(refusal(*infer), "model_oc/077.pth", *words)
     call(*infer, "--load_epo", 9)       # nothing was written, so nothing is stale
     if kind != "classes":       # another head: --er_init starts its own
-        says(refusal("train", *NEW, "--er_init", "bad.pth"), "bad.pth", *words)
-    says(refusal("train", *NEW, "--model", "model_cse", "--er_init", "random", "--cl_init", "bad.pth"), "bad.pth",
-         *words)
+        assert_says(refusal("train", *NEW, "--er_init", "bad.pth"), "bad.pth", *words)
+    assert_says(refusal("train", *NEW, "--model", "model_cse", "--er_init", "random", "--cl_init", "bad.pth"),
+                "bad.pth", *words)
     assert not (place / "the_program_ran").exists()
 
 
@@ -225,48 +226,48 @@ def test_a_bad_last_pth(place, kind):
     else:
         spoiled(kind, last)
     message = refusal("train", *DEMO, *small("model_oc"))
-    says(message, "ckpt/model_oc/last.pth", "--overwrite")
+    assert_says(message, "ckpt/model_oc/last.pth", "--overwrite")
     assert not (place / "the_program_ran").exists()
 
 
 def test_a_cut_params_file(place):
     write_params(place / "imagenet.params", {"arg:conv1a_weight": np.zeros((8, 3, 3, 3), np.float32)})
-    says(refusal("train", *NEW, "--er_init", "imagenet.params"), "imagenet.params", "missing")
+    assert_says(refusal("train", *NEW, "--er_init", "imagenet.params"), "imagenet.params", "missing")
     cut(place / "imagenet.params")
-    says(refusal("train", *NEW, "--er_init", "imagenet.params"), "imagenet.params", "no whole .params file",
-         "fetch it again")
+    assert_says(refusal("train", *NEW, "--er_init", "imagenet.params"), "imagenet.params", "no whole .params file",
+                "fetch it again")
 
 
 def test_weights_that_are_not_there(place):
     infer = ("infer", *DEMO, "--dict")
-    says(refusal(*infer, "--load_epo", 9), "ckpt/model_cse has no epoch 9", "000 to 001")
-    says(refusal(*infer, "--load_epo", "nine"), "ckpt/model_cse has no epoch nine")
-    says(refusal(*infer, "--name", "Y"), "experiment/Y/ckpt/model_cse holds no weights",
-         "python train.py --name Y --model model_cse")
-    says(refusal("train", *NEW, "--er_init", "typo.pth"), "no weights 'typo.pth'", "EXPERIMENT/MODEL")
-    says(refusal("train", *NEW, "--er_init", "X/model_oc/044"), "has no epoch 044")
+    assert_says(refusal(*infer, "--load_epo", 9), "ckpt/model_cse has no epoch 9", "000 to 001")
+    assert_says(refusal(*infer, "--load_epo", "nine"), "ckpt/model_cse has no epoch nine")
+    assert_says(refusal(*infer, "--name", "Y"), "experiment/Y/ckpt/model_cse holds no weights",
+                "python train.py --name Y --model model_cse")
+    assert_says(refusal("train", *NEW, "--er_init", "typo.pth"), "no weights 'typo.pth'", "EXPERIMENT/MODEL")
+    assert_says(refusal("train", *NEW, "--er_init", "X/model_oc/044"), "has no epoch 044")
 
 
 # ---- flags ----
 
 def test_other_settings_in_the_same_folder(place):
     line = (*DEMO, *small("model_oc"), "--lr", 0.05)
-    says(refusal("train", *line), "last.pth was trained with other settings", "lr: then 0.1, now 0.05", "--overwrite",
-         "--name")
+    assert_says(refusal("train", *line), "last.pth was trained with other settings", "lr: then 0.1, now 0.05",
+                "--overwrite", "--name")
     call("train", *line, "--max_epochs", 1, "--overwrite")
     assert sorted(p.name for p in place.glob("experiment/X/ckpt/model_oc/*")) == ["000.pth", "last.pth"]
     assert len((place / "experiment/X/log/train_model_oc.jsonl").read_text().splitlines()) == 1
 
 
 def test_nothing_is_asked_for(place):
-    says(refusal("infer", *DEMO), "nothing is asked for", "--dict", "--crf", "--vis")
-    says(refusal("infer", *DEMO, "--dict", "--only", "val_0000"), "--only val_0000", "not in the list train")
+    assert_says(refusal("infer", *DEMO), "nothing is asked for", "--dict", "--crf", "--vis")
+    assert_says(refusal("infer", *DEMO, "--dict", "--only", "val_0000"), "--only val_0000", "not in the list train")
 
 
 def test_no_gpu(place, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for stage, words in (("train", ()), ("infer", ("--dict",))):
-        says(refusal(stage, *DEMO, *words, "--device", "cuda"), "--device cuda", "no GPU", "--device cpu")
+        assert_says(refusal(stage, *DEMO, *words, "--device", "cuda"), "--device cuda", "no GPU", "--device cpu")
 
 
 @pytest.mark.parametrize("stage, words, says_what", [
@@ -290,7 +291,7 @@ def test_no_gpu(place, monkeypatch):
     ("evaluation", ("--threshold", "inf"), ("--threshold",)),
 ])
 def test_flags_that_cannot_be_meant(place, stage, words, says_what):
-    says(refusal(stage, *DEMO, *words), *says_what)
+    assert_says(refusal(stage, *DEMO, *words), *says_what)
 
 
 def test_thresholds_stay_in_their_range(place):
@@ -304,17 +305,18 @@ def test_thresholds_stay_in_their_range(place):
 def test_cams_of_another_epoch(place):
     line = (*DEMO, "--dict", "--load_epo", 0)
     message = refusal("infer", *line)
-    says(message, "experiment/X/dict was made differently", "ckpt/model_cse/000.pth", "ckpt/model_cse/001.pth",
-         "--overwrite", "another folder")
-    says(refusal("infer", *DEMO, "--dict", "--precision", "bf16"), "precision: then fp32, now bf16")
+    assert_says(message, "experiment/X/dict was made differently", "ckpt/model_cse/000.pth", "ckpt/model_cse/001.pth",
+                "--overwrite", "another folder")
+    assert_says(refusal("infer", *DEMO, "--dict", "--precision", "bf16"), "precision: then fp32, now bf16")
     before = read_cam("experiment/X/dict/train_0001.npz")[1]
     call("infer", *line, "--overwrite")
     assert np.abs(read_cam("experiment/X/dict/train_0001.npz")[1] - before).max() > 0
 
     # The CRF maps are now older than their CAMs.
-    says(refusal("infer", *DEMO, "--crf", "--alphas", 2, "--load_epo", 0), "crf/02 was made differently", "dict: then")
-    says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "crf/02"), "crf/02 is stale", "dict has changed",
-         "--overwrite")
+    assert_says(refusal("infer", *DEMO, "--crf", "--alphas", 2, "--load_epo", 0), "crf/02 was made differently",
+                "dict: then")
+    assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "crf/02"), "crf/02 is stale",
+                "dict has changed", "--overwrite")
     call("evaluation", *DEMO, "--task", "cam")
     call("infer", *DEMO, "--crf", "--alphas", 2, "--load_epo", 0, "--overwrite")
     call("evaluation", *DEMO, "--task", "crf", "--dict_dir", "crf/02")
@@ -322,32 +324,33 @@ def test_cams_of_another_epoch(place):
 
 def test_cams_of_weights_that_were_trained_again(place):
     shutil.copy("experiment/X/ckpt/model_cse/000.pth", "experiment/X/ckpt/model_cse/001.pth")
-    says(refusal("evaluation", *DEMO), "dict is stale", "ckpt/model_cse/001.pth has changed", "--overwrite")
-    says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "crf/24"), "stale", "001.pth has changed")
-    says(refusal("infer", *DEMO, "--dict"), "dict was made differently", "ckpt/model_cse/001.pth: then")
+    assert_says(refusal("evaluation", *DEMO), "dict is stale", "ckpt/model_cse/001.pth has changed", "--overwrite")
+    assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "crf/24"), "stale", "001.pth has changed")
+    assert_says(refusal("infer", *DEMO, "--dict"), "dict was made differently", "ckpt/model_cse/001.pth: then")
 
 
 def test_labels_that_were_changed(place):
     data = own_data(place)
     mend_labels(data, lambda table: table.update(train_0001=["owl"]))
-    says(refusal("train", *DEMO, *small("model_oc")), "last.pth was trained with other settings", "labels.json")
-    says(refusal("infer", *DEMO, "--dict"), "dict was made differently", "data labels.json: then")
-    says(refusal("evaluation", *DEMO), "dict is stale", "labels.json has changed")
+    assert_says(refusal("train", *DEMO, *small("model_oc")), "last.pth was trained with other settings", "labels.json")
+    assert_says(refusal("infer", *DEMO, "--dict"), "dict was made differently", "data labels.json: then")
+    assert_says(refusal("evaluation", *DEMO), "dict is stale", "labels.json has changed")
 
 
 def test_cams_are_no_crf_maps(place):
-    says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "dict"), "no map of the background", "--task cam")
+    assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "dict"), "no map of the background",
+                "--task cam")
 
 
 def test_weights_without_what_it_takes_to_go_on(place):
     (place / "experiment/X/ckpt/model_oc/last.pth").unlink()
-    says(refusal("train", *DEMO, *small("model_oc"), "--seed", 2), "holds weights", "no last.pth", "--overwrite")
+    assert_says(refusal("train", *DEMO, *small("model_oc"), "--seed", 2), "holds weights", "no last.pth", "--overwrite")
 
 
 def test_overwrite_deletes_nothing_that_is_not_its_own(place):
-    says(refusal("infer", *DEMO, "--dict", "--dict_dir", ".", "--overwrite"), "was not made by this stage")
-    says(refusal("infer", *DEMO, "--dict", "--dict_dir", place / "data/critters", "--overwrite"),
-         "was not made by this stage")
+    assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", ".", "--overwrite"), "was not made by this stage")
+    assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", place / "data/critters", "--overwrite"),
+                "was not made by this stage")
     assert (place / "data/critters/classes.txt").exists()
 
 
@@ -363,33 +366,33 @@ def test_what_a_killed_run_left_half_written_is_swept(place):
 def test_a_folder_of_unknown_files(place):
     (place / "experiment/X/mine").mkdir()
     (place / "experiment/X/mine/notes.txt").write_text("precious")
-    says(refusal("infer", *DEMO, "--dict", "--dict_dir", "mine"), "it holds files but no made_by.json",
-         "another folder")
+    assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", "mine"), "it holds files but no made_by.json",
+                "another folder")
 
 
 def test_predictions_that_are_missing_or_do_not_fit(place):
     folder = place / "experiment/X/dict"
-    says(refusal("evaluation", *DEMO, "--list", "val"), "6 of the 6 images of val have no prediction",
-         "val_0000, val_0001", "python infer.py --name X", "--infer_list val")
-    says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "crf/07"), "no folder", "crf/07",
-         "--crf --alphas 07")
+    assert_says(refusal("evaluation", *DEMO, "--list", "val"), "6 of the 6 images of val have no prediction",
+                "val_0000, val_0001", "python infer.py --name X", "--infer_list val")
+    assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "crf/07"), "no folder", "crf/07",
+                "--crf --alphas 07")
     np.savez(folder / "train_0001.npz", classes=np.uint8([1]), scores=np.zeros((1, 5, 6), np.float16))
-    says(refusal("evaluation", *DEMO), "1 of 12 predictions are not of their truth's size", "train_0001: (5, 6)",
-         "(128, 128)")
+    assert_says(refusal("evaluation", *DEMO), "1 of 12 predictions are not of their truth's size", "train_0001: (5, 6)",
+                "(128, 128)")
     np.savez(folder / "train_0001.npz", classes=np.uint8([9]), scores=np.zeros((1, 128, 128), np.float16))
-    says(refusal("evaluation", *DEMO), "dict/train_0001.npz", "1..6")
+    assert_says(refusal("evaluation", *DEMO), "dict/train_0001.npz", "1..6")
     np.savez(folder / "train_0001.npz", classes=np.uint8([1]), scores=np.full((1, 128, 128), np.nan, np.float16))
-    says(refusal("evaluation", *DEMO), "dict/train_0001.npz", "NaN")
+    assert_says(refusal("evaluation", *DEMO), "dict/train_0001.npz", "NaN")
     cut(folder / "train_0001.npz")
-    says(refusal("evaluation", *DEMO), "dict/train_0001.npz cannot be read", "delete it and run infer.py again")
-    says(refusal("infer", *DEMO, "--crf", "--alphas", 3), "dict/train_0001.npz cannot be read", "delete it")
+    assert_says(refusal("evaluation", *DEMO), "dict/train_0001.npz cannot be read", "delete it and run infer.py again")
+    assert_says(refusal("infer", *DEMO, "--crf", "--alphas", 3), "dict/train_0001.npz cannot be read", "delete it")
     (folder / "train_0001.npz").unlink()
     (folder / "train_0002.npz").unlink()
-    says(refusal("evaluation", *DEMO), "2 of the 12", "train_0001, train_0002")
+    assert_says(refusal("evaluation", *DEMO), "2 of the 12", "train_0001, train_0002")
     with open(folder / "train_0001.npy", "wb") as file:
         np.save(file, np.array(Program(), dtype=object), allow_pickle=True)
     call("infer", *DEMO, "--dict", "--only", "train_0002")
-    says(refusal("evaluation", *DEMO), "dict/train_0001.npy cannot be read", "not only arrays")
+    assert_says(refusal("evaluation", *DEMO), "dict/train_0001.npy cannot be read", "not only arrays")
     assert not (place / "the_program_ran").exists()
 
 
@@ -399,11 +402,11 @@ def test_label_maps_that_do_not_fit(place):
     line = (*DEMO, "--task", "png", "--dict_dir", folder)
     call("evaluation", *line)
     Image.new("RGB", (128, 128)).save(folder / "train_0004.png")
-    says(refusal("evaluation", *line), "labels/train_0004.png", "mode RGB")
+    assert_says(refusal("evaluation", *line), "labels/train_0004.png", "mode RGB")
     Image.new("L", (64, 128)).save(folder / "train_0004.png")
-    says(refusal("evaluation", *line), "1 of 12 predictions", "train_0004: (128, 64) and (128, 128)")
+    assert_says(refusal("evaluation", *line), "1 of 12 predictions", "train_0004: (128, 64) and (128, 128)")
     (folder / "train_0004.png").unlink()
-    says(refusal("evaluation", *line), "1 of the 12 images", "train_0004")
+    assert_says(refusal("evaluation", *line), "1 of the 12 images", "train_0004")
 
 
 # ---- the disk ----
@@ -411,21 +414,21 @@ def test_label_maps_that_do_not_fit(place):
 def test_a_full_disk(place, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 1000))
-    says(refusal("infer", *DEMO, "--dict", "--infer_list", "val"), "GiB free", "make room", "--experiment_root")
+    assert_says(refusal("infer", *DEMO, "--dict", "--infer_list", "val"), "GiB free", "make room", "--experiment_root")
     call("infer", *DEMO, "--dict")      # nothing is missing: nothing is written
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written(place):
     (place / "shut").mkdir(mode=0o500)
-    says(refusal("train", *NEW, "--experiment_root", "shut"), "shut", "Permission denied")
+    assert_says(refusal("train", *NEW, "--experiment_root", "shut"), "shut", "Permission denied")
 
 
 def test_broken_json(place):
     cut(place / "experiment/X/dict/made_by.json")
-    says(refusal("infer", *DEMO, "--dict"), "dict/made_by.json is not whole JSON", "delete it")
+    assert_says(refusal("infer", *DEMO, "--dict"), "dict/made_by.json is not whole JSON", "delete it")
     cut(place / "experiment/X/config/train_model_cse.json")
-    says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"), "config/train_model_cse.json is not whole JSON")
+    assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"), "config/train_model_cse.json is not whole JSON")
 
 
 # ---- as a person sees it ----
@@ -540,7 +543,7 @@ def test_a_batch_without_any_class(place):
 def test_labels_that_the_network_predicts(place):
     data = own_data(place)
     (data / "labels.json").unlink()
-    says(refusal("infer", *DEMO, "--dict", "--infer_list", "val"), "image without labels: val_0000")
+    assert_says(refusal("infer", *DEMO, "--dict", "--infer_list", "val"), "image without labels: val_0000")
     call("infer", *DEMO, "--dict", "--vis", "--infer_list", "val", "--labels", "predicted", "--dict_dir", "seen",
          "--vis_dir", "seen_vis")
     assert all(len(read_cam(p)[0]) >= 1 for p in place.glob("experiment/X/seen/*.npz"))
@@ -554,7 +557,7 @@ def test_a_dataset_without_truth(place):
                 "X/model_oc", "--val_every", 1, "--max_epochs", 1)
     assert "12 of 12 images of train have no pixel truth: no mIoU in training" in text
     assert "miou" not in json.loads((place / "experiment/NEW/log/train_model_cse.jsonl").read_text())
-    says(refusal("evaluation", *DEMO), "12 of the 12 images of train have no truth", "--gt_dir", "--list")
+    assert_says(refusal("evaluation", *DEMO), "12 of the 12 images of train have no truth", "--gt_dir", "--list")
 
 
 def test_every_stage_has_its_help(capsys):

@@ -8,7 +8,7 @@ from data.transforms import views
 from methods.cam import background, image_cams, multi_scale_cam, predict_label
 from networks.cam import CAMNet
 from tests.conftest import fill_golden
-from tools import engine
+from tools import crf, engine
 
 
 @pytest.fixture
@@ -160,3 +160,10 @@ def test_a_network_placed_for_inference_gives_the_same_cams(precision):
     _, slow = multi_scale_cam(plain, views(image), (45, 60), label)
     assert fast.dtype == torch.float32
     assert (fast - slow).abs().max() < (1e-4 if precision == "fp32" else 0.05)
+
+
+def test_the_background_is_the_same_with_torch_and_without():
+    scores = np.random.default_rng(0).random((3, 5, 7), np.float32)
+    for alpha in (1, 6, 24.5):
+        np.testing.assert_allclose(background(torch.from_numpy(scores), alpha).numpy(),
+                                   crf.background(scores, alpha), rtol=1e-5)

@@ -185,12 +185,13 @@ class Experiment:
         folder = Path(folder)
         if not (folder / MADE_BY).exists():
             return
-        recorded = read_json(folder / MADE_BY).get("settings", {}).get("data", {})
+        record = read_json(folder / MADE_BY)
+        recorded = record.get("settings", {}).get("data", {})
         for name in recorded.keys() & (data or {}).keys():
             if recorded[name] != data[name]:
                 raise ValueError(f"{folder} is stale: the dataset's {name} has changed since it was made. Make it "
                                  "again (--overwrite), or name another folder")
-        for name, old in read_json(folder / MADE_BY).get("inputs", {}).items():
+        for name, old in record.get("inputs", {}).items():
             path = self / name if not Path(name).is_absolute() else Path(name)
             if path.is_dir():
                 self.verify(path, data)
