@@ -34,7 +34,8 @@ class Common:
     num_workers: int = option(min(8, os.cpu_count() or 1), "processes that read pictures, and that compute the CRF",
                               content=False, least=0)
     seed: int = option(4242, "of everything random", PAPER, least=0)
-    overwrite: bool = option(False, "replace what an earlier run with other settings wrote", content=False)
+    overwrite: bool = option(False, "replace what an earlier run with other settings wrote; what has these settings "
+                             "goes on", content=False)
     traceback: bool = option(False, "show the whole traceback of an error", content=False)
 
 
@@ -75,6 +76,12 @@ class Train(Common):
     dilation: tuple[int, int, int] = option((2, 4, 4), "of b5, b6, b7", "ResNet38d", least=1)
     norm: str = option("frozen", "frozen: BatchNorm on stored statistics, conv1a and b2 fixed; train: from scratch",
                        PAPER, choices=("frozen", "train"))
+    accumulate: int = option(1, "parts in which a batch is computed, for want of memory: the same step but for "
+                             "rounding, and dropout's draws", content=False, least=1)
+    checkpoint_blocks: bool = option(False, "keep the inputs of the residual units alone and compute the rest again "
+                                     "in the backward pass: less memory, more time, the same numbers", content=False)
+    skip_nonfinite: int = option(0, "batches with a loss or gradient that is not finite that are left out before the "
+                                 "training stops", content=False, least=0)
     save_minutes: float = option(10.0, "minutes between saves inside an epoch", content=False, least=0)
     print_freq: int = option(100, "steps between updates of the loss terms on the screen", PAPER, content=False,
                              least=1)
@@ -90,6 +97,8 @@ class Infer(Common):
                            content=False)
     infer_list: str = option("train", "split or file", PAPER, content=False)
     only: str = option("", "this one ID of the list", content=False)
+    shard: str = option("1/1", "I/N: the I-th of N parts of the list, for job arrays; I from 1 to N, or from 0 to "
+                        "N - 1", content=False)
     vis: bool = option(False, "write overlays to infer/ (needs and makes the CAMs of --dict)", PAPER, content=False)
     dict: bool = option(False, "write the CAMs to dict/", PAPER, content=False)
     crf: bool = option(False, "write CRF maps to crf/ALPHA/ (needs and makes the CAMs of --dict)", PAPER, content=False)
@@ -264,6 +273,9 @@ def _check(parser, settings):
                 parser.error(f"--{f.name}: must be above {f.metadata['above']}, not {v}")
     if not re.fullmatch(r"[\w-][\w.-]*", settings.name) and not (isinstance(settings, Reproduce) and not settings.name):
         parser.error(f"--name: letters, digits, _ - . and no leading dot, not {settings.name!r}")
+    part = re.fullmatch(r"(\d{1,6})/(\d{1,6})", getattr(settings, "shard", "1/1"))
+    if not part or not 0 <= int(part[1]) <= int(part[2]) or part[2] == "0" * len(part[2]):
+        parser.error(f"--shard: I/N with I from 1 to N, as 2/8, not {settings.shard!r}")
     resize = getattr(settings, "resize", (0, 0))
     if resize[0] > resize[1]:
         parser.error(f"--resize: the first must not be larger than the second: {resize[0]} {resize[1]}")
@@ -297,6 +309,20 @@ def run(main):
         words = str(error).strip().splitlines() if "DataLoader worker" in str(error) else [str(error)]
         sys.exit(f"error: {words[-1] or type(error).__name__}")
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError" and "allocate memory" not in str(error):
+        if "--traceback" in sys.argv or not (remedy := _remedy(type(error).__name__, str(error))):
             raise
-        sys.exit("error: the memory is full: a smaller --batch_size, --crop or --width needs less, so does bf16")
+        sys.exit(f"error: {remedy}")
+
+
+def _remedy(kind, words):
+    """Explain those of torch's errors that a person can mend."""
+    if kind == "OutOfMemoryError" or "allocate memory" in words:
+        return ("the memory is full: --accumulate or --checkpoint_blocks train the same in less; a smaller "
+                "--batch_size, --crop or --width needs less, so does bf16")
+    if "DataLoader worker" in words and "exited unexpectedly" in words or "is killed by signal" in words:
+        return ("a process that reads pictures was killed, perhaps for want of memory: take fewer --num_workers, "
+                "then run the same command to go on")
+    if kind in ("DistBackendError", "DistNetworkError") or "closed by peer" in words or "gloo" in words.lower():
+        return ("another process of this run has ended or cannot be reached: what is on disk is whole; see its "
+                f"message, then run the same command to go on ({words.splitlines()[0][:150]})")
+    return None

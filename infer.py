@@ -3,9 +3,11 @@
 Reads   ckpt/MODEL/EEE.pth   JPEGImages/ and labels of --data_root
 Writes  dict/ID.npz (--dict)   crf/ALPHA/ID.npz (--crf)   infer/ID_cam_CLASS.png (--vis); of model_oc dict_model_oc/ ...
 Run     python infer.py --name X --model model_cse --vis --dict --crf --alphas 4 24 --infer_list train_aug
-Pictures that are done are not done again. Under torchrun the processes share the pictures.
+Pictures that are done are not done again. Under torchrun the processes share the pictures, and so do job arrays with
+--shard 1/8 ... --shard 8/8.
 """
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -16,7 +18,7 @@ from data.loader import view_loader
 from methods.cam import image_cams
 from networks.cam import CAMNet
 from networks.pretrained import load_weights
-from tools import distributed, engine
+from tools import distributed, engine, interrupt
 from tools.crf import CRFPool
 from tools.experiment import (
     Experiment,
@@ -47,6 +49,17 @@ def main():
     done = sum(bool(find_maps(folders["dict"], i)) for i in ids)
     distributed.say(f"{folders['dict']}: {done} of {len(ids)} pictures are there")
     ids = distributed.share(ids)
+    with interrupt.remembered():
+        make_maps(settings, experiment, layout, device, weights, folders, ids)
+        if settings.vis:
+            for image_id in progress(ids, len(ids), "overlays"):
+                draw_overlays(settings, layout, folders, image_id)
+    experiment.release()
+    distributed.stop()
+
+
+def make_maps(settings, experiment, layout, device, weights, folders, ids):
+    """Write dict/ID.npz and crf/ALPHA/ID.npz where they are missing."""
     todo = [i for i in ids if not find_maps(folders["dict"], i)]
     with CRFPool(max(1, settings.num_workers // distributed.world())) if settings.crf else nullcontext() as pool:
         # While a GPU computes CAMs the CRF has the CPU to itself; on a CPU the two would hold each other up.
@@ -67,14 +80,10 @@ def main():
         if jobs:
             for _ in progress(pool.results(), jobs, "CRF"):
                 pass
-    if settings.vis:
-        for image_id in progress(ids, len(ids), "overlays"):
-            draw_overlays(settings, layout, folders, image_id)
-    distributed.stop()
 
 
 def chosen_ids(settings, layout):
-    """Read the list and check, before anything is computed, that its pictures and labels are there."""
+    """Read the list and check, before anything is computed, that its pictures and labels are there: the shard's IDs."""
     ids = layout.ids(settings.infer_list)
     if settings.only:
         if settings.only not in ids:
@@ -83,23 +92,27 @@ def chosen_ids(settings, layout):
     layout.check(ids, settings.infer_list)
     if settings.labels == "given":
         layout.labels(ids)
-    return ids
+    part, parts = (int(number) for number in settings.shard.split("/"))
+    return ids[part % parts :: parts]
 
 
 def open_folders(settings, experiment, layout, weights, ids):
     """Claim the output folders, {"dict", "vis" or an alpha: path}, and check that the disk can hold what is missing."""
     suffix = "" if settings.model == "model_cse" else f"_{settings.model}"
+    shared = settings.shard != "1/1"
+    claim = partial(experiment.claim, overwrite=settings.overwrite, shared=shared)
+    dict_dir = settings.dict_dir or f"dict{suffix}"
+    if shared:
+        experiment.lock(f"{dict_dir}, shard {settings.shard}")
     made = {"classes": layout.classes, "scales": settings.scales, "precision": settings.precision,
             "labels": settings.labels, "format": settings.format, "data": digests(layout.sources())}
-    folders = {"dict": experiment.claim(settings.dict_dir or f"dict{suffix}", f"infer {settings.model}", made,
-                                        [weights], settings.overwrite)}
+    folders = {"dict": claim(dict_dir, f"infer {settings.model}", made, [weights])}
     for alpha in settings.alphas if settings.crf else ():
         made = {"alpha": alpha, "iterations": settings.crf_iterations, "format": settings.format}
-        folders[alpha] = experiment.claim(f"{settings.crf_dir or f'crf{suffix}'}/{alpha_name(alpha)}", "infer crf",
-                                          made, [folders["dict"]], settings.overwrite)
+        folders[alpha] = claim(f"{settings.crf_dir or f'crf{suffix}'}/{alpha_name(alpha)}", "infer crf", made,
+                               [folders["dict"]])
     if settings.vis:
-        folders["vis"] = experiment.claim(settings.vis_dir or f"infer{suffix}", "infer vis", {}, [folders["dict"]],
-                                          settings.overwrite)
+        folders["vis"] = claim(settings.vis_dir or f"infer{suffix}", "infer vis", {}, [folders["dict"]])
     require_space(folders["dict"], size_of_what_is_missing(settings, layout, folders, ids))
     experiment.save_config(f"infer_{settings.model}", config.as_json(settings))
     experiment.log("infer", f"{len(ids)} pictures of {settings.infer_list} with {weights}")
@@ -108,6 +121,8 @@ def open_folders(settings, experiment, layout, weights, ids):
 
 def size_of_what_is_missing(settings, layout, folders, ids):
     """Estimate in bytes, from ten of the pictures."""
+    if not ids:                 # more shards than pictures
+        return 0
     sample = ids[:: -(-len(ids) // 10)]
     plane = np.mean([read_image(layout.image_path(i)).size / 3 for i in sample])
     plane *= 4 if settings.format == "npy" else 2
@@ -171,7 +186,11 @@ def draw_overlays(settings, layout, folders, image_id):
 
 
 def progress(items, total, name):
-    return tqdm(items, name, total, mininterval=1, disable=not distributed.is_main())
+    """Show how far it is, and leave between two items if asked to stop."""
+    for item in tqdm(items, name, total, mininterval=1, disable=not distributed.is_main()):
+        yield item
+        if interrupt.asked():
+            interrupt.leave()
 
 
 if __name__ == "__main__":

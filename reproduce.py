@@ -14,7 +14,10 @@ from pathlib import Path
 import numpy as np
 
 import config
+from tools import interrupt
 from tools.experiment import Experiment, alpha_name, read_json, write_json
+
+STOPPED = 75        # a stage that was asked to stop ends with it: what comes next must not run
 
 # mIoU on VOC train, percent, and where it is stated. None: not known to us.
 PAPER = {
@@ -86,19 +89,31 @@ def run_stages(settings, plan):
 
     The seconds are those of all stages since the evaluation before.
     """
-    root = Path(__file__).resolve().parent
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     done, start = [], time.monotonic()
     for label, command, result in plan:
         print(f"\n$ python {shlex.join(command)}", flush=True)
-        script = [command[0]] if command[0] == "-m" else [str(root / command[0])]
-        if not settings.dry_run and subprocess.run([sys.executable, *script, *command[1:]], env=environment).returncode:
+        if not settings.dry_run and run_stage(command):
             raise ValueError(f"{label} stopped with the message above. Mend that and run the same command again: what "
                              "is done is not done again")
         if result:
             done.append((label, "python " + shlex.join(command), result, round(time.monotonic() - start, 1)))
             start = time.monotonic()
     return done
+
+
+def run_stage(command):
+    """Run a stage's command; returns its exit code. What asks this process to stop stops the stage first."""
+    root = Path(__file__).resolve().parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+                                interrupt.EXIT_CODE: str(STOPPED)}
+    script = [command[0]] if command[0] == "-m" else [str(root / command[0])]
+    stage = None
+    with interrupt.remembered(lambda: stage and stage.terminate()):
+        stage = subprocess.Popen([sys.executable, *script, *command[1:]], env=environment)
+        code = stage.wait()
+        if interrupt.asked() or code == STOPPED:
+            interrupt.leave()
+    return code
 
 
 def collect(settings, experiment, runs):

@@ -1,4 +1,6 @@
 """Batches for training: one sequence from the first step to the last, which a restart enters where it was left."""
+import signal
+
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -15,7 +17,7 @@ def train_loader(dataset, batch_size, epochs, seed, start_step=0, rank=0, world=
     sampler = EpochSampler(len(dataset), batch_size, epochs, seed, start_step, rank, world)
     # A generator of its own: without one, each start of the loader would draw from the global one that dropout uses.
     return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, pin_memory=pin_memory,
-                      generator=torch.Generator().manual_seed(seed))
+                      generator=torch.Generator().manual_seed(seed), worker_init_fn=_leave_signals_to_the_parent)
 
 
 class EpochSampler:
@@ -52,7 +54,16 @@ class EpochSampler:
 def view_loader(layout, ids, scales, labelled=True, num_workers=0, pin_memory=False):
     """Give (ID, views, (H, W), label (C,)) of each picture in order, for inference; labelled=False: label is None."""
     return DataLoader(_Views(layout, ids, scales, labelled), batch_size=None, num_workers=num_workers,
-                      pin_memory=pin_memory, generator=torch.Generator())
+                      pin_memory=pin_memory, generator=torch.Generator(),
+                      worker_init_fn=_leave_signals_to_the_parent)
+
+
+def _leave_signals_to_the_parent(worker):
+    """Keep reading when a signal to stop reaches the whole group of processes: the parent may need one more batch."""
+    for number in (signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    # The second SIGTERM is the parent's, which ends its children so.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 class _Views(Dataset):

@@ -51,13 +51,14 @@ class CSE(nn.Module):
         remaining, has_target = without(label, target)                                  # (B, C), (B,)
 
         cam, logits = self.cgnet(image)                                                 # (B, C, h, w), (B, C)
-        erased, _ = erase(image, cam, target, self.mask_norm, self.global_max)          # (B, 3, H, W)
+        erased, _ = erase(image, cam, target, self.mask_norm, batch.get("peak", self.global_max))   # (B, 3, H, W)
         _, logits_erased = self.oc(erased)                                              # what is left to see? (B, C)
 
         loss_cls = F.binary_cross_entropy_with_logits(logits, label)
         per_image = F.binary_cross_entropy_with_logits(logits_erased, remaining, reduction="none").mean(1)      # (B,)
         lam = self.cc_init + self.cc_slope * epoch
-        loss_cse = lam * self._mean_over_images(per_image, has_target)
+        count = batch["count"] if "count" in batch else self._mean_count(has_target)    # of images with a target, ()
+        loss_cse = lam * torch.where(has_target, per_image, 0).sum() / count.clamp(min=1e-6)
 
         probability = torch.sigmoid(logits_erased.detach())                             # (B, C)
         rest = (remaining > 0).float() * has_target[:, None]
@@ -85,12 +86,43 @@ class CSE(nn.Module):
         before, after = (torch.sigmoid(self.oc(x)[1]) for x in (batch["image"], erased))
         return {"erased": erased, "mask": mask, "before": before, "after": after}
 
-    def _mean_over_images(self, per_image, has_target):
-        """Average over the images that have a class; each process divides by the mean count: averaged, exact."""
-        count = has_target.sum().to(per_image)
-        if self.global_mean:
-            count = self.global_mean(count)
-        return torch.where(has_target, per_image, 0).sum() / count.clamp(min=1e-6)
+    @torch.no_grad()
+    def rehearse(self, parts, draw_from):
+        """Tell the parts of a batch what they need of each other; forward over each, averaged, is then that of all.
+
+        parts      batches with "target"; each gets "count", and "peak" instead of global_max
+        draw_from  (i) -> None sets dropout's draws to those of part i
+        Returns the order in which to take them. All but the last take the peak of all masks as a given number, and
+        leave there what its gradient would be; the last one holds it, and hands that on.
+        """
+        count = self._mean_count(torch.cat([part["target"] for part in parts]) >= 0) / len(parts)
+        for part in parts:
+            part["count"] = count
+        if self.mask_norm == "image":
+            return list(range(len(parts)))
+        peaks = []
+        for i, part in enumerate(parts):
+            draw_from(i)
+            cam, _ = self.cgnet(part["image"])
+            peaks.append(activation(cam, part["target"], part["image"].shape[2:]).max())
+        peaks = torch.stack(peaks)                                                      # (parts,)
+        holder = int(peaks.argmax())
+        peak = self.global_max(peaks.max()) if self.global_max else peaks.max()
+        peak.requires_grad_()
+
+        def own_peak(own):
+            own = self.global_max(own) if self.global_max else own
+            own.register_hook(lambda gradient: gradient + peak.grad)
+            return own
+
+        for i, part in enumerate(parts):
+            part["peak"] = own_peak if i == holder else lambda own: peak
+        return [i for i in range(len(parts)) if i != holder] + [holder]
+
+    def _mean_count(self, has_target):
+        """Count the images that have a class. Of several processes the mean: each divides by it, averaged, exact."""
+        count = has_target.sum().float()
+        return self.global_mean(count) if self.global_mean else count
 
 
 def sample_target(label, generator=None):
@@ -118,10 +150,7 @@ def erase(image, cam, target, mask_norm="batch", global_max=None):
     """
     if mask_norm not in ("batch", "image"):
         raise ValueError(f"mask_norm must be batch or image, not {mask_norm!r}")
-    rows = torch.arange(len(target), device=target.device)
-    mask = cam[rows, target.clamp(min=0)][:, None].float()                              # (B, 1, h, w)
-    mask = F.interpolate(mask, image.shape[2:], mode="bilinear", align_corners=False).relu()    # (B, 1, H, W)
-    mask = torch.where((target >= 0)[:, None, None, None], mask, 0)
+    mask = activation(cam, target, image.shape[2:])
     if mask_norm == "batch":
         peak = mask.max()
         if global_max:
@@ -130,3 +159,11 @@ def erase(image, cam, target, mask_norm="batch", global_max=None):
         peak = mask.amax((1, 2, 3), keepdim=True)                                       # (B, 1, 1, 1)
     mask = mask / (peak + 1e-5)
     return image * (1 - mask), mask
+
+
+def activation(cam, target, size):
+    """Take the target's CAM, upsampled, ReLU: (B, C, h, w), (B,) -> (B, 1, H, W); 0 where the target is -1."""
+    rows = torch.arange(len(target), device=target.device)
+    mask = cam[rows, target.clamp(min=0)][:, None].float()                              # (B, 1, h, w)
+    mask = F.interpolate(mask, size, mode="bilinear", align_corners=False).relu()       # (B, 1, H, W)
+    return torch.where((target >= 0)[:, None, None, None], mask, 0)

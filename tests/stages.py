@@ -44,7 +44,7 @@ def refusal(stage, *words):
     return message
 
 
-def files(folder, without=("log.txt", "config/")):
+def files(folder, without=("log.txt", "config/", ".lock/")):
     """Return {relative path: (time, digest)} of all files that a second run must not touch."""
     names = {p: p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file()}
     return {name: (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest()) for p, name in names.items()

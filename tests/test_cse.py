@@ -1,6 +1,7 @@
 """The erasing objective: the golden updates of the authors' code, and what it promises."""
 import json
 import zlib
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from networks import parameter_groups
 from networks.cam import CAMNet
 from networks.pretrained import official_state
 from tests.conftest import fill_golden
+from tools import engine
 from tools.engine import poly_sgd
 
 CLASSES = 4
@@ -323,3 +325,36 @@ def test_the_maximum_of_all_processes_is_taken_where_it_is_given(batch):
 def test_an_unknown_mask_norm_is_refused(batch):
     with pytest.raises(ValueError, match="batch or image, not 'none'"):
         erase(batch["image"], torch.rand(4, CLASSES, 4, 5), batch["target"], "none")
+
+
+# ---- a batch in parts ----
+
+def test_parts_see_the_draws_of_the_rehearsal_and_their_masks_the_batchs_peak(monkeypatch):
+    """With dropout the peak is that of the very CAMs that are then erased with: masks reach 1, and not more."""
+    torch.manual_seed(3)
+    nets = [CAMNet(3, width=0.0625, dropout=(0.5, 0.5), dropout_head=0.5) for _ in range(2)]
+    for net in nets:
+        nn.init.uniform_(net.fc8.weight, 0, 1)
+    objective, peaks = CSE(*nets).train(), []
+    generator = torch.Generator().manual_seed(0)
+    batch = {"image": torch.randn(6, 3, 32, 32, generator=generator), "label": torch.eye(3).repeat(2, 1)}
+    batch["target"] = batch["label"].argmax(1)
+    batch["image"][1] *= 10
+
+    def watched(*args, **kw):
+        erased, mask = erase(*args, **kw)
+        peaks.append(float(mask.max()))
+        return erased, mask
+
+    monkeypatch.setattr("methods.cse.erase", watched)
+    terms = engine._backward(objective, objective, batch, 2, 3, lambda i: torch.manual_seed(100 + i), nullcontext)
+    assert len(peaks) == 3 and peaks[-1] == pytest.approx(1, abs=1e-4) and max(peaks[:-1]) < peaks[-1]
+    assert terms["loss"].item() == pytest.approx(terms["loss_cls"].item() + terms["loss_cse"].item())
+
+
+def test_a_loss_that_is_nan_in_one_part_is_nan(objective):
+    batch = {"image": torch.randn(4, 3, 32, 32), "label": torch.eye(CLASSES)[:4]}
+    batch["target"] = batch["label"].argmax(1)
+    batch["image"][0] = float("nan")
+    terms = engine._backward(objective, objective, batch, 0, 2, torch.manual_seed, nullcontext)
+    assert terms["loss"].isnan() and terms["loss_cls"].isnan()

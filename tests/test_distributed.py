@@ -1,4 +1,6 @@
-"""Two processes compute what one computes: losses, gradients, weights, and the maximum over the whole batch."""
+"""Two processes compute what one computes, and a batch in parts what the whole one does: losses, gradients, weights,
+and the maximum of the masks over the whole batch.
+"""
 import os
 import socket
 from contextlib import suppress
@@ -17,7 +19,7 @@ from tools import distributed
 from tools.engine import fit, poly_sgd
 from tools.experiment import Experiment
 
-WORLD, EPOCHS, STEPS, BATCH, CLASSES = 2, 2, 3, 4, 3
+WORLD, EPOCHS, STEPS, BATCH, CLASSES = 2, 4, 5, 8, 3
 CPU = torch.device("cpu")
 CASES = ("oc", "cse_batch", "cse_image")
 
@@ -41,14 +43,14 @@ def loader(start):
         label = torch.eye(CLASSES)[torch.randint(CLASSES, (BATCH,), generator=generator)]
         label[0] = 1
         target = label.argmax(1)
-        empty = {1: [1, 3], 2: [3]}.get(step % STEPS, [])
+        empty = {1: [1, 3, 5, 7], 2: [3]}.get(step % STEPS, [])
         label[empty], target[empty] = 0, -1
-        image[1] *= 1 + 2 * (step % 2)              # the maximum lies now in one half, now in the other
+        image[step % BATCH] *= 3                    # the maximum lies now in one part, now in another
         batch = {"image": image, "label": label, "target": target}
         yield {k: v[distributed.rank()::distributed.world()] for k, v in batch.items()}
 
 
-def train(case, folder, killed_at=None):
+def train(case, folder, killed_at=None, accumulate=1):
     """Train a tiny network; returns its weights, each step's gradients and the logged rows."""
     net = tiny_net(1)
     objective = Classification(net)
@@ -65,7 +67,8 @@ def train(case, folder, killed_at=None):
 
     with suppress(Killed):
         fit(objective, net, optimizer, schedule, loader, experiment, f"train_{case}", {}, epochs=EPOCHS, steps=STEPS,
-            device=CPU, weights=lambda net: net.state_dict(), on_step=on_step, save_minutes=0, print_freq=1)
+            device=CPU, weights=lambda net: net.state_dict(), on_step=on_step, accumulate=accumulate,
+            save_minutes=0, print_freq=1)
     distributed.barrier()
     return {"weights": net.state_dict(), "gradients": steps, "rows": experiment.epochs(f"train_{case}")}
 
@@ -98,6 +101,7 @@ def work(rank, port, folder):
     distributed.start("cpu")
     asked = []
     found = {case: train(case, folder) for case in CASES}
+    found |= {(case, 2): train(case, folder / "in parts", accumulate=2) for case in CASES}
     train("cse_batch", folder / "begun by two", killed_at=4)
     found |= {
         "world": (distributed.rank(), distributed.world(), distributed.is_main()),
@@ -105,8 +109,8 @@ def work(rank, port, folder):
         "mean": float(distributed.global_mean(torch.tensor(float(10 * rank)))),
         "sum": distributed.sum_array(np.array([1, rank]), CPU).tolist(),
         "share": distributed.share(list("abcde")),
-        "decided": distributed.main_decides(rank == 0, 20), "denied": distributed.main_decides(rank == 1, 20),
-        "not_asked": distributed.main_decides(True, 21),
+        "agreed": distributed.agree(rank == 0, rank == 1, False), "gathered": distributed.gather(f"of {rank}"),
+        "parts": [distributed.share(list("abcdefg"), part, 3) for part in range(3)],
         "first": distributed.main_first(lambda: asked.append(rank) or f"made by {rank}"), "asked": asked,
         "broken": fail_in_main(ValueError("the disk is full")),
         "lost": fail_in_main(FileNotFoundError("no folder X")),
@@ -130,30 +134,59 @@ def close(a, b, what):
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, msg=lambda text: f"{what}: {text}")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_train_as_one(both, tmp_path, case):
-    one = train(case, tmp_path)
+def assert_trained_alike(one, other, losses):
+    """Compare to 1e-5: each step's gradients, the last weights, the logged losses."""
     start = tiny_net(1).state_dict()
     assert max((one["weights"][k] - start[k]).abs().max() for k in start) > 0.01
-    for two in both[0]:
-        for step, (mine, theirs) in enumerate(zip(one["gradients"], two[case]["gradients"], strict=True)):
-            assert mine.keys() == theirs.keys() and len(mine) > 5
-            for name, gradient in mine.items():
-                scale = gradient.abs().max()
-                close(theirs[name] / scale, gradient / scale, f"gradient of {name} in step {step}")
-        for name, weight in one["weights"].items():
-            close(two[case]["weights"][name], weight, name)
-    for mine, theirs in zip(one["rows"], both[0][0][case]["rows"], strict=True):
-        for name in ("loss", "lr", *(("loss_cls", "loss_cse") if case != "oc" else ())):
+    assert len(one["gradients"]) == EPOCHS * STEPS == 20
+    for step, (mine, theirs) in enumerate(zip(one["gradients"], other["gradients"], strict=True)):
+        assert mine.keys() == theirs.keys() and len(mine) > 5
+        for name, gradient in mine.items():
+            scale = gradient.abs().max()
+            close(theirs[name] / scale, gradient / scale, f"gradient of {name} in step {step}")
+    for name, weight in one["weights"].items():
+        close(other["weights"][name], weight, name)
+    for mine, theirs in zip(one["rows"], other["rows"], strict=True):
+        for name in ("lr", *losses):
             assert theirs[name] == pytest.approx(mine[name], rel=1e-5), name
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """Give what one process with the whole batch computes in each case."""
+    return {case: train(case, tmp_path_factory.mktemp("one")) for case in CASES}
+
+
+def losses(case):
+    return ("loss",) if case == "oc" else ("loss", "loss_cls", "loss_cse")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one(both, one, case):
+    for rank in range(WORLD):
+        assert_trained_alike(one[case], both[0][rank][case] | {"rows": both[0][0][case]["rows"]}, losses(case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_batch_in_parts_in_two_processes(both, one, case):
+    for rank in range(WORLD):
+        found = both[0][rank][case, 2] | {"rows": both[0][0][case, 2]["rows"]}
+        assert_trained_alike(one[case], found, losses(case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case, parts", [("oc", 4), ("cse_batch", 2), ("cse_batch", 8), ("cse_image", 4)])
+def test_a_batch_in_parts(one, tmp_path, case, parts):
+    assert_trained_alike(one[case], train(case, tmp_path, accumulate=parts), losses(case))
 
 
 @pytest.mark.slow
 def test_one_process_ends_what_two_began(both, tmp_path):
     whole = train("cse_batch", tmp_path)
     ended = train("cse_batch", both[1] / "begun by two")
-    assert len(ended["gradients"]) == (EPOCHS - 1) * STEPS      # several processes save at epochs and tenth steps
+    assert len(ended["gradients"]) == EPOCHS * STEPS - 4
     for name, weight in whole["weights"].items():
         close(ended["weights"][name], weight, name)
     assert [row["loss"] for row in ended["rows"]] == pytest.approx([row["loss"] for row in whole["rows"]], rel=1e-5)
@@ -172,8 +205,9 @@ def test_what_processes_tell_each_other(both):
     assert first["mean"] == second["mean"] == 5
     assert first["sum"] == second["sum"] == [2, 1]
     assert (first["share"], second["share"]) == (["a", "c", "e"], ["b", "d"])
-    assert not first["not_asked"] and not second["not_asked"]
-    assert first["decided"] and second["decided"] and not first["denied"] and not second["denied"]
+    assert first["agreed"] == second["agreed"] == (True, True, False)
+    assert first["gathered"] == second["gathered"] == ["of 0", "of 1"]
+    assert (first["parts"], second["parts"]) == ([["a", "g"], ["b"], ["c"]], [["d"], ["e"], ["f"]])
 
 
 @pytest.mark.slow
@@ -192,7 +226,8 @@ def test_alone_every_function_is_trivial():
     x = torch.tensor(3.0, requires_grad=True)
     assert distributed.global_max(x) is x and distributed.global_mean(x) == 3
     assert distributed.share([1, 2, 3]) == [1, 2, 3] and distributed.sum_array(np.arange(3), CPU).tolist() == [0, 1, 2]
-    assert distributed.main_decides(True, 3) is True and distributed.main_first(lambda: 7) == 7
+    assert distributed.agree(True, False) == (True, False) and distributed.gather(3) == [3]
+    assert distributed.main_first(lambda: 7) == 7
     assert fail_in_main(FileNotFoundError("no folder X")) == "FileNotFoundError: no folder X"
     distributed.barrier()
     distributed.stop()

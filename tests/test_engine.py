@@ -1,11 +1,14 @@
 """The training loop: killed and started again it ends as if nothing had happened."""
 import json
+import os
+import signal
 from contextlib import suppress
 
 import pytest
 import torch
 from torch import nn
 
+from tools import interrupt
 from tools.engine import Meter, fit, poly_sgd
 from tools.experiment import Experiment
 
@@ -17,20 +20,38 @@ class Killed(Exception):
     pass
 
 
+class Flat(nn.Module):
+    def forward(self, x):
+        return x[:, :, None, None]
+
+
+class SpoilGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient / 0
+
+
 class Objective(nn.Module):
     """A regression with dropout; "p_rare" is nan in most steps."""
 
-    def __init__(self, spoil_at=None):
+    def __init__(self, spoil_at=()):
         super().__init__()
         torch.manual_seed(5)
-        self.network = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.4), nn.Linear(8, 1))
+        self.network = nn.Sequential(nn.Linear(6, 8), Flat(), nn.BatchNorm2d(8), nn.Flatten(), nn.Dropout(0.4),
+                                     nn.Linear(8, 1))
         self.spoil_at = spoil_at
 
     def forward(self, batch, epoch):
         step = int(batch["step"])
+        if "the picture" in self.spoil_at and step in self.spoil_at:
+            batch["image"] = batch["image"] * float("inf")
         loss = ((self.network(batch["image"]) - batch["image"][:, :1]) ** 2).mean() * (1 + epoch)
-        if step == self.spoil_at:
-            loss = loss * float("nan")
+        if step in self.spoil_at:
+            loss = loss * float("nan") if "the gradient" not in self.spoil_at else SpoilGradient.apply(loss)
         return {"loss": loss, "loss_twice": 2 * loss.detach(),
                 "p_rare": torch.tensor(float(step) if step % 4 == 1 else float("nan")),
                 "p_never": torch.tensor(float("nan"))}
@@ -39,10 +60,11 @@ class Objective(nn.Module):
 def loader(start):
     for step in range(start, EPOCHS * STEPS):
         generator = torch.Generator().manual_seed(100 + step)
-        yield {"image": torch.randn(5, 6, generator=generator), "step": torch.tensor(step)}
+        yield {"image": torch.randn(5, 6, generator=generator), "step": torch.tensor(step),
+               "index": torch.arange(5) + 5 * (step % STEPS)}
 
 
-def train(folder, killed_at=None, settings=None, spoil_at=None, **kw):
+def train(folder, killed_at=None, settings=None, spoil_at=(), loader=loader, **kw):
     """Train the tiny objective in a folder; killed_at raises in the middle of that step."""
     objective = Objective(spoil_at)
     optimizer, schedule = poly_sgd([{"params": list(objective.parameters()), "lr": 0.05, "weight_decay": 1e-3}], 0.05,
@@ -244,15 +266,110 @@ def test_the_objective_trains_again_after_a_measurement(tmp_path):
 
 # ---- what goes wrong ----
 
-@pytest.mark.parametrize("print_freq", [1, 100])
+IDS = [f"image_{i:02d}" for i in range(5 * STEPS)]
+
+
+@pytest.mark.parametrize("how", ["the loss", "the gradient", "the picture"])
 @pytest.mark.parametrize("save_minutes", [0, 60])
-def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path, print_freq, save_minutes):
-    with pytest.raises(ValueError, match=r"epoch 1, step \d: loss is not finite.*model_oc"):
-        train(tmp_path, spoil_at=5, print_freq=print_freq, save_minutes=save_minutes)
+def test_what_is_not_finite_stops_the_run_before_it_is_in_the_weights(tmp_path, how, save_minutes):
+    loss = r"loss \d[.\d]*" if how == "the gradient" else "loss (nan|inf)"
+    with pytest.raises(ValueError, match=rf"epoch 1, step 1: .* not finite \({loss}, loss_twice .*, gradient "
+                       r"(nan|inf)\) on the images image_05, image_06, image_07, image_08, image_09. .*oc/last.pth"):
+        train(tmp_path, spoil_at=(5, how), save_minutes=save_minutes, ids=IDS)
     folder = tmp_path / "X/ckpt/model_oc"
     assert [p.name for p in sorted(folder.glob("0*.pth"))] == ["000.pth"]
-    assert all(v.isfinite().all() for v in torch.load(folder / "last.pth")["network"].values())
+    last = torch.load(folder / "last.pth")
+    assert last["step"] == 5 and last["skipped"] == 0
+    assert all(v.isfinite().all() for v in last["network"].values())
     assert_same(train(tmp_path / "whole"), train(tmp_path))         # whatever it was, without it all is well
+
+
+def test_a_batch_that_is_not_finite_may_be_left_out(tmp_path):
+    """The picture: it spoils BatchNorm's statistics before the loss shows it."""
+    spoiled = {"spoil_at": (5, 6, 9, "the picture"), "ids": IDS}
+    with pytest.raises(ValueError, match="epoch 2, step 1: .*image_05.*--skip_nonfinite N"):
+        train(tmp_path / "two", skip_nonfinite=2, **spoiled)
+    _, _, experiment = train(tmp_path / "two", skip_nonfinite=3, **spoiled)
+    whole = train(tmp_path / "three", skip_nonfinite=3, **spoiled)
+    rows = experiment.epochs("train_model_oc")
+    assert [row.get("skipped") for row in rows] == [None, 2, 1]
+    assert without_times(rows) == without_times(whole[2].epochs("train_model_oc"))
+    assert (experiment / "log.txt").read_text().count("not finite") == 3
+    assert all(v.isfinite().all() for v in whole[0].state_dict().values())
+
+    objective = Objective()                 # the same training by hand, without the three steps
+    optimizer, schedule = poly_sgd([{"params": list(objective.parameters()), "lr": 0.05, "weight_decay": 1e-3}], 0.05,
+                                   EPOCHS * STEPS, momentum=0.9)
+    for step, batch in enumerate(loader(0)):
+        if step not in (5, 6, 9):
+            torch.manual_seed(step * 1009)
+            optimizer.zero_grad()
+            objective(batch, step // STEPS)["loss"].backward()
+            optimizer.step()
+        schedule.step()
+    assert_same((objective, optimizer), whole)
+
+
+def test_the_count_of_left_out_batches_survives_a_restart(tmp_path):
+    spoiled = {"spoil_at": (5, 9, "the loss"), "ids": IDS, "skip_nonfinite": 1}
+    train(tmp_path, killed_at=7, **spoiled)
+    with pytest.raises(ValueError, match="epoch 2, step 1"):
+        train(tmp_path, **spoiled)
+    assert train(tmp_path)[2].epochs("train_model_oc")[1]["skipped"] == 1
+
+
+# ---- asked to stop, or without pictures ----
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("step", [0, 3, 6, 11])
+def test_asked_to_stop_it_ends_the_step_and_saves(tmp_path, capsys, number, step):
+    def asking(start):
+        for batch in loader(start):
+            if batch["step"] == step:
+                os.kill(os.getpid(), number)
+            yield batch
+
+    handlers = [signal.getsignal(n) for n in interrupt.SIGNALS]
+    with pytest.raises(SystemExit) as left:
+        train(tmp_path / "cut", save_minutes=60, loader=asking)
+    assert left.value.code == 0 and "run the same command to go on" in capsys.readouterr().out
+    assert handlers == [signal.getsignal(n) for n in interrupt.SIGNALS]
+    last = tmp_path / "cut/X/ckpt/model_oc/last.pth"
+    assert torch.load(last)["step"] == step if step else not last.exists()
+    whole, resumed = train(tmp_path / "whole"), train(tmp_path / "cut", save_minutes=60)
+    assert_same(whole, resumed)
+    assert without_times(resumed[2].epochs("train_model_oc")) == without_times(whole[2].epochs("train_model_oc"))
+
+
+def test_the_exit_code_of_a_stop_can_be_chosen(tmp_path, monkeypatch):
+    monkeypatch.setenv("STOP_EXIT_CODE", "75")
+    with pytest.raises(SystemExit) as left:
+        train(tmp_path, loader=lambda start: (b for b in loader(start) if not os.kill(os.getpid(), signal.SIGUSR1)))
+    assert left.value.code == 75
+
+
+def test_after_a_ctrl_c_the_next_one_is_the_systems_own():
+    with interrupt.remembered():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.asked() and signal.getsignal(signal.SIGINT) is not signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    with interrupt.remembered():
+        assert not interrupt.asked()
+
+
+def test_what_was_trained_is_saved_when_a_batch_cannot_be_read(tmp_path):
+    def vanishing(start):
+        for batch in loader(start):
+            if batch["step"] == 6:
+                raise FileNotFoundError("JPEGImages/a.jpg is gone")
+            yield batch
+
+    with pytest.raises(FileNotFoundError, match="a.jpg is gone"):
+        train(tmp_path / "cut", save_minutes=60, loader=vanishing)
+    assert torch.load(tmp_path / "cut/X/ckpt/model_oc/last.pth")["step"] == 6
+    assert_same(train(tmp_path / "whole"), train(tmp_path / "cut"))
 
 
 def test_the_meter_leaves_out_what_is_not_known():

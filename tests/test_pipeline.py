@@ -5,8 +5,6 @@ import os
 import shlex
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -228,16 +226,15 @@ def test_reproduce(tmp_path, monkeypatch):
     monkeypatch.setitem(config.RECIPES["demo"]["Train"], "batch_size", (4, "a test"))
     ran = []
 
-    def run(words, env):
-        words = [words[0], Path(words[1]).name, *words[2:]]
-        ran.append(words[1:])
-        if words[1] == "-m":
-            importlib.import_module(words[2]).main([*words[3:], "--train", "12", "--val", "4"])
+    def run(words):
+        ran.append(words)
+        if words[0] == "-m":
+            importlib.import_module(words[1]).main([*words[2:], "--train", "12", "--val", "4"])
         else:
-            print(call(words[1].removesuffix(".py"), *words[2:]))
-        return subprocess.CompletedProcess(words, 0)
+            print(call(words[0].removesuffix(".py"), *words[1:]))
+        return 0
 
-    monkeypatch.setattr("reproduce.subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr("reproduce.run_stage", run)
     words = ("--recipe", "demo", "--num_workers", 0)
     text = call("reproduce", *words)
     assert ran == commands_of(text)
@@ -256,7 +253,7 @@ def test_reproduce(tmp_path, monkeypatch):
         assert row["miou"] == [found["miou"]]
         assert any(line.startswith(row["stage"]) and f"{found['miou']:.1f}" in line for line in text.splitlines())
 
-    made = ("log.txt", "config/", "eval/", "results.json")
+    made = (".lock/", "log.txt", "config/", "eval/", "results.json")
     before = files("experiment", made)
     text = call("reproduce", *words)
     assert text.count("nothing to do") == 3 and text.count("12 of 12 pictures are there") == 2

@@ -195,3 +195,32 @@ def test_head_stays_float32_under_autocast(small):
 def test_unknown_new_layer(small):
     with pytest.raises(ValueError, match="no layer 'fc9' in CAMNet"):
         parameter_groups(small, 0.01, 5e-4, ["fc9"])
+
+
+# ---- less memory ----
+
+def backward(norm, checkpointed):
+    """Take one training step's gradients with dropout; returns them, BatchNorm's statistics, and what was kept."""
+    torch.manual_seed(0)
+    net = CAMNet(num_classes=3, width=0.125, norm=norm).train()
+    net.backbone.checkpoint_blocks = checkpointed
+    kept = []
+
+    def keep(tensor):
+        kept.append((tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = net(torch.randn(2, 3, 64, 64))[1].square().mean()
+    before = sum(dict(kept).values())
+    loss.backward()
+    return {n: p.grad for n, p in net.named_parameters() if p.grad is not None}, dict(net.named_buffers()), before
+
+
+@pytest.mark.parametrize("norm", ["frozen", "train"])
+def test_checkpointed_blocks_give_the_same_bits_in_less_memory(norm):
+    (gradients, buffers, kept), (same, once, less) = backward(norm, False), backward(norm, True)
+    assert gradients.keys() == same.keys() and len(gradients) > 20
+    assert all(torch.equal(gradients[name], same[name]) for name in gradients)
+    assert all(torch.equal(buffers[name], once[name]) for name in buffers)      # a batch is counted once
+    assert less < 0.5 * kept

@@ -185,7 +185,8 @@ def _send(pipe, message):
 
 def _serve():
     """Answer (image, scores, alphas, iterations) on stdin with one map for each alpha, or an exception, until EOF."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)       # the parent's to handle; our end is that of its pipe
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)                                   # whatever a library prints must not land among the replies
     with contextlib.suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):     # the parent has gone: so do we

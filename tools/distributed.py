@@ -54,38 +54,45 @@ def say(text):
 
 
 def main_first(action):
-    """Run action in the main process; the others wait, and get its result or its error."""
+    """Run action in the main process; the others wait, and get its result, or a ValueError in its error's words."""
     if not dist.is_initialized():
         return action()
     box = [None, None]
+    error = None
     if is_main():
         try:
             box[0] = action()
-        except (ValueError, OSError) as error:
-            box[1] = str(error)
+        except Exception as failure:
+            error, box[1] = failure, str(failure) or type(failure).__name__
     dist.broadcast_object_list(box)
+    if error:
+        raise error
     if box[1] is not None:
         raise ValueError(box[1])
     return box[0]
 
 
-def main_decides(answer, step):
-    """Return the main process's answer everywhere: each has its own clock, and what follows needs all of them.
-
-    Several processes ask at every tenth step only, since it costs a message; the others answer False.
-    """
+def agree(*flags):
+    """Return each flag as it is in any of the processes: what one has seen, all know."""
     if not dist.is_initialized():
-        return answer
-    if step % 10:
-        return False
-    answer = torch.tensor(int(answer))
-    dist.broadcast(answer, 0)
-    return bool(answer)
+        return flags
+    seen = torch.tensor(flags, dtype=torch.int64)
+    dist.all_reduce(seen, dist.ReduceOp.MAX)
+    return tuple(bool(flag) for flag in seen)
 
 
-def share(items):
-    """Return this process's part of a list."""
-    return items[rank()::world()]
+def gather(value):
+    """Return the list of all processes' values (anything that can be pickled), in the order of the ranks."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def share(items, part=0, parts=1):
+    """Return what this process does of one of several parts of a list."""
+    return items[part + parts * rank() :: parts * world()]
 
 
 def sum_over_processes(tensor):

@@ -1,12 +1,14 @@
 """The one training loop, and the authors' optimizer."""
 import math
 import time
+from contextlib import nullcontext
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
-from tools import distributed
+from tools import distributed, interrupt
 from tools.experiment import load_checkpoint, save_checkpoint
 
 
@@ -23,53 +25,126 @@ def poly_sgd(groups, lr, steps, power=0.9, momentum=5e-4):
 
 
 def fit(objective, network, optimizer, schedule, make_loader, experiment, stage, settings, *, epochs, steps, device,
-        weights, precision="fp32", seed=0, save_minutes=10, print_freq=100, on_step=None, on_epoch=None):
+        weights, precision="fp32", seed=0, accumulate=1, skip_nonfinite=0, save_minutes=10, print_freq=100, ids=None,
+        on_step=None, on_epoch=None):
     """Train `network` through `objective` until epoch `epochs`; called again on the same folder, go on.
 
     objective    nn.Module: (batch, epoch) -> dict of 0-d tensors with the key "loss"; the others are logged
     make_loader  start step -> batches from there to the end;  steps  of an epoch
     settings     what must be equal for a run to go on (JSON);  weights  network -> what EEE.pth holds
+    accumulate   parts in which a batch is computed. An objective that is not a mean over images says what its parts
+                 have to know of each other: see CSE.rehearse
+    skip_nonfinite   batches that may be left out; the next one is a ValueError with the images that ids, the dataset's
+                 IDs, gives for batch["index"]
     on_step      (step, batch) -> None;  on_epoch  (epoch) -> {name: value} for the log
+    Asked to stop (tools.interrupt) it saves after the step and leaves; so it does when a batch cannot be read.
     Writes ckpt/MODEL/EEE.pth, ckpt/MODEL/last.pth, log/STAGE.jsonl. stage is "train_MODEL".
     """
     run = _Run(network, optimizer, schedule, experiment, stage, settings, weights, steps, device, on_epoch)
     total = epochs * steps
-    if run.resume():
-        distributed.say(f"{stage}: goes on at epoch {run.step // steps}, step {run.step % steps} of {steps}"
-                        if run.step < total else f"{stage}: whole, {epochs} epochs; nothing to do")
-    if run.step >= total:
-        return
-    forward = objective
-    if distributed.world() > 1:
-        forward = DistributedDataParallel(objective, device_ids=[device.index] if device.type == "cuda" else None)
-    objective.train()
-    bar = tqdm(total=total, initial=run.step, desc=stage, unit="step", disable=not distributed.is_main(), mininterval=1,
-               dynamic_ncols=True)
-    for batch in make_loader(run.step):
-        # Dropout draws from here: the same after a restart.
-        torch.manual_seed(((seed * 1_000_003 + run.step) * 1009 + distributed.rank()) % 2**63)
-        batch = {k: _to(v, device) for k, v in batch.items()}
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(device, precision):
-            terms = forward(batch, run.step // steps)
-        terms["loss"].backward()
-        if on_step:
-            on_step(run.step, batch)
-        optimizer.step()
-        schedule.step()
-        run.step += 1
-        run.meter.add(terms, len(batch["image"]) * distributed.world())
-        bar.update()
-        epoch_ends = run.step % steps == 0
-        due = epoch_ends or distributed.main_decides(run.minutes_unsaved() >= save_minutes, run.step)
-        if due or run.step % print_freq == 0:
-            bar.set_postfix_str(run.summary())
-        if due:
+    with interrupt.remembered():
+        if run.resume():
+            distributed.say(f"{stage}: goes on at epoch {run.step // steps}, step {run.step % steps} of {steps}"
+                            if run.step < total else f"{stage}: whole, {epochs} epochs; nothing to do")
+        if run.step >= total:
+            return
+        forward = objective
+        if distributed.world() > 1:
+            forward = DistributedDataParallel(objective, device_ids=[device.index] if device.type == "cuda" else None)
+        objective.train()
+        statistics = [b for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.training
+                      for b in m.buffers()]
+        bar = tqdm(total=total, initial=run.step, desc=stage, unit="step", disable=not distributed.is_main(),
+                   mininterval=1, dynamic_ncols=True)
+        for batch in _batches(run, make_loader, total, save_minutes):
+            batch = {k: _to(v, device) for k, v in batch.items()}
+            optimizer.zero_grad(set_to_none=True)
+            before = [b.clone() for b in statistics]
+            terms = _backward(objective, forward, batch, run.step // steps, accumulate,
+                              lambda part: _draw_from(seed, run.step, part, accumulate),
+                              lambda: autocast(device, precision))
+            checked = {k: v.item() for k, v in terms.items() if k.startswith("loss")} | {"gradient": _size(network)}
+            bad = not all(math.isfinite(value) for value in checked.values())
+            if distributed.agree(bad)[0]:
+                for buffer, value in zip(statistics, before):
+                    buffer.copy_(value)
+                images = [ids[i] for i in batch["index"].tolist()] if ids else []
+                run.skip_or_stop((checked, images) if bad else None, skip_nonfinite)
+            else:
+                if on_step:
+                    on_step(run.step, batch)
+                optimizer.step()
+                run.meter.add(terms, len(batch["image"]) * distributed.world())
+            schedule.step()
+            run.step += 1
+            bar.update()
+            if run.step % print_freq == 0 or run.step % steps == 0:
+                bar.set_postfix_str(run.summary())
+            if run.step % steps == 0:
+                run.save()
+                run.close_epoch()
+                objective.train()
+        bar.close()
+
+
+def _batches(run, make_loader, total, save_minutes):
+    """Yield the batches from the run's step on. Between two of them: save when it is time, leave when asked to."""
+    loader = iter(make_loader(run.step))
+    while run.step < total:
+        try:
+            batch, failure = next(loader), None
+        except Exception as error:
+            failure = error
+        failed, stop, due = distributed.agree(failure is not None, interrupt.asked(),
+                                              run.minutes_unsaved() >= save_minutes)
+        if (failed or stop or due) and run.step > run.saved_step:
             run.save()
-        if epoch_ends:
-            run.close_epoch()
-            objective.train()
-    bar.close()
+        if stop:
+            interrupt.leave()
+        if failed:
+            raise failure or ValueError("another process could not read its pictures: see its message")
+        yield batch
+
+
+def _draw_from(seed, step, part, parts):
+    """Let dropout draw what is this part's of this process's batch: the same after a restart."""
+    torch.manual_seed(((seed * 1_000_003 + step) * 1009 + distributed.rank() * parts + part) % 2**63)
+
+
+def _backward(objective, forward, batch, epoch, count, draw_from, context):
+    """Add up the gradients of a batch, computed in `count` parts; returns the terms' means over the parts.
+
+    forward is the objective, or what wraps it under several processes: those exchange gradients in the last part.
+    """
+    parts = [batch] if count == 1 else _cut(batch, count)
+    order = range(count)
+    if count > 1 and hasattr(objective, "rehearse"):
+        with context():
+            order = objective.rehearse(parts, draw_from)
+    found = []
+    for i in order:
+        draw_from(i)
+        with nullcontext() if i == order[-1] or forward is objective else forward.no_sync():
+            with context():
+                terms = forward(parts[i], epoch)
+            (terms["loss"] / count).backward()
+        found.append({name: value.detach() for name, value in terms.items()})
+    if count == 1:
+        return found[0]
+    # A term that is nan in some part had nothing to average there; a loss that is nan must show.
+    return {name: (torch.mean if name.startswith("loss") else torch.nanmean)(torch.stack([f[name] for f in found]))
+            for name in found[0]}
+
+
+def _cut(batch, count):
+    """Cut a batch into parts of equal size."""
+    pieces = {name: value.chunk(count) for name, value in batch.items()}
+    return [{name: piece[i] for name, piece in pieces.items()} for i in range(count)]
+
+
+def _size(network):
+    """Return the gradient's norm: the number that shows whether all of it is finite."""
+    return get_total_norm([p.grad for p in network.parameters() if p.grad is not None]).item()
 
 
 class _Run:
@@ -80,8 +155,9 @@ class _Run:
         self.experiment, self.stage, self.settings, self.weights = experiment, stage, settings, weights
         self.steps, self.device, self.on_epoch = steps, device, on_epoch
         self.folder = experiment / f"ckpt/{stage.removeprefix('train_')}"
-        self.step, self.meter, self.earlier = 0, Meter(), 0.0
+        self.step, self.meter, self.skipped, self.earlier = 0, Meter(), 0, 0.0
         self.started = self.saved = time.monotonic()
+        self.saved_step = 0
 
     def seconds(self):
         """Return the seconds that the open epoch has taken, earlier runs included."""
@@ -91,26 +167,41 @@ class _Run:
         return (time.monotonic() - self.saved) / 60
 
     def summary(self):
-        """Describe the open epoch for the screen; raises ValueError if its losses are not finite."""
-        means = self.meter.means()
-        bad = [name for name, value in means.items() if name.startswith("loss") and value is not None
-               and not math.isfinite(value)]
-        if bad:
-            raise ValueError(f"epoch {(self.step - 1) // self.steps}, step {self.step - 1}: {', '.join(bad)} is not "
-                             f"finite. What {self.folder} holds is whole, from before; a lower --lr or --precision "
-                             "fp32 may help")
-        words = " ".join(f"{name} {value:.3f}" for name, value in means.items() if value is not None)
+        """Describe the open epoch for the screen."""
+        words = " ".join(f"{name} {value:.3f}" for name, value in self.meter.means().items() if value is not None)
         return f"{words} {self.meter.images / self.seconds():.1f} images/s"
+
+    def skip_or_stop(self, mine, allowed):
+        """Leave out a step whose loss or gradient is not finite, or raise ValueError if no more may be.
+
+        mine  (values {name: number}, images) of this process's part of the batch, None if nothing is wrong with it
+        """
+        self.meter.skipped += 1
+        self.skipped += 1
+        spoiled = [found for found in distributed.gather(mine) if found]
+        words = ", ".join(f"{name} {value:.4g}" for name, value in spoiled[0][0].items())
+        names = ", ".join(image for _, images in spoiled for image in images)
+        text = (f"epoch {self.step // self.steps}, step {self.step % self.steps}: the loss or its gradient is not "
+                f"finite ({words}) on the images {names or 'of this batch'}")
+        if self.skipped <= allowed:
+            if distributed.is_main():
+                self.experiment.log(self.stage, text)
+                tqdm.write(f"{text}: left out, {self.skipped} of at most {allowed}")
+            return
+        self.meter.skipped -= 1
+        self.skipped -= 1
+        self.save()
+        raise ValueError(f"{text}. The last good checkpoint is {self.folder / 'last.pth'}, from before this step: the "
+                         "same command goes on there. --skip_nonfinite N leaves out up to N such batches; look at the "
+                         "images; a lower --lr, or --precision fp32, may help")
 
     def save(self):
         """Write last.pth."""
         state = {"settings": self.settings, "network": self.network.state_dict(),
                  "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "step": self.step,
-                 "meter": self.meter.state(), "seconds": self.seconds()}
-        if distributed.is_main():
-            save_checkpoint(self.folder / "last.pth", state)
-        distributed.barrier()
-        self.saved = time.monotonic()
+                 "meter": self.meter.state(), "skipped": self.skipped, "seconds": self.seconds()}
+        distributed.main_first(lambda: save_checkpoint(self.folder / "last.pth", state))
+        self.saved, self.saved_step = time.monotonic(), self.step
 
     def resume(self):
         """Load last.pth; returns whether there was one. An epoch cut off while it was closed is closed."""
@@ -129,8 +220,10 @@ class _Run:
         self.network.load_state_dict(saved["network"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
-        self.step, self.meter, self.earlier = saved["step"], Meter(saved["meter"]), saved["seconds"]
-        if self.step % self.steps == 0:
+        self.step, self.meter, self.skipped = saved["step"], Meter(saved["meter"]), saved["skipped"]
+        self.earlier = saved["seconds"]
+        self.saved_step = self.step
+        if self.step and self.step % self.steps == 0:
             self.close_epoch()
         return True
 
@@ -138,14 +231,16 @@ class _Run:
         """Write EEE.pth of the epoch that has ended, measure and log it, unless that is done, and begin the next."""
         epoch, seconds = self.step // self.steps - 1, self.seconds()
         weights = self.folder / f"{epoch:03d}.pth"
-        if distributed.is_main() and not weights.exists():
-            save_checkpoint(weights, self.weights(self.network))
+        if not distributed.main_first(weights.exists):
+            distributed.main_first(lambda: save_checkpoint(weights, self.weights(self.network)))
         logged = distributed.main_first(lambda: any(r["epoch"] == epoch for r in self.experiment.epochs(self.stage)))
         if not logged:
             row = {"epoch": epoch, **self.meter.means(), "lr": self.optimizer.param_groups[0]["lr"],
                    "seconds": round(seconds, 2), "images_per_second": round(self.meter.images / seconds, 2)}
             if self.device.type == "cuda":
                 row["memory_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 2)
+            if self.meter.skipped:
+                row["skipped"] = self.meter.skipped
             if self.on_epoch:
                 row.update(self.on_epoch(epoch))
             if distributed.is_main():
@@ -188,12 +283,12 @@ def loader_for(device, num_workers):
 
 
 class Meter:
-    """Running means of an objective's terms. Terms that are nan (nothing to average) do not count."""
+    """Running means of an objective's terms. Terms that are nan (nothing to average) do not count; skipped: steps."""
 
     def __init__(self, state=None):
-        self.sums, self.counts, self.images = {}, {}, 0
+        self.sums, self.counts, self.images, self.skipped = {}, {}, 0, 0
         if state:
-            self.images = state["images"]
+            self.images, self.skipped = state["images"], state["skipped"]
             self.sums = {k: torch.tensor(v, dtype=torch.float64) for k, v in state["sums"].items()}
             self.counts = {k: torch.tensor(v, dtype=torch.float64) for k, v in state["counts"].items()}
 
@@ -210,6 +305,8 @@ class Meter:
     def means(self):
         """Return {name: mean over steps and processes}, None where nothing counted."""
         names = list(self.sums)
+        if not names:               # every step so far was left out
+            return {}
         table = torch.stack([torch.stack([self.sums[n], self.counts[n]]) for n in names])       # (terms, 2)
         table = distributed.sum_over_processes(table).cpu()
         return {n: float(s / c) if c else None for n, (s, c) in zip(names, table)}
@@ -218,7 +315,7 @@ class Meter:
         """Return what a checkpoint keeps: the processes' mean, so that every process may start from it."""
         sums, counts = ({k: float(distributed.global_mean(v)) for k, v in part.items()}
                         for part in (self.sums, self.counts))
-        return {"images": self.images, "sums": sums, "counts": counts}
+        return {"images": self.images, "skipped": self.skipped, "sums": sums, "counts": counts}
 
 
 def _to(value, device):

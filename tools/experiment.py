@@ -10,6 +10,7 @@ experiment/NAME/
   infer/ID_cam_CLASS.png    overlays
   eval/TASK_DIR_LIST.json   mIoU, its curve;  the curve as .png
   results.json              reproduce.py's rows
+  .lock/                    who writes here now
 Each output folder holds made_by.json: who wrote it, from what. Files are written aside and renamed.
 """
 import hashlib
@@ -20,12 +21,14 @@ import shutil
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+
+from tools import lock
 
 MADE_BY = "made_by.json"
 
@@ -40,6 +43,20 @@ class Experiment:
     def __truediv__(self, path):
         return self.folder / path
 
+    # -- one run at a time
+
+    def lock(self, what, shared=False):
+        """Keep other runs from writing `what`, a path in the experiment, until this one ends: see tools.lock.hold."""
+        with _explained(self / what):
+            return lock.hold(self._lock_path(what), self / what, shared)
+
+    def release(self):
+        """Give back the locks; a process that ends need not."""
+        lock.release(self / ".lock")
+
+    def _lock_path(self, what):
+        return self / ".lock" / (str(Path(what)).replace("/", "_") + ".lock")
+
     # -- what a stage leaves about itself
 
     def save_config(self, stage, settings):
@@ -50,9 +67,10 @@ class Experiment:
 
     def log(self, stage, text):
         """Add a line to log.txt."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self / "log.txt", "a", encoding="utf-8") as file:
-            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {stage}  {text}\n")
+        with _explained(self / "log.txt"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self / "log.txt", "a", encoding="utf-8") as file:
+                file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {stage}  {text}\n")
 
     def log_epoch(self, stage, row):
         """Write the epoch's line of log/STAGE.jsonl; lines of this and later epochs, of a run cut off, are dropped."""
@@ -99,20 +117,22 @@ class Experiment:
         path = weights.parent.parent.parent / f"config/train_{weights.parent.name}.json"
         return read_json(path)["settings"] if path.exists() else None
 
-    def open_training(self, model, settings, weights_size, overwrite):
-        """Write config/train_MODEL.json for a new training; overwrite deletes what an earlier one left.
+    def open_training(self, model, settings, weights_size, overwrite, content=None):
+        """Write config/train_MODEL.json for a new training; overwrite deletes what one of other content left.
 
         weights_size  bytes of one EEE.pth. Raises OSError if the disk lacks room for those of all epochs.
+        content       the part of the settings that must be equal for a training to go on
         """
         folder = self / f"ckpt/{model}"
-        if overwrite and folder.is_dir():
+        self.lock(f"ckpt/{model}")
+        _sweep(folder)
+        if overwrite and folder.is_dir() and not _goes_on(folder / "last.pth", content or settings):
             _discard(folder)
         epochs = list(folder.glob("[0-9]*.pth"))
         begun = (folder / "last.pth").exists()
         if epochs and not begun:
             raise ValueError(f"{folder} holds weights ({epochs[0].name}) but no last.pth to go on from: --overwrite "
                              "starts anew, or take another --name")
-        _sweep(folder)
         if not begun:
             (self / f"log/train_{model}.jsonl").unlink(missing_ok=True)
         if not begun or not (self / f"config/train_{model}.json").exists():
@@ -151,30 +171,37 @@ class Experiment:
 
     # -- folders that answer for their files
 
-    def claim(self, folder, stage, settings, inputs, overwrite=False):
+    def claim(self, folder, stage, settings, inputs, overwrite=False, shared=False):
         """Make an output folder ready for a stage: files that the same stage made of the same inputs stay.
 
         settings  what changes the content, for JSON;  inputs  paths (a file, or a folder with a made_by.json)
+        shared    other shards may write there at the same time
         Raises ValueError, naming what differs, if the folder was made otherwise; overwrite empties it instead.
         """
-        folder = self / folder
+        alone = self.lock(folder, shared)
+        name, folder = folder, self / folder
+        if alone:
+            _sweep(folder)
         record = {"stage": stage, "settings": json.loads(json.dumps(settings)),
                   "inputs": {self._short(p): digest(p) for p in inputs}}
-        if folder.is_dir() and any(folder.iterdir()):
-            found = read_json(folder / MADE_BY) if (folder / MADE_BY).exists() else {}
-            difference = _difference(found, record)
-            _sweep(folder)
-            if not difference:
-                return folder
+        found = read_json(folder / MADE_BY) if (folder / MADE_BY).exists() else {}
+        difference = _difference(found, record)
+        if difference and folder.is_dir() and any(folder.iterdir()):
             if found.get("stage") != stage:
                 raise ValueError(f"{folder} was not made by this stage ({difference}): name another folder, or delete "
                                  "it yourself")
+            if not alone:
+                raise ValueError(f"{folder} was made differently ({difference}), and other shards are writing there")
             if not overwrite and any(path.name != MADE_BY for path in folder.iterdir()):
                 raise ValueError(f"{folder} was made differently ({difference}). --overwrite makes it again; "
                                  "or write to another folder or experiment")
             _discard(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / MADE_BY, record)
+        if difference:
+            with _explained(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / MADE_BY, record)
+        if shared:
+            lock.share(self._lock_path(name))
         return folder
 
     def verify(self, folder, data=None):
@@ -354,19 +381,35 @@ def load_checkpoint(path):
 def written_aside(path):
     """Give a temporary path beside `path`, renamed to it at the end: a file is whole or absent."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield aside
+            os.replace(aside, path)
+        finally:
+            with suppress(OSError):         # a disk that has gone takes the temporary file along
+                aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(path):
     try:
-        yield aside
-        os.replace(aside, path)
+        yield
     except OSError as error:
         raise OSError(f"{path} was not written ({error}): make room or mend the folder, then run the same command again"
                       ) from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 # -- room, digests, versions
+
+
+def _goes_on(path, content):
+    """Say whether a last.pth is whole and of these settings."""
+    try:
+        return load_checkpoint(path)["settings"] == content
+    except (ValueError, OSError, KeyError, TypeError):
+        return False
 
 
 def _discard(folder):
@@ -377,9 +420,11 @@ def _discard(folder):
 
 
 def _sweep(folder):
-    """Delete what a killed run left half-written in a folder. No other run may be writing there."""
+    """Delete what a killed run left half-written or half-deleted. No other run may be writing there."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
+    for path in folder.parent.glob(f".{folder.name}.*.old"):
+        shutil.rmtree(path)
 
 
 def require_space(folder, size):
