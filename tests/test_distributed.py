@@ -16,7 +16,7 @@ from methods.cse import CSE
 from networks import parameter_groups
 from networks.cam import CAMNet
 from tools import distributed
-from tools.engine import fit, poly_sgd
+from tools.engine import fit, place, poly_sgd
 from tools.experiment import Experiment
 
 WORLD, EPOCHS, STEPS, BATCH, CLASSES = 2, 4, 5, 8, 3
@@ -28,9 +28,9 @@ class Killed(Exception):
     pass
 
 
-def tiny_net(seed):
+def tiny_net(seed, norm="frozen"):
     torch.manual_seed(seed)
-    net = CAMNet(CLASSES, width=0.0625, blocks=(1, 1, 1, 1, 0, 0), dilation=(1, 1, 1))
+    net = CAMNet(CLASSES, width=0.0625, blocks=(1, 1, 1, 1, 0, 0), dilation=(1, 1, 1), norm=norm)
     nn.init.uniform_(net.fc8.weight, 0, 1)          # CAMs above 0, so that there is something to erase
     return net
 
@@ -52,11 +52,12 @@ def loader(start):
 
 def train(case, folder, killed_at=None, accumulate=1):
     """Train a tiny network; returns its weights, each step's gradients and the logged rows."""
-    net = tiny_net(1)
+    net = tiny_net(1, "train" if case == "oc_norm" else "frozen")
     objective = Classification(net)
-    if case != "oc":
+    if case.startswith("cse"):
         objective = CSE(net, tiny_net(2), 3.0, 0.5, case.removeprefix("cse_"), distributed.global_max,
                         distributed.global_mean)
+    place(objective, CPU)
     optimizer, schedule = poly_sgd(parameter_groups(net, 0.1, 5e-4, ["fc8"]), 0.1, EPOCHS * STEPS, momentum=0.9)
     experiment, steps = Experiment(folder, case), []
 
@@ -100,7 +101,7 @@ def work(rank, port, folder):
     torch.set_num_threads(1)
     distributed.start("cpu")
     asked = []
-    found = {case: train(case, folder) for case in CASES}
+    found = {case: train(case, folder) for case in (*CASES, "oc_norm")}
     found |= {(case, 2): train(case, folder / "in parts", accumulate=2) for case in CASES}
     train("cse_batch", folder / "begun by two", killed_at=4)
     found |= {
@@ -130,12 +131,12 @@ def both(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)], folder
 
 
-def close(a, b, what):
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, msg=lambda text: f"{what}: {text}")
+def close(a, b, what, by=1e-5):
+    torch.testing.assert_close(a, b, rtol=by, atol=by, msg=lambda text: f"{what}: {text}")
 
 
 def assert_trained_alike(one, other, losses):
-    """Compare to 1e-5: each step's gradients, the last weights, the logged losses."""
+    """Compare to 1e-5: each step's gradients (relative to their largest), the last weights, the logged losses."""
     start = tiny_net(1).state_dict()
     assert max((one["weights"][k] - start[k]).abs().max() for k in start) > 0.01
     assert len(one["gradients"]) == EPOCHS * STEPS == 20
@@ -158,7 +159,7 @@ def one(tmp_path_factory):
 
 
 def losses(case):
-    return ("loss",) if case == "oc" else ("loss", "loss_cls", "loss_cse")
+    return ("loss", "loss_cls", "loss_cse") if case.startswith("cse") else ("loss",)
 
 
 @pytest.mark.slow
@@ -166,6 +167,24 @@ def losses(case):
 def test_two_processes_train_as_one(both, one, case):
     for rank in range(WORLD):
         assert_trained_alike(one[case], both[0][rank][case] | {"rows": both[0][0][case]["rows"]}, losses(case))
+
+
+@pytest.mark.slow
+def test_batchnorm_is_trained_on_the_whole_batch(both, tmp_path):
+    """Behind BatchNorm gradients are small differences of large numbers, which ReLUs amplify: early steps are close."""
+    one, two = train("oc_norm", tmp_path), both[0][1]["oc_norm"]
+    for step in range(3):
+        for name, gradient in one["gradients"][step].items():
+            scale = gradient.abs().max()
+            close(two["gradients"][step][name] / scale, gradient / scale, f"gradient of {name} in step {step}", 1e-3)
+    assert one["weights"].keys() == two["weights"].keys()
+    for name, value in one["weights"].items():
+        if "num_batches" in name:
+            assert value == two["weights"][name] == EPOCHS * STEPS
+        else:
+            assert (value - two["weights"][name]).norm() < 0.02 * value.norm(), name
+    losses = [[row["loss"] for row in found["rows"]] for found in (one, both[0][0]["oc_norm"])]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.slow

@@ -135,3 +135,31 @@ class _GlobalMax(torch.autograd.Function):
         gradient = gradient.clone()
         dist.all_reduce(gradient)
         return gradient * ctx.holds_it
+
+
+class BatchNorm2d(torch.nn.BatchNorm2d):
+    """BatchNorm on the statistics of all processes' batch, for CPUs: torch's SyncBatchNorm is for GPUs alone."""
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        mean = _GlobalMean.apply(x.mean((0, 2, 3)))                         # (C,)
+        centred = x - mean[:, None, None]                                   # (B, C, h, w)
+        var = _GlobalMean.apply(centred.square().mean((0, 2, 3)))           # (C,)
+        count = x.numel() // x.shape[1] * world()
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+
+class _GlobalMean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value):
+        return sum_over_processes(value) / world()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return sum_over_processes(gradient) / world()

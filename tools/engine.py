@@ -258,13 +258,14 @@ def place(module, device, compiled=False, inference=False):
     It is on a GPU, and for inference. In training on a CPU it is not: torch 2.13 and 2.15 corrupt memory in the
     backward pass of a narrow 1x1 convolution with stride 2.
 
-    Under several processes BatchNorm that is trained needs the statistics of the whole batch: torch has that for GPUs
-    alone, so elsewhere it is a ValueError.
+    Under several processes BatchNorm that is trained gets the statistics of the whole batch.
     """
-    if distributed.world() > 1 and any(isinstance(m, torch.nn.BatchNorm2d) and m.training for m in module.modules()):
-        if device.type != "cuda":
-            raise ValueError("--norm train under several processes needs GPUs: run it as one process")
+    if distributed.world() > 1 and device.type == "cuda":
         torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)       # replaces the layers in place
+    elif distributed.world() > 1:
+        for layer in module.modules():
+            if type(layer) is torch.nn.BatchNorm2d:
+                layer.__class__ = distributed.BatchNorm2d           # the same weights under the same names
     safe = device.type == "cuda" or inference
     module.to(device, memory_format=torch.channels_last if safe else torch.contiguous_format)
     if compiled:

@@ -14,13 +14,18 @@ experiment/NAME/
 Each output folder holds made_by.json: who wrote it, from what. Files are written aside and renamed.
 """
 import hashlib
+import io
 import json
+import math
 import os
 import pickle
+import pickletools
+import re
 import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -82,8 +87,14 @@ class Experiment:
         """Return the lines of log/STAGE.jsonl as a list of dicts."""
         path = self / f"log/{stage}.jsonl"
         try:
-            return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+            for number, row in enumerate(rows, start=1):
+                if not isinstance(row, dict) or type(row.get("epoch")) is not int:
+                    raise ValueError(f"line {number} has no epoch")
+                if not isinstance(miou := row.get("miou"), float | int | None) or miou != miou:
+                    raise ValueError(f"line {number} has an mIoU that is no number")
+            return rows
+        except (ValueError, RecursionError) as error:       # not only JSONDecodeError: a number may be too long
             raise ValueError(f"{path} is damaged ({error}): mend or delete the line, it is a log only") from None
 
     # -- checkpoints
@@ -115,7 +126,12 @@ class Experiment:
         """Return the stored settings of the training that wrote ROOT/X/ckpt/MODEL/EEE.pth, or None."""
         weights = Path(weights or "none")
         path = weights.parent.parent.parent / f"config/train_{weights.parent.name}.json"
-        return read_json(path)["settings"] if path.exists() else None
+        if not path.exists():
+            return None
+        record = read_json(path)
+        if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+            raise ValueError(f"{path} holds no settings: it is not what train.py writes. Put its own back")
+        return record["settings"]
 
     def open_training(self, model, settings, weights_size, overwrite, content=None):
         """Write config/train_MODEL.json for a new training; overwrite deletes what one of other content left.
@@ -184,7 +200,7 @@ class Experiment:
             _sweep(folder)
         record = {"stage": stage, "settings": json.loads(json.dumps(settings)),
                   "inputs": {self._short(p): digest(p) for p in inputs}}
-        found = read_json(folder / MADE_BY) if (folder / MADE_BY).exists() else {}
+        found = _read_made_by(folder)
         difference = _difference(found, record)
         if difference and folder.is_dir() and any(folder.iterdir()):
             if found.get("stage") != stage:
@@ -204,25 +220,30 @@ class Experiment:
             lock.share(self._lock_path(name))
         return folder
 
-    def verify(self, folder, data=None):
+    def verify(self, folder, data=None, above=()):
         """Raise ValueError if what a folder was made from has changed since. A folder without made_by.json passes.
 
         data  {name: digest} of the dataset's files, compared with those that the folder's record has
+        above  folders that were made from this one
         """
         folder = Path(folder)
-        if not (folder / MADE_BY).exists():
-            return
-        record = read_json(folder / MADE_BY)
+        if folder.resolve() in above:
+            raise ValueError(f"{folder / MADE_BY} names the folder itself as what it was made from: delete the folder, "
+                             "and run the stage that makes it again")
+        record = _read_made_by(folder)
         recorded = record.get("settings", {}).get("data", {})
         for name in recorded.keys() & (data or {}).keys():
             if recorded[name] != data[name]:
                 raise ValueError(f"{folder} is stale: the dataset's {name} has changed since it was made. Make it "
                                  "again (--overwrite), or name another folder")
         for name, old in record.get("inputs", {}).items():
-            path = self / name if not Path(name).is_absolute() else Path(name)
-            if path.is_dir():
-                self.verify(path, data)
-            if path.exists() and digest(path) != old:
+            path = self / name                  # an absolute name stays what it is
+            # Not Path's own tests, which raise at what cannot be a name; and a device has no digest.
+            if os.path.isdir(path):
+                self.verify(path, data, (*above, folder.resolve()))
+            elif not os.path.isfile(path):
+                continue
+            if digest(path) != old:
                 raise ValueError(f"{folder} is stale: {path} has changed since it was made. Make it again "
                                  "(--overwrite), or name another folder")
 
@@ -286,17 +307,27 @@ def _save_maps(path, classes, scores, format, first, compress):
 def _read_maps(path, first):
     path = Path(path)
     try:
+        content = path.read_bytes()
         if path.suffix == ".npy":
-            table = _read_authors_dict(path)
+            table = _authors_dict(content)
             classes = np.array(sorted(table), np.int64)
-            scores = [np.asarray(table[c], np.float32) for c in classes]
+            scores = np.stack([table[c] for c in sorted(table)]) if table else np.zeros((0, 0, 0), np.float32)
             classes = classes + first
-            scores = np.stack(scores) if scores else np.zeros((0, 0, 0), np.float32)
         else:
-            with np.load(path, allow_pickle=False) as file:
-                classes, scores = file["classes"].astype(np.int64), file["scores"].astype(np.float32)
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                if any(member.compress_type not in (0, 8) for member in archive.infolist()):
+                    raise ValueError("it is packed otherwise than numpy packs")
+                classes, scores = (_numbers(archive.read(f"{name}.npy")) for name in ("classes", "scores"))
+            if classes.dtype.kind not in "iu":
+                raise ValueError(f"classes are {classes.dtype}, not integers")
+            with np.errstate(over="ignore"):
+                classes, scores = classes.astype(np.int64), scores.astype(np.float32)
         if classes.ndim != 1 or scores.ndim != 3 or len(classes) != len(scores):
             raise ValueError(f"classes {classes.shape} and scores {scores.shape} do not belong together")
+        if len(set(classes.tolist()) & set(range(255))) != len(classes):
+            raise ValueError(f"its classes are {classes[:9]}, not ids of 0..254, each once")
+        if not np.isfinite(scores).all():
+            raise ValueError("its scores hold NaN or infinity")
     except FileNotFoundError:
         raise
     except Exception as error:      # numpy, zlib and pickle name no set of what a damaged file may raise
@@ -304,38 +335,92 @@ def _read_maps(path, first):
     return classes, scores
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Allows numpy arrays and plain containers, and nothing else: a pickle may carry a program."""
+def _numbers(content):
+    """Read an .npy of numbers. numpy would make room for what its header announces; here the bytes have to be there."""
+    file, (shape, fortran, dtype) = _npy(content)
+    return _view(content[file.tell():], dtype, shape, fortran)
+
+
+def _npy(content):
+    """Open an .npy: returns what follows its header, and the header."""
+    file = io.BytesIO(content)
+    major, _ = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    return file, read(file)
+
+
+def _view(content, dtype, shape, fortran):
+    if dtype.kind not in "fiu" or len(content) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{len(content)} bytes are no {dtype} array of {str(shape)[:60]}")
+    return np.ndarray(shape, dtype, content, order="F" if fortran else "C")
+
+
+class _ArraysOnly(pickle._Unpickler):
+    """Allows numpy arrays and plain containers, and nothing else: a pickle may carry a program.
+
+    Not even numpy's own functions are called, which trust a pickle with the size of an array and the flags of a type.
+    And it is the unpickler in Python: the one in C makes room for as many objects as a file says to remember.
+    """
 
     allowed = {("numpy", "ndarray"), ("numpy", "dtype"),
-               *((f"numpy.{core}.{module}", name) for core in ("core", "_core") for module, name in
-                 (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer")))}
+               *((f"numpy.{core}.multiarray", name) for core in ("core", "_core")
+                 for name in ("_reconstruct", "scalar"))}
 
     def find_class(self, module, name):
         if (module, name) not in self.allowed:
             raise pickle.UnpicklingError(f"it holds {module}.{name}, not only arrays")
-        return super().find_class(module, name)
+        return type(name, (_Part,), {})
 
 
-def _read_authors_dict(path):
-    with open(path, "rb") as file:
-        major, _ = np.lib.format.read_magic(file)
-        reader = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        _, _, dtype = reader(file)
-        if not dtype.hasobject:
-            raise ValueError("not a dict of maps")
-        table = _ArraysOnly(file).load()
-    table = table.item() if isinstance(table, np.ndarray) and table.size == 1 else table
+class _Part:
+    """A piece of numpy as a pickle describes it: the function, what it is given, the state set afterwards."""
+
+    def __init__(self, *given):
+        self.given = given
+
+    def __setstate__(self, state):
+        self.state = state
+
+    def value(self):
+        """Make the array, or the number, or the object in an array of one."""
+        if type(self).__name__ == "scalar":
+            return _view(self.given[1], self.given[0].dtype(), (), False).item()
+        _, shape, kind, fortran, content = self.state
+        if kind.given[0] == "O8" and shape == ():
+            return content[0]
+        return _view(content, kind.dtype(), shape, fortran)
+
+    def dtype(self):
+        if not re.fullmatch("[fiu][1248]", self.given[0]):
+            raise ValueError(f"it holds {self.given[0]}, not numbers")
+        return np.dtype(self.state[1] + self.given[0])
+
+
+def _authors_dict(content):
+    """Read the authors' np.save of a dict: {class: scores (H, W) float32}."""
+    file, (_, _, dtype) = _npy(content)
+    if not dtype.hasobject:
+        raise ValueError("not a dict of maps")
+    start = file.tell()
+    if sum(1 for _ in pickletools.genops(file)) > 20_000:       # also raises where bytes are missing
+        raise ValueError("not a dict of maps")                  # of 254 maps; a tuple as deep would crash its hash
+    file.seek(start)
+    table = _ArraysOnly(file).load()
+    table = table.value() if isinstance(table, _Part) else table
     if not isinstance(table, dict):
         raise ValueError("not a dict of maps")
-    return table
+    table = {key.value() if isinstance(key, _Part) else key: scores.value() for key, scores in table.items()}
+    if sum(scores.nbytes for scores in table.values()) > len(content):
+        raise ValueError("not a dict of maps: one is there twice")
+    with np.errstate(over="ignore"):
+        return {key: scores.astype(np.float32) for key, scores in table.items()}
 
 
 def read_json(path):
     """Read a JSON file; ValueError names a broken one."""
     try:
         return json.loads(Path(path).read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:       # not only JSONDecodeError: a number may be too long
         raise ValueError(f"{path} is not whole JSON ({error}): delete it and run the stage that writes it again"
                          ) from None
 
@@ -369,6 +454,9 @@ def load_checkpoint(path):
     """Read a checkpoint to the CPU; ValueError names one that is cut off or holds a program."""
     import torch
     try:
+        with zipfile.ZipFile(path) as archive:      # torch itself does not look at the check sums
+            if any(record.compress_type for record in archive.infolist()) or archive.testzip():
+                raise zipfile.BadZipFile
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
@@ -455,19 +543,31 @@ def digests(paths):
     return {path.name: digest(path) for path in paths}
 
 
+def _read_made_by(folder):
+    """Read a folder's made_by.json; an empty dict if it has none."""
+    path = Path(folder) / MADE_BY
+    record = read_json(path) if path.exists() else {}
+    parts = [record.get(part, {}) for part in ("settings", "inputs")] if isinstance(record, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(parts[0].get("data", {}), dict):
+        raise ValueError(f"{path} is not what a stage writes there: delete the folder, and run the stage that makes it "
+                         "again")
+    return record
+
+
 def _difference(found, wanted):
     """Name what differs between two made_by records; empty if nothing does."""
     if not found:
         return f"it holds files but no {MADE_BY}"
-    words = [] if found.get("stage") == wanted["stage"] else [f"by {found.get('stage')}, now {wanted['stage']}"]
+    words = [] if found.get("stage") == wanted["stage"] else [
+        f"by {str(found.get('stage'))[:60]}, now {wanted['stage']}"]
     for part in ("settings", "inputs"):
         old, new = (_flat(record.get(part, {})) for record in (found, wanted))
         for key in sorted(set(old) | set(new)):
             if old.get(key) != new.get(key):
                 a, b = (str(x.get(key, "absent"))[:60] for x in (old, new))
-                words.append(f"{key}: then {a:.12}, now {b:.12}" if len(a) == len(b) == 60 else
-                             f"{key}: then {a}, now {b}")
-    return "; ".join(words)
+                words.append(f"{key[:60]}: then {a:.12}, now {b:.12}" if len(a) == len(b) == 60 else
+                             f"{key[:60]}: then {a}, now {b}")
+    return "; ".join(words[:20])
 
 
 def _flat(table):
