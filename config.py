@@ -40,26 +40,49 @@ class Common:
 
 
 @dataclass
-class Train(Common):
-    """train.py"""
-    model: str = option("model_cse", "model_oc: the ordinary classifier; model_cse: the CGNet",
-                        choices=("model_oc", "model_cse"))
+class Training(Common):
+    """What every training stage has."""
     train_list: str = option("train_aug", "split or file", PAPER)
-    val_list: str = option("train", "split or file on which the CAMs are measured during training", PAPER,
-                           content=False)
-    val_every: int = option(1, "epochs between measurements; 0 = never", PAPER, content=False, least=0)
     batch_size: int = option(8, "global: over all processes", PAPER, least=1)
     max_epochs: int = option(15, "epochs", PAPER, least=1)
-    resize: tuple[int, int] = option((256, 448), "the long side is drawn from this range", PAPER, least=1)
-    crop: int = option(384, "side of the crop; smaller pictures are zero-padded after normalisation", PAPER, least=8)
-    jitter: tuple[float, float, float, float] = option((0.3, 0.3, 0.3, 0.1), "brightness, contrast, saturation, hue; "
-                                                       "0 0 0 0 = none", PAPER, least=0)
     lr: float = option(0.01, "learning rate", PAPER, least=0)
-    lr_new: int = option(1, "the new layer fc8 learns at this multiple of lr", PAPER, choices=(1, 10))
     wt_dec: float = option(5e-4, "weight decay, on weights only", PAPER, least=0)
     momentum: float = option(5e-4, "of SGD", PAPER + ": sic, they pass the weight decay into the momentum slot",
                              least=0)
     power: float = option(0.9, "lr * (1 - step / steps) ^ power at every step", PAPER, least=0)
+    dropout: tuple[float, float] = option((0.3, 0.5), "in b6 and in b7", PAPER, least=0)
+    width: float = option(1.0, "scales all channel counts", "ResNet38d", above=0)
+    blocks: tuple[int, int, int, int, int, int] = option((3, 3, 6, 3, 1, 1), "residual units in b2 .. b7", "ResNet38d",
+                                                         least=0)
+    dilation: tuple[int, int, int] = option((2, 4, 4), "of b5, b6, b7", "ResNet38d", least=1)
+    norm: str = option("frozen", "frozen: BatchNorm on stored statistics, conv1a and b2 fixed; train: from scratch",
+                       PAPER, choices=("frozen", "train"))
+    accumulate: int = option(1, "parts in which a batch is computed, for want of memory: the same step but for "
+                             "rounding and dropout's draws (and BatchNorm's statistics, if that is trained)",
+                             content=False, least=1)
+    checkpoint_blocks: bool = option(False, "keep the inputs of the residual units alone and compute the rest again "
+                                     "in the backward pass: less memory, more time, the same numbers", content=False)
+    skip_nonfinite: int = option(0, "batches with a loss or gradient that is not finite that are left out before the "
+                                 "training stops", content=False, least=0)
+    save_minutes: float = option(10.0, "minutes between saves inside an epoch", content=False, least=0)
+    print_freq: int = option(100, "steps between updates of the loss terms on the screen", PAPER, content=False,
+                             least=1)
+    compile: bool = option(False, "torch.compile the networks", content=False)
+
+
+@dataclass
+class Train(Training):
+    """train.py"""
+    model: str = option("model_cse", "model_oc: the ordinary classifier; model_cse: the CGNet",
+                        choices=("model_oc", "model_cse"))
+    val_list: str = option("train", "split or file on which the CAMs are measured during training", PAPER,
+                           content=False)
+    val_every: int = option(1, "epochs between measurements; 0 = never", PAPER, content=False, least=0)
+    resize: tuple[int, int] = option((256, 448), "the long side is drawn from this range", PAPER, least=1)
+    crop: int = option(384, "side of the crop; smaller pictures are zero-padded after normalisation", PAPER, least=8)
+    jitter: tuple[float, float, float, float] = option((0.3, 0.3, 0.3, 0.1), "brightness, contrast, saturation, hue; "
+                                                       "0 0 0 0 = none", PAPER, least=0)
+    lr_new: int = option(1, "the new layer fc8 learns at this multiple of lr", PAPER, choices=(1, 10))
     cc_init: float = option(0.3, "lambda = cc_init + cc_slope * epoch weighs the erasing loss", PAPER, least=0)
     cc_slope: float = option(0.05, "see --cc_init", PAPER)
     mask_norm: str = option("batch", "divide the mask by its maximum over the batch, as the code does, or over the "
@@ -68,25 +91,8 @@ class Train(Common):
                           "network (X/model_oc, X/model_oc/014)", PAPER)
     cl_init: str = option("cam", "the ordinary classifier of model_cse: as --er_init; cam is the one that "
                           "AffinityNet's authors released", PAPER)
-    dropout: tuple[float, float] = option((0.3, 0.5), "in b6 and in b7", PAPER, least=0)
     dropout_head: float = option(0.0, "before fc8", PAPER, least=0)
-    width: float = option(1.0, "scales all channel counts", "ResNet38d", above=0)
-    blocks: tuple[int, int, int, int, int, int] = option((3, 3, 6, 3, 1, 1), "residual units in b2 .. b7", "ResNet38d",
-                                                         least=0)
-    dilation: tuple[int, int, int] = option((2, 4, 4), "of b5, b6, b7", "ResNet38d", least=1)
-    norm: str = option("frozen", "frozen: BatchNorm on stored statistics, conv1a and b2 fixed; train: from scratch",
-                       PAPER, choices=("frozen", "train"))
-    accumulate: int = option(1, "parts in which a batch is computed, for want of memory: the same step but for "
-                             "rounding, and dropout's draws", content=False, least=1)
-    checkpoint_blocks: bool = option(False, "keep the inputs of the residual units alone and compute the rest again "
-                                     "in the backward pass: less memory, more time, the same numbers", content=False)
-    skip_nonfinite: int = option(0, "batches with a loss or gradient that is not finite that are left out before the "
-                                 "training stops", content=False, least=0)
-    save_minutes: float = option(10.0, "minutes between saves inside an epoch", content=False, least=0)
-    print_freq: int = option(100, "steps between updates of the loss terms on the screen", PAPER, content=False,
-                             least=1)
     vis_freq: int = option(500, "steps between pictures of masks; 0 = none", PAPER, content=False, least=0)
-    compile: bool = option(False, "torch.compile the networks", content=False)
 
 
 @dataclass

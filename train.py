@@ -43,30 +43,17 @@ def main():
         inputs |= oc_inputs
         objective = CSE(network, oc, settings.cc_init, settings.cc_slope, settings.mask_norm,
                         distributed.global_max, distributed.global_mean)
-    for module in objective.modules():
-        if hasattr(module, "checkpoint_blocks"):
-            module.checkpoint_blocks = settings.checkpoint_blocks
-    engine.place(objective, device, settings.compile)
+    engine.place(objective, device, settings.compile, checkpoint_blocks=settings.checkpoint_blocks)
     groups = parameter_groups(network, settings.lr, settings.wt_dec, ["fc8"] if settings.lr_new == 10 else [])
-    optimizer, schedule = engine.poly_sgd(groups, settings.lr, settings.max_epochs * steps, settings.power,
-                                          settings.momentum)
 
     record = config.content(settings) | {"classes": layout.classes, "inputs": inputs}
-    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-    distributed.main_first(lambda: experiment.open_training(settings.model, config.as_json(settings) | record, size,
-                                                            settings.overwrite, record))
     loader = partial(train_loader, dataset, settings.batch_size, settings.max_epochs, settings.seed,
                      rank=distributed.rank(), world=distributed.world(), num_workers=settings.num_workers,
                      pin_memory=device.type == "cuda")
-    engine.fit(objective, network, optimizer, schedule, loader, experiment, f"train_{settings.model}", record,
-               epochs=settings.max_epochs, steps=steps, device=device, weights=official_state,
-               precision=settings.precision, seed=settings.seed, accumulate=settings.accumulate,
-               skip_nonfinite=settings.skip_nonfinite, save_minutes=settings.save_minutes,
-               print_freq=settings.print_freq, ids=dataset.ids,
-               on_step=masks_on_step(settings, experiment, objective, layout),
-               on_epoch=cams_on_epoch(settings, network, layout, device))
-    experiment.release()
-    distributed.stop()
+    engine.run_training(objective, network, groups, loader, experiment, settings.model, settings, record, steps=steps,
+                        device=device, weights=official_state, ids=dataset.ids,
+                        on_step=masks_on_step(settings, experiment, objective, layout),
+                        on_epoch=cams_on_epoch(settings, network, layout, device))
 
 
 def train_set(settings, layout):
@@ -74,10 +61,6 @@ def train_set(settings, layout):
     if settings.batch_size > len(ids):
         raise ValueError(f"--batch_size {settings.batch_size} is larger than the list {settings.train_list}, which has "
                          f"{len(ids)} images: take a smaller one")
-    part = distributed.world() * settings.accumulate
-    if settings.batch_size % part:
-        raise ValueError(f"--batch_size {settings.batch_size} cannot be cut into {settings.accumulate} equal parts in "
-                         f"each of {distributed.world()} processes: take a multiple of {part}, or another --accumulate")
     change = partial(augment, resize=settings.resize, crop_size=settings.crop, jitter_amounts=settings.jitter)
     dataset = TrainSet(layout, ids, settings.seed, change, sample_target if settings.model == "model_cse" else None)
     empty = int((dataset.labels.sum(1) == 0).sum())

@@ -24,6 +24,29 @@ def poly_sgd(groups, lr, steps, power=0.9, momentum=5e-4):
     return optimizer, schedule
 
 
+def run_training(objective, network, groups, make_loader, experiment, model, settings, record, *, steps, device,
+                 weights, **hooks):
+    """Open the training of a stage, or go on with it, and fit: what every training script ends with.
+
+    settings  the stage's: lr, power, momentum, max_epochs, overwrite and those that fit takes by name are read here
+    record    what must be equal for a run to go on (JSON);  hooks  ids, on_step, on_epoch of fit
+    """
+    part = distributed.world() * settings.accumulate
+    if settings.batch_size % part:
+        raise ValueError(f"--batch_size {settings.batch_size} cannot be cut into {settings.accumulate} equal parts in "
+                         f"each of {distributed.world()} processes: take a multiple of {part}, or another --accumulate")
+    optimizer, schedule = poly_sgd(groups, settings.lr, settings.max_epochs * steps, settings.power, settings.momentum)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    distributed.main_first(lambda: experiment.open_training(model, vars(settings) | record, size, settings.overwrite,
+                                                            record))
+    fit(objective, network, optimizer, schedule, make_loader, experiment, f"train_{model}", record,
+        epochs=settings.max_epochs, steps=steps, device=device, weights=weights, precision=settings.precision,
+        seed=settings.seed, accumulate=settings.accumulate, skip_nonfinite=settings.skip_nonfinite,
+        save_minutes=settings.save_minutes, print_freq=settings.print_freq, **hooks)
+    experiment.release()
+    distributed.stop()
+
+
 def fit(objective, network, optimizer, schedule, make_loader, experiment, stage, settings, *, epochs, steps, device,
         weights, precision="fp32", seed=0, accumulate=1, skip_nonfinite=0, save_minutes=10, print_freq=100, ids=None,
         on_step=None, on_epoch=None):
@@ -252,7 +275,7 @@ class _Run:
         self.meter, self.earlier, self.started = Meter(), 0.0, time.monotonic()
 
 
-def place(module, device, compiled=False, inference=False):
+def place(module, device, compiled=False, inference=False, checkpoint_blocks=False):
     """Move a module to its device, its weights in channels_last, which convolutions want, where that is safe.
 
     It is on a GPU, and for inference. In training on a CPU it is not: torch 2.13 and 2.15 corrupt memory in the
@@ -266,6 +289,9 @@ def place(module, device, compiled=False, inference=False):
         for layer in module.modules():
             if type(layer) is torch.nn.BatchNorm2d:
                 layer.__class__ = distributed.BatchNorm2d           # the same weights under the same names
+    for part in module.modules():
+        if hasattr(part, "checkpoint_blocks"):
+            part.checkpoint_blocks = checkpoint_blocks
     safe = device.type == "cuda" or inference
     module.to(device, memory_format=torch.channels_last if safe else torch.contiguous_format)
     if compiled:
