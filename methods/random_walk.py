@@ -1,0 +1,64 @@
+"""Random walk: spread the scores of a picture along the affinities of its cells. Source: AffinityNet, infer_aff."""
+import warnings
+
+import torch
+import torch.nn.functional as F
+
+from methods.affinity import offsets
+from methods.cam import background
+
+
+@torch.no_grad()
+def random_walk(scores, affinity, radius=5, beta=8, logt=8):
+    """Let scores (R, h, w) walk 2^logt steps; returns (R, h, w).
+
+    affinity  (P, N), one picture's row of methods.affinity.pair_affinity at the same radius; affinity^beta are the
+              weights of the steps
+    The authors square T until it is T^256, a full matrix. Each step of few rows through the sparse T gives the same.
+    (A stencil, 69 shifted multiply-adds a step, does too; on a CPU it takes several times as long.)
+    """
+    rows, h, w = scores.shape
+    # In float64: over 256 steps the rounding of T in float32 adds up to 1e-5 of a score.
+    step = transition(affinity.double(), h, w, radius, beta)
+    walked = scores.flatten(1).t().double().contiguous()                            # (h w, R)
+    for _ in range(2**logt):
+        walked = step @ walked
+    return walked.t().reshape(rows, h, w).to(scores.dtype).contiguous()
+
+
+def transition(affinity, h, w, radius=5, beta=8):
+    """Give the transposed T: sparse (h w, h w), each row the weights of a cell's neighbours and its own, sum 1.
+
+    At most 69 entries a row at radius 5. Cells at the border have few neighbours, or none, and keep what they have.
+    Raises ValueError for affinities of another map or radius.
+    """
+    steps, margin = offsets(radius), max(radius - 1, 0)
+    shape = len(steps), h - margin, w - 2 * margin
+    if tuple(affinity.shape) != (shape[0], shape[1] * shape[2]):
+        raise ValueError(f"affinities {tuple(affinity.shape)} are not those of {h}x{w} cells at radius {radius}: "
+                         f"{(shape[0], shape[1] * shape[2])}")
+    weight = (affinity**beta).reshape(shape)
+    # A pair is a step from its first cell and one back from its second: each offset's weights lie once at the one ...
+    out = [F.pad(plane, (margin, margin, 0, margin)) for plane in weight]
+    # ... and once, shifted, at the other. In this order a row's columns ascend.
+    back = [F.pad(plane, (margin + x, margin - x, y, margin - y)) for plane, (y, x) in zip(weight, steps)]
+    weight = torch.stack([*back[::-1], weight.new_ones(h, w), *out])                # (69, h, w)
+    weight = (weight / weight.sum(0)).flatten(1).t()                                # (h w, 69)
+
+    distance = [y * w + x for y, x in steps]
+    distance = torch.tensor([-d for d in distance[::-1]] + [0] + distance, device=weight.device)
+    there = weight != 0
+    columns = (torch.arange(h * w, device=weight.device)[:, None] + distance)[there]
+    starts = F.pad(there.sum(1).cumsum(0), (1, 0))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        # 32-bit indices: MKL would convert longer ones at each step.
+        return torch.sparse_csr_tensor(starts.int(), columns.int(), weight[there], (h * w, h * w),
+                                       check_invariants=False)
+
+
+def start_scores(cams, alpha, stride=8):
+    """Pool CAMs (K, H, W) and their background of `alpha` over cells: (K + 1, h, w), h = ceil(H / 8), 0 outside."""
+    scores = torch.cat([background(cams, alpha), cams])
+    height, width = scores.shape[1:]
+    return F.avg_pool2d(F.pad(scores, (0, -width % stride, 0, -height % stride)), stride)
