@@ -37,7 +37,7 @@ def main():
     torch.manual_seed(settings.seed)
     network, inputs = start_network(settings, experiment, layout, "er_init")
     inputs |= digests(layout.sources())
-    objective = Classification(network)
+    objective = Classification(network, distributed.global_mean)
     if settings.model == "model_cse":
         oc, oc_inputs = start_network(settings, experiment, layout, "cl_init")
         inputs |= oc_inputs

@@ -7,20 +7,35 @@ from torch import nn
 class Classification(nn.Module):
     """Multilabel soft margin loss: binary cross entropy with logits, mean over B x C. Source: AffinityNet, train_cls.
 
+    global_mean  under several processes: the mean of a tensor over all of them
+
     forward: {"image" (B, 3, H, W), "label" (B, C)} -> {"loss", "p_present", "p_absent"}: the loss, and the mean
     probability given to classes that are and are not there (nan where there is none).
     """
 
-    def __init__(self, oc):
+    def __init__(self, oc, global_mean=None):
         super().__init__()
         self.oc = oc
+        self.global_mean = global_mean
 
     def forward(self, batch, epoch):
         _, logits = self.oc(batch["image"])                                 # (B, C)
         present = (batch["label"] > 0).float()
         probability = torch.sigmoid(logits.detach())
+        labels, gaps = batch["counts"] if "counts" in batch else self._mean_counts(present)     # (), ()
         return {
             "loss": F.binary_cross_entropy_with_logits(logits, batch["label"]),
-            "p_present": (probability * present).sum() / present.sum(),
-            "p_absent": (probability * (1 - present)).sum() / (1 - present).sum(),
+            "p_present": (probability * present).sum() / labels,
+            "p_absent": (probability * (1 - present)).sum() / gaps,
         }
+
+    def rehearse(self, parts, draw_from):
+        """Give each part of a batch "counts": the parts' means are then those of the whole. Returns their order."""
+        counts = self._mean_counts((torch.cat([part["label"] for part in parts]) > 0).float())
+        for part in parts:
+            part["counts"] = counts / len(parts)
+        return range(len(parts))
+
+    def _mean_counts(self, present):
+        counts = torch.stack([present.sum(), (1 - present).sum()])
+        return self.global_mean(counts) if self.global_mean else counts

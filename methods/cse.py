@@ -23,7 +23,7 @@ class CSE(nn.Module):
     cc_init, cc_slope   lambda = cc_init + cc_slope * epoch
     mask_norm   "batch" | "image": see erase
     global_max  under several processes: the maximum over all of them, differentiable
-    global_mean under several processes: the mean of a number over all of them
+    global_mean under several processes: the mean of a tensor over all of them
 
     forward: {"image" (B, 3, H, W), "label" (B, C), optional "target" (B,)}, epoch -> {"loss", "loss_cls",
     "loss_cse" (lambda included), "p_target_erased", "p_rest_erased"}: the last two are the probabilities that the OC
@@ -57,8 +57,8 @@ class CSE(nn.Module):
         loss_cls = F.binary_cross_entropy_with_logits(logits, label)
         per_image = F.binary_cross_entropy_with_logits(logits_erased, remaining, reduction="none").mean(1)      # (B,)
         lam = self.cc_init + self.cc_slope * epoch
-        count = batch["count"] if "count" in batch else self._mean_count(has_target)    # of images with a target, ()
-        loss_cse = lam * torch.where(has_target, per_image, 0).sum() / count.clamp(min=1e-6)
+        images, others = batch["counts"] if "counts" in batch else self._mean_counts(label, target)     # (), ()
+        loss_cse = lam * torch.where(has_target, per_image, 0).sum() / images.clamp(min=1e-6)
 
         probability = torch.sigmoid(logits_erased.detach())                             # (B, C)
         rest = (remaining > 0).float() * has_target[:, None]
@@ -67,8 +67,8 @@ class CSE(nn.Module):
             "loss": loss_cls + loss_cse,
             "loss_cls": loss_cls,
             "loss_cse": loss_cse,
-            "p_target_erased": (probability * gone).sum() / gone.sum(),
-            "p_rest_erased": (probability * rest).sum() / rest.sum(),
+            "p_target_erased": (probability * gone).sum() / images,
+            "p_rest_erased": (probability * rest).sum() / others,
         }
 
     @torch.no_grad()
@@ -90,14 +90,14 @@ class CSE(nn.Module):
     def rehearse(self, parts, draw_from):
         """Tell the parts of a batch what they need of each other; forward over each, averaged, is then that of all.
 
-        parts      batches with "target"; each gets "count", and "peak" instead of global_max
+        parts      batches with "target"; each gets "counts", and "peak" instead of global_max
         draw_from  (i) -> None sets dropout's draws to those of part i
         Returns the order in which to take them. All but the last take the peak of all masks as a given number, and
         leave there what its gradient would be; the last one holds it, and hands that on.
         """
-        count = self._mean_count(torch.cat([part["target"] for part in parts]) >= 0) / len(parts)
+        counts = self._mean_counts(*(torch.cat([part[name] for part in parts]) for name in ("label", "target")))
         for part in parts:
-            part["count"] = count
+            part["counts"] = counts / len(parts)
         if self.mask_norm == "image":
             return list(range(len(parts)))
         peaks = []
@@ -119,10 +119,14 @@ class CSE(nn.Module):
             part["peak"] = own_peak if i == holder else lambda own: peak
         return [i for i in range(len(parts)) if i != holder] + [holder]
 
-    def _mean_count(self, has_target):
-        """Count the images that have a class. Of several processes the mean: each divides by it, averaged, exact."""
-        count = has_target.sum().float()
-        return self.global_mean(count) if self.global_mean else count
+    def _mean_counts(self, label, target):
+        """Count the images that have a target, and the other labels on them: (2,).
+
+        Of several processes the means: each divides by them, and the mean over the processes is exact.
+        """
+        remaining, has_target = without(label, target)
+        counts = torch.stack([has_target.sum(), ((remaining > 0) & has_target[:, None]).sum()]).float()
+        return self.global_mean(counts) if self.global_mean else counts
 
 
 def sample_target(label, generator=None):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.stages import DEMO, EPOCHS, call, small
+from tests.zygote import Zygote
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -57,6 +58,13 @@ def place(finished, tmp_path, monkeypatch):
     (tmp_path / "data/critters").symlink_to(finished / "data/critters")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory):
+    """Give what starts stages as processes of their own in milliseconds, and kills them: see tests/zygote.py."""
+    with Zygote(tmp_path_factory.mktemp("zygote")) as zygote:
+        yield zygote
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ def loader(start):
 def train(case, folder, killed_at=None, accumulate=1):
     """Train a tiny network; returns its weights, each step's gradients and the logged rows."""
     net = tiny_net(1, "train" if case == "oc_norm" else "frozen")
-    objective = Classification(net)
+    objective = Classification(net, distributed.global_mean)
     if case.startswith("cse"):
         objective = CSE(net, tiny_net(2), 3.0, 0.5, case.removeprefix("cse_"), distributed.global_max,
                         distributed.global_mean)
@@ -135,8 +135,8 @@ def close(a, b, what, by=1e-5):
     torch.testing.assert_close(a, b, rtol=by, atol=by, msg=lambda text: f"{what}: {text}")
 
 
-def assert_trained_alike(one, other, losses):
-    """Compare to 1e-5: each step's gradients (relative to their largest), the last weights, the logged losses."""
+def assert_trained_alike(one, other, logged):
+    """Compare to 1e-5: each step's gradients (relative to their largest), the last weights, what is logged."""
     start = tiny_net(1).state_dict()
     assert max((one["weights"][k] - start[k]).abs().max() for k in start) > 0.01
     assert len(one["gradients"]) == EPOCHS * STEPS == 20
@@ -148,7 +148,7 @@ def assert_trained_alike(one, other, losses):
     for name, weight in one["weights"].items():
         close(other["weights"][name], weight, name)
     for mine, theirs in zip(one["rows"], other["rows"], strict=True):
-        for name in ("lr", *losses):
+        for name in ("lr", *logged):
             assert theirs[name] == pytest.approx(mine[name], rel=1e-5), name
 
 
@@ -158,15 +158,17 @@ def one(tmp_path_factory):
     return {case: train(case, tmp_path_factory.mktemp("one")) for case in CASES}
 
 
-def losses(case):
-    return ("loss", "loss_cls", "loss_cse") if case.startswith("cse") else ("loss",)
+def logged(case):
+    if case.startswith("cse"):
+        return "loss", "loss_cls", "loss_cse", "p_target_erased", "p_rest_erased"
+    return "loss", "p_present", "p_absent"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one(both, one, case):
     for rank in range(WORLD):
-        assert_trained_alike(one[case], both[0][rank][case] | {"rows": both[0][0][case]["rows"]}, losses(case))
+        assert_trained_alike(one[case], both[0][rank][case] | {"rows": both[0][0][case]["rows"]}, logged(case))
 
 
 @pytest.mark.slow
@@ -192,13 +194,13 @@ def test_batchnorm_is_trained_on_the_whole_batch(both, tmp_path):
 def test_a_batch_in_parts_in_two_processes(both, one, case):
     for rank in range(WORLD):
         found = both[0][rank][case, 2] | {"rows": both[0][0][case, 2]["rows"]}
-        assert_trained_alike(one[case], found, losses(case))
+        assert_trained_alike(one[case], found, logged(case))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case, parts", [("oc", 4), ("cse_batch", 2), ("cse_batch", 8), ("cse_image", 4)])
 def test_a_batch_in_parts(one, tmp_path, case, parts):
-    assert_trained_alike(one[case], train(case, tmp_path, accumulate=parts), losses(case))
+    assert_trained_alike(one[case], train(case, tmp_path, accumulate=parts), logged(case))
 
 
 @pytest.mark.slow

@@ -108,9 +108,9 @@ def sum_array(array, device):
     return sum_over_processes(torch.from_numpy(array).to(device)).cpu().numpy()
 
 
-def global_mean(number):
-    """Return the mean of a 0-d tensor over all processes (no gradient)."""
-    return sum_over_processes(number.detach()) / world()
+def global_mean(tensor):
+    """Return the mean of a tensor over all processes (no gradient)."""
+    return sum_over_processes(tensor.detach()) / world()
 
 
 def global_max(value):

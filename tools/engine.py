@@ -86,7 +86,7 @@ def fit(objective, network, optimizer, schedule, make_loader, experiment, stage,
             terms = _backward(objective, forward, batch, run.step // steps, accumulate,
                               lambda part: _draw_from(seed, run.step, part, accumulate),
                               lambda: autocast(device, precision))
-            checked = {k: v.item() for k, v in terms.items() if k.startswith("loss")} | {"gradient": _size(network)}
+            checked = _checked(terms, network)
             bad = not all(math.isfinite(value) for value in checked.values())
             if distributed.agree(bad)[0]:
                 for buffer, value in zip(statistics, before):
@@ -165,9 +165,11 @@ def _cut(batch, count):
     return [{name: piece[i] for name, piece in pieces.items()} for i in range(count)]
 
 
-def _size(network):
-    """Return the gradient's norm: the number that shows whether all of it is finite."""
-    return get_total_norm([p.grad for p in network.parameters() if p.grad is not None]).item()
+def _checked(terms, network):
+    """Return what must be finite, {name: number}: the losses, and the gradient's norm. One wait for the GPU."""
+    norm = get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+    checked = {k: v.detach().float() for k, v in terms.items() if k.startswith("loss")} | {"gradient": norm}
+    return dict(zip(checked, torch.stack(list(checked.values())).tolist()))
 
 
 class _Run:

@@ -22,6 +22,7 @@ import pickle
 import pickletools
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -66,6 +67,7 @@ class Experiment:
 
     def save_config(self, stage, settings):
         """Write config/STAGE.json: {"settings", "versions", "revision", "command", "when"}."""
+        self._sweep_small_files()
         write_json(self / f"config/{stage}.json", {
             "settings": settings, "versions": versions(), "revision": revision(), "command": " ".join(sys.argv),
             "when": f"{datetime.now():%Y-%m-%d %H:%M:%S}"})
@@ -141,6 +143,7 @@ class Experiment:
         """
         folder = self / f"ckpt/{model}"
         self.lock(f"ckpt/{model}")
+        self._sweep_small_files()
         _sweep(folder)
         if overwrite and folder.is_dir() and not _goes_on(folder / "last.pth", content or settings):
             _discard(folder)
@@ -246,6 +249,13 @@ class Experiment:
             if digest(path) != old:
                 raise ValueError(f"{folder} is stale: {path} has changed since it was made. Make it again "
                                  "(--overwrite), or name another folder")
+
+    def _sweep_small_files(self):
+        """Delete what killed runs left half-written where no lock tells whether another run is writing."""
+        for folder in (".", "config", "log", "train", "eval"):
+            for path in (self / folder).glob(".*.tmp"):
+                if _writer_is_dead(path):
+                    path.unlink(missing_ok=True)
 
     def _short(self, path):
         path = Path(path).resolve()
@@ -410,6 +420,8 @@ def _authors_dict(content):
     if not isinstance(table, dict):
         raise ValueError("not a dict of maps")
     table = {key.value() if isinstance(key, _Part) else key: scores.value() for key, scores in table.items()}
+    if not all(type(key) is int for key in table):
+        raise ValueError("not a dict of maps: its keys are no class ids")
     if sum(scores.nbytes for scores in table.values()) > len(content):
         raise ValueError("not a dict of maps: one is there twice")
     with np.errstate(over="ignore"):
@@ -469,7 +481,7 @@ def load_checkpoint(path):
 def written_aside(path):
     """Give a temporary path beside `path`, renamed to it at the end: a file is whole or absent."""
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}@{socket.gethostname()}.tmp")
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -513,6 +525,20 @@ def _sweep(folder):
         path.unlink(missing_ok=True)
     for path in folder.parent.glob(f".{folder.name}.*.old"):
         shutil.rmtree(path)
+
+
+def _writer_is_dead(aside):
+    """Say whether the process in a temporary file's name is one of this machine and has ended."""
+    found = re.search(r"\.(\d+)\.\d+@(.*)\.tmp$", aside.name)
+    if not found or found[2] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass
+    return False
 
 
 def require_space(folder, size):
