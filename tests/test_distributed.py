@@ -22,6 +22,7 @@ from tools.experiment import Experiment
 WORLD, EPOCHS, STEPS, BATCH, CLASSES = 2, 4, 5, 8, 3
 CPU = torch.device("cpu")
 CASES = ("oc", "cse_batch", "cse_image")
+SMALL = torch.randn(4, 3, 1, 2, generator=torch.Generator().manual_seed(0))
 
 
 class Killed(Exception):
@@ -74,6 +75,15 @@ def train(case, folder, killed_at=None, accumulate=1):
     return {"weights": net.state_dict(), "gradients": steps, "rows": experiment.epochs(f"train_{case}")}
 
 
+def normalise(part):
+    """Normalise one process's part of a small batch; returns output, gradient, statistics."""
+    layer, x = nn.BatchNorm2d(3), part.clone().requires_grad_()
+    place(layer, CPU)
+    y = layer(x)
+    (y * torch.arange(y[0].numel()).reshape(y[0].shape)).sum().backward()
+    return y.detach(), x.grad, layer.running_mean, layer.running_var
+
+
 def find_maximum():
     """Weigh the maximum over processes of 3 (rank + 1) x by rank + 1: -> value, gradient; and so with equal values."""
     rank, found = distributed.rank(), []
@@ -107,6 +117,7 @@ def work(rank, port, folder):
     found |= {
         "world": (distributed.rank(), distributed.world(), distributed.is_main()),
         "maximum": find_maximum(),
+        "normalised": normalise(SMALL[rank::WORLD]),
         "mean": float(distributed.global_mean(torch.tensor(float(10 * rank)))),
         "sum": distributed.sum_array(np.array([1, rank]), CPU).tolist(),
         "share": distributed.share(list("abcde")),
@@ -169,6 +180,15 @@ def logged(case):
 def test_two_processes_train_as_one(both, one, case):
     for rank in range(WORLD):
         assert_trained_alike(one[case], both[0][rank][case] | {"rows": both[0][0][case]["rows"]}, logged(case))
+
+
+@pytest.mark.slow
+def test_a_batchnorm_over_processes_is_torchs_own_over_the_batch(both):
+    y, gradient, mean, var = normalise(SMALL)
+    for rank in range(WORLD):
+        found = both[0][rank]["normalised"]
+        for mine, theirs in zip((y[rank::WORLD], gradient[rank::WORLD], mean, var), found):
+            torch.testing.assert_close(theirs, mine, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
