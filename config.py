@@ -12,7 +12,9 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 
 PAPER = "OC-CSE, authors' code"
 PSA = "AffinityNet, authors' code"
+PSA_SUBMITTED = "AffinityNet, as submitted"
 OURS = "ours"
+UNRELEASED = "ours: DeepLab's training script is unreleased"
 
 
 def option(default, help, source=OURS, content=True, **kw):
@@ -96,15 +98,20 @@ class Train(Training):
 
 
 @dataclass
-class Infer(Common):
-    """infer.py"""
-    model: str = option("model_cse", "whose CAMs", choices=("model_oc", "model_cse"))
+class Inference(Common):
+    """What every stage has that looks at pictures one by one."""
     load_epo: str = option("last", "epoch whose weights are used: a number, last, or best (chosen on pixel truth)",
                            content=False)
     infer_list: str = option("train", "split or file", PAPER, content=False)
     only: str = option("", "this one ID of the list", content=False)
     shard: str = option("1/1", "I/N: the I-th of N parts of the list, for job arrays; I from 1 to N, or from 0 to "
                         "N - 1", content=False)
+
+
+@dataclass
+class Infer(Inference):
+    """infer.py"""
+    model: str = option("model_cse", "whose CAMs", choices=("model_oc", "model_cse"))
     vis: bool = option(False, "write overlays to infer/ (needs and makes the CAMs of --dict)", PAPER, content=False)
     dict: bool = option(False, "write the CAMs to dict/", PAPER, content=False)
     crf: bool = option(False, "write CRF maps to crf/ALPHA/ (needs and makes the CAMs of --dict)", PAPER, content=False)
@@ -118,6 +125,81 @@ class Infer(Common):
     dict_dir: str = option("", "folder of the CAMs; empty: dict, or dict_model_oc for model_oc", content=False)
     crf_dir: str = option("", "folder of the CRF maps; empty: crf, or crf_model_oc", content=False)
     vis_dir: str = option("", "folder of the overlays; empty: infer, or infer_model_oc", content=False)
+
+
+@dataclass
+class TrainAff(Training):
+    """train_aff.py"""
+    low: float = option(4, "alpha of the CRF maps in which what is an object is surely one", PSA_SUBMITTED, above=0)
+    high: float = option(24, "alpha of the CRF maps in which what is background is surely that", PSA_SUBMITTED, above=0)
+    crf_dir: str = option("crf", "folder of both, in the experiment or anywhere (crf, crf_model_oc)", content=False)
+    init: str = option("imagenet", "start: imagenet, cam, random, a file, or an experiment's network (X/model_cse)",
+                       PSA)
+    max_epochs: int = option(8, "epochs", PSA, least=1)
+    lr: float = option(0.01, "learning rate; of the new layers 10 times as high", PSA, least=0)
+    crop: int = option(448, "side of the crop, a multiple of 8; what lies outside the picture is black and unlabelled",
+                       PSA, least=72)
+    jitter: tuple[float, float, float, float] = option((0.3, 0.3, 0.3, 0.1), "brightness, contrast, saturation, hue; "
+                                                       "0 0 0 0 = none", PSA, least=0)
+
+
+@dataclass
+class InferAff(Inference):
+    """infer_aff.py"""
+    infer_list: str = option("train_aug", "split or file", PSA, content=False)
+    low: float = option(4, "see --high", PSA_SUBMITTED, content=False, above=0)
+    high: float = option(24, "the AffinityNet is the one that train_aff.py trained with this --low and --high",
+                         PSA_SUBMITTED, content=False, above=0)
+    dup: float = option(16, "background = (1 - max CAM) ^ dup at the walk's start", PSA, above=0)
+    beta: float = option(8, "affinity ^ beta is the weight of a step: the higher, the fewer leave their object", PSA,
+                         above=0)
+    logt: int = option(8, "the walk takes 2 ^ logt steps; AEFT: 6", PSA, least=0, most=12)
+    crf_iterations: int = option(0, "mean field iterations after the walk, on a row for every class; AEFT: 1", PSA,
+                                 least=0)
+    radius_rule: str = option("psa", "the radius on small maps. aeft: the half disc fits into the shorter edge; psa: "
+                              "radius 5 wherever one pair fits", PSA, choices=("psa", "aeft"))
+    dict_dir: str = option("dict", "folder of the CAMs, in the experiment or anywhere (dict, dict_model_oc)",
+                           content=False)
+    rw_dir: str = option("", "folder of the label maps; empty: rw/LOW_HIGH", content=False)
+
+
+@dataclass
+class TrainSeg(Training):
+    """train_seg.py"""
+    label_dir: str = option("rw/04_24", "folder of the labels ID.png, in the experiment or anywhere (rw/04_24, or "
+                            "SegmentationClass of a dataset)", content=False)
+    network: str = option("largefov", "largefov: on ResNet38d; the others: torchvision's, of one width and depth",
+                          "AEFT, authors' network", choices=("largefov", "deeplabv3_resnet50", "deeplabv3_resnet101"))
+    init: str = option("imagenet", "start: imagenet, cam, random, a file, or an experiment's network (X/model_cse, "
+                       "X/seg/010)", UNRELEASED)
+    batch_size: int = option(10, "global: over all processes", UNRELEASED, least=1)
+    max_epochs: int = option(19, "epochs: of train_aug's 10,582 images the 20,000 steps usual in the field", UNRELEASED,
+                             least=1)
+    lr: float = option(1e-3, "learning rate; of the new layers 10 times as high", UNRELEASED, least=0)
+    momentum: float = option(0.9, "of SGD", UNRELEASED, least=0)
+    scale: tuple[float, float] = option((0.5, 1.5), "picture and labels are scaled by a factor drawn from this range",
+                                        UNRELEASED, above=0)
+    crop: int = option(448, "side of the crop; what lies outside the picture has no label", UNRELEASED, least=8)
+    jitter: tuple[float, float, float, float] = option((0.3, 0.3, 0.3, 0.1), "brightness, contrast, saturation, hue; "
+                                                       "0 0 0 0 = none", UNRELEASED + ", the amounts are the CGNet's",
+                                                       least=0)
+
+
+@dataclass
+class InferSeg(Inference):
+    """infer_seg.py"""
+    infer_list: str = option("val", "split or file", content=False)
+    images: str = option("", "folder of any pictures, instead of a list: label maps go to seg_FOLDER/, overlays to "
+                         "seg_FOLDER_vis/", content=False)
+    vis: bool = option(False, "write overlays to seg_vis/", content=False)
+    crf: bool = option(False, "sharpen with a dense CRF", UNRELEASED)
+    crf_iterations: int = option(10, "mean field iterations", PAPER, least=1)
+    zip: bool = option(False, "write what VOC's test server takes: results/VOC2012/Segmentation/comp6_test_cls/ID.png "
+                       "and results.zip", content=False)
+    scales: tuple[float, ...] = option((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "each also mirrored", UNRELEASED, above=0)
+    max_side: int = option(512, "--images: a picture with a longer side is shrunk to it for the network, as VOC's of "
+                           "500 pixels are what it knows; 0 = never", least=0)
+    seg_dir: str = option("", "folder of the label maps; empty: seg, or seg_FOLDER of --images", content=False)
 
 
 @dataclass
@@ -137,8 +219,21 @@ class Reproduce(Common):
     """reproduce.py"""
     name: str = option("", "experiment; empty: the recipe's name", content=False)
     seeds: int = option(1, "runs: --seed, --seed + 1, ...", least=1)
+    from_: str = option("classifier", "take what the stages before this one left as it is, and begin here",
+                        content=False, choices=("classifier", "cgnet", "affinity", "walk", "deeplab", "report"))
     plain: bool = option(False, "recipe demo on critters without heads: the control, where the gain should shrink")
     dry_run: bool = option(False, "print the commands only")
+
+
+@dataclass
+class Report(Common):
+    """report.py"""
+    list: str = option("train", "split or file whose pictures are shown", content=False)
+    images: int = option(100, "pictures in the gallery, spread evenly over the list; about 50 KB each", content=False,
+                         least=0)
+    dirs: tuple[str, ...] = option(("dict_model_oc", "dict", "crf", "rw", "seg"), "folders of maps in the gallery; crf "
+                                   "and rw: the first in them. dict...: CAMs, crf...: CRF maps, others: label maps",
+                                   content=False)
 
 
 # The ordinary classifier's training where it differs from the CGNet's.
@@ -179,6 +274,40 @@ RECIPES = {
             "vis_freq": (50, "a demo is short"),
             "print_freq": (10, "a demo is short"),
         },
+        "TrainSeg": {
+            "init": ("{name}/model_cse", "no ImageNet weights"),
+            "width": (0.125, "that of --init"),
+            "blocks": ((1, 1, 1, 1, 1, 0), "those of --init"),
+            "dilation": ((1, 1, 1), "those of --init"),
+            "dropout": ((0.0, 0.0), "a narrow network has nothing to spare"),
+            "batch_size": (8, "400 pictures make more steps of it"),
+            "max_epochs": (8, "a minute's worth"),
+            "lr": (0.01, "400 steps instead of 20,000"),
+            "scale": ((0.75, 1.25), "critters are of one size"),
+            "crop": (128, "the pictures' 128 pixels"),
+            "jitter": ((0.0, 0.0, 0.0, 0.0), "a critter's hue is part of its kind"),
+            "print_freq": (10, "a demo is short"),
+        },
+        "InferSeg": {
+            "scales": ((0.75, 1.0, 1.25), "those in which it learns: critters are of one size"),
+        },
+        "TrainAff": {
+            "width": (0.125, "a CPU's worth of channels, and the CGNet's"),
+            "blocks": ((1, 1, 1, 1, 1, 0), "the CGNet's"),
+            "dilation": ((1, 1, 1), "the CGNet's"),
+            "dropout": ((0.0, 0.0), "a narrow network has nothing to spare"),
+            "crop": (128, "the pictures' size"),
+            "jitter": ((0.0, 0.0, 0.0, 0.0), "a critter's hue is part of its kind"),
+            "max_epochs": (4, "a demo is short"),
+            "momentum": (0.9, "without it the authors' rates are too slow for some hundred steps"),
+            "init": ("{name}/model_cse", "no ImageNet weights"),
+            "print_freq": (10, "a demo is short"),
+        },
+        "InferAff": {
+            "dup": (4, "the CAMs are broad: at 16 their background is too small"),
+            "logt": (4, "16 steps cross a map of 16x16 cells"),
+            "crf_iterations": (1, "AEFT's: edges finer than cells of 8 pixels in a picture of 128"),
+        },
         "model_oc": {
             "max_epochs": (20, "from scratch"),
             "lr": (0.1, "from scratch"),
@@ -196,6 +325,7 @@ RECIPES = {
 }
 
 NETWORK_FIELDS = ("width", "blocks", "dilation", "norm", "dropout", "dropout_head")
+SEG_FIELDS = ("width", "blocks", "dilation", "norm", "dropout")
 
 
 def parse(cls, argv=None):
@@ -253,15 +383,20 @@ def _add(parser, f, default, source):
     shown = "" if required or default in ("", False) else f"default {_words(default)}; "
     text = f"{meta['help']} ({shown}{source})".replace("%", "%%")
     if kind is bool:
-        parser.add_argument(f"--{f.name}", action="store_true", default=default, help=text)
+        parser.add_argument(_flag(f), action="store_true", default=default, help=text)
         return
     extra = {"choices": meta["choices"]} if "choices" in meta else {"metavar": f.name.upper()}
     if getattr(kind, "__origin__", None) is tuple:
         args = kind.__args__
         extra.update(nargs="+" if Ellipsis in args else len(args), action=_Tuple)
         kind = args[0]
-    parser.add_argument(f"--{f.name}", type=kind, default=None if required else default, required=required, help=text,
-                        **extra)
+    parser.add_argument(_flag(f), dest=f.name, type=kind, default=None if required else default, required=required,
+                        help=text, **extra)
+
+
+def _flag(f):
+    """Name a field's flag: Python keeps the word `from` for itself, so that field is from_."""
+    return f"--{f.name.rstrip('_')}"
 
 
 def _check(parser, settings):
@@ -277,14 +412,17 @@ def _check(parser, settings):
                 parser.error(f"--{f.name}: must be at least {least}, not {v}")
             if "above" in f.metadata and not v > f.metadata["above"]:
                 parser.error(f"--{f.name}: must be above {f.metadata['above']}, not {v}")
+            if v > f.metadata.get("most", v):
+                parser.error(f"--{f.name}: must be at most {f.metadata['most']}, not {v}")
     if not re.fullmatch(r"[\w-][\w.-]*", settings.name) and not (isinstance(settings, Reproduce) and not settings.name):
         parser.error(f"--name: letters, digits, _ - . and no leading dot, not {settings.name!r}")
     part = re.fullmatch(r"(\d{1,6})/(\d{1,6})", getattr(settings, "shard", "1/1"))
     if not part or not 0 <= int(part[1]) <= int(part[2]) or part[2] == "0" * len(part[2]):
         parser.error(f"--shard: I/N with I from 1 to N, as 2/8, not {settings.shard!r}")
-    resize = getattr(settings, "resize", (0, 0))
-    if resize[0] > resize[1]:
-        parser.error(f"--resize: the first must not be larger than the second: {resize[0]} {resize[1]}")
+    for name in ("resize", "scale"):
+        low, high = getattr(settings, name, (0, 0))
+        if low > high:
+            parser.error(f"--{name}: the first must not be larger than the second: {low} {high}")
 
 
 def _words(value):
@@ -329,6 +467,7 @@ def _remedy(kind, words):
         return ("a process that reads pictures was killed, perhaps for want of memory: take fewer --num_workers, "
                 "then run the same command to go on")
     if kind in ("DistBackendError", "DistNetworkError") or "closed by peer" in words or "gloo" in words.lower():
+        reason = re.sub(r"^\[\S+\] ", "", words.splitlines()[0]).split(". ")[0]     # without the file and line in torch
         return ("another process of this run has ended or cannot be reached: what is on disk is whole; see its "
-                f"message, then run the same command to go on ({words.splitlines()[0][:150]})")
+                f"message, then run the same command to go on ({reason[:150]})")
     return None

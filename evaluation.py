@@ -8,7 +8,7 @@ Run     python evaluation.py --name X --task cam --dict_dir dict
 A CAM needs a background threshold: the best of a range is reported, as the papers do, so it is chosen on pixel truth;
 the value at a fixed threshold stands beside it.
 """
-from pathlib import Path
+import re
 
 import numpy as np
 from tqdm import tqdm
@@ -26,7 +26,7 @@ def main():
     settings = config.parse(config.Evaluate)
     settings.dict_dir = settings.dict_dir.rstrip("/") or "/"
     experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
-    folder = experiment / settings.dict_dir if (experiment / settings.dict_dir).is_dir() else Path(settings.dict_dir)
+    folder = experiment.find_folder(settings.dict_dir)
     ids = layout.ids(settings.list)
     paths = find_predictions(folder, ids, settings)
     require_truth(layout, ids, settings)
@@ -67,6 +67,12 @@ def find_predictions(folder, ids, settings):
 
 def maker(settings):
     """Name the command that makes what is missing."""
+    if settings.task == "png" and settings.dict_dir.split("/")[0] == "seg":
+        return f"Make them: python infer_seg.py --name {settings.name} --infer_list {settings.list}"
+    if settings.task == "png" and (alphas := re.fullmatch(r"rw/(\d+\.?\d*)_(\d+\.?\d*)", settings.dict_dir)):
+        low, high = (f"{float(alpha):g}" for alpha in alphas.groups())
+        return (f"Make them: python infer_aff.py --name {settings.name} --low {low} --high {high} "
+                f"--infer_list {settings.list}")
     what = {"cam": "--dict", "crf": f"--crf --alphas {settings.dict_dir.split('/')[-1]}"}.get(settings.task)
     model = "model_oc" if "model_oc" in settings.dict_dir else "model_cse"
     return (f"Make them: python infer.py --name {settings.name} --model {model} {what} --infer_list {settings.list}"

@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
-from tqdm import tqdm
 
 import config
 from data.dataset import VOCLayout, read_image
@@ -52,7 +51,7 @@ def main():
     with interrupt.remembered():
         make_maps(settings, experiment, layout, device, weights, folders, ids)
         if settings.vis:
-            for image_id in progress(ids, len(ids), "overlays"):
+            for image_id in interrupt.progress(ids, len(ids), "overlays"):
                 draw_overlays(settings, layout, folders, image_id)
     experiment.release()
     distributed.stop()
@@ -72,28 +71,22 @@ def make_maps(settings, experiment, layout, device, weights, folders, ids):
                                    **engine.loader_for(device, settings.num_workers))
             with engine.autocast(device, settings.precision):
                 cams = image_cams(network, pictures, settings.labels)
-                for image_id, classes, scores in progress(cams, len(todo), "CAM"):
+                for image_id, classes, scores in interrupt.progress(cams, len(todo), "CAM"):
                     save_cam(folders["dict"] / f"{image_id}.{settings.format}", classes, scores, settings.format)
                     if image_id in at_once:
                         jobs += submit_crf(settings, layout, folders, pool, image_id)
         jobs += sum(submit_crf(settings, layout, folders, pool, i) for i in ids if i not in at_once)
         if jobs:
-            for _ in progress(pool.results(), jobs, "CRF"):
+            for _ in interrupt.progress(pool.results(), jobs, "CRF"):
                 pass
 
 
 def chosen_ids(settings, layout):
     """Read the list and check, before anything is computed, that its pictures and labels are there: the shard's IDs."""
-    ids = layout.ids(settings.infer_list)
-    if settings.only:
-        if settings.only not in ids:
-            raise ValueError(f"--only {settings.only}: it is not in the list {settings.infer_list}")
-        ids = [settings.only]
-    layout.check(ids, settings.infer_list)
-    if settings.labels == "given":
+    ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
+    if settings.labels == "given" and ids:
         layout.labels(ids)
-    part, parts = (int(number) for number in settings.shard.split("/"))
-    return ids[part % parts :: parts]
+    return ids
 
 
 def open_folders(settings, experiment, layout, weights, ids):
@@ -157,14 +150,8 @@ def submit_crf(settings, layout, folders, pool, image_id):
     source = find_maps(folders["dict"], image_id)
 
     def load():
-        classes, scores = read_cam(source)
         image = read_image(layout.image_path(image_id))
-        if not len(classes):                # the authors' empty dict knows no size
-            return image, np.zeros((0, *image.shape[:2]), np.float32)
-        if scores.shape[1:] != image.shape[:2]:
-            raise ValueError(f"{source} is of size {scores.shape[1:]}, its picture {image.shape[:2]}: delete it and "
-                             "run the same command again")
-        return image, scores
+        return image, read_cam(source, image.shape[:2])[1]
 
     def save(alpha, scores):
         save_crf(folders[alpha] / f"{image_id}.{settings.format}", [0, *read_cam(source)[0]], scores, settings.format)
@@ -183,14 +170,6 @@ def draw_overlays(settings, layout, folders, image_id):
     image = read_image(layout.image_path(image_id))
     for path, name, score in zip(paths, names, scores):
         save_image(path, overlay(image, score, f"{name}  ({settings.model})"))
-
-
-def progress(items, total, name):
-    """Show how far it is, and leave between two items if asked to stop."""
-    for item in tqdm(items, name, total, mininterval=1, disable=not distributed.is_main()):
-        yield item
-        if interrupt.asked():
-            interrupt.leave()
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def start_network(settings, experiment, layout, flag):
     The ordinary classifier of another experiment comes with its own width and depth.
     """
     source = getattr(settings, flag)
-    path = experiment.find_init(source)
+    path = experiment.find_init(source, flag)
     shape = {name: getattr(settings, name) for name in config.NETWORK_FIELDS}
     trained = experiment.settings_of(path)
     if trained and flag == "cl_init":

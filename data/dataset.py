@@ -6,12 +6,11 @@
     ROOT/labels.json                            {ID: [class name, ...]}; absent: Annotations/ID.xml
     ROOT/SegmentationClass/ID.png               0 background, 255 ignore; read by evaluation alone
 """
+import errno
 import json
 import os
 import re
-import struct
 import warnings
-import zlib
 from collections import Counter
 from contextlib import contextmanager
 from functools import cached_property
@@ -25,8 +24,10 @@ from PIL import Image, ImageOps
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
                "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 IGNORE = 255                                        # in ground truth: a pixel that counts for no class
+PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}      # what is taken from any folder
+ORIENTATION = 0x0112                                # EXIF's tag of how a picture is turned
 AUGMENT_STREAM, TARGET_STREAM = 1, 2                # last number of a sample's seed; 0 is the order of an epoch
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+IF_GONE = "If it was there before: is its disk still mounted? Then run the same command again"
 
 
 class VOCLayout:
@@ -47,12 +48,14 @@ class VOCLayout:
         if not path.exists():
             return list(VOC_CLASSES)
         names = [line.strip() for line in _read_text(path).split("\n") if line.strip()]
+        if longest := [name for name in names if len(name.encode()) > 100]:
+            raise ValueError(f"{path}: {longest[0][:40]!r}... is too long for a file's name: take at most 100 bytes")
+        if odd := [name for name in names if re.search("[\0-\x1f\x7f-\x9f]", name)]:
+            raise ValueError(f"{path}: {odd[0]!r} has a control character in it: take it out")
         twice = _repeated(names)
         if not names or twice:
             wrong = f"names {twice[0]!r} twice" if twice else "is empty"
             raise ValueError(f"{path} {wrong}: write each object class once, one a line, in the order of the ids 1..C")
-        if longest := [name for name in names if len(name.encode()) > 100]:
-            raise ValueError(f"{path}: {longest[0][:40]}... is too long for a file's name: take at most 100 bytes")
         if len(names) >= IGNORE:
             raise ValueError(f"{path} has {len(names)} classes; ids are stored in 8 bits, so 254 is the most")
         return names
@@ -72,6 +75,17 @@ class VOCLayout:
         if twice := _repeated(ids):
             raise ValueError(f"{path} lists {len(twice)} images more than once ({_some(twice)}): keep one line of each")
         return ids
+
+    def chosen(self, list_name, only="", shard="1/1"):
+        """Read a list whose pictures must be there; returns the IDs of a shard I/N of it, or the one that is `only`."""
+        ids = self.ids(list_name)
+        if only:
+            if only not in ids:
+                raise ValueError(f"--only {only}: it is not in the list {list_name}")
+            ids = [only]
+        self.check(ids, list_name)
+        part, parts = (int(number) for number in shard.split("/"))
+        return ids[part % parts :: parts]
 
     def list_path(self, list_name):
         """Find the file of a split or list."""
@@ -108,17 +122,17 @@ class VOCLayout:
             return None
         text = _read_text(path)
         try:
-            table = json.loads(text)
+            table = json.loads(text, object_pairs_hook=_once_each)
         except (ValueError, RecursionError) as error:       # not only JSONDecodeError: a number may be too long
             raise ValueError(f"{path} is not JSON ({error}): mend it there") from None
         if not isinstance(table, dict):
             raise ValueError(f"{path} is not of the form {{ID: [class name, ...]}}")
         for image_id, names in table.items():
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise ValueError(f"{path}: the label of {image_id!r} is not a list of class names: mend it there")
+                raise ValueError(f"{path}: the label of {image_id[:100]!r} is not a list of class names: mend it there")
             if unknown := set(names) - set(self.classes):
-                raise ValueError(f"{path}: {image_id!r} has the class {min(unknown)!r}, which is none of this dataset: "
-                                 f"mend it there, or add the class to {self.root / 'classes.txt'}")
+                raise ValueError(f"{path}: {image_id[:100]!r} has the class {min(unknown)[:100]!r}, which is none of "
+                                 f"this dataset: mend it there, or add the class to {self.root / 'classes.txt'}")
             table[image_id] = set(names)
         return table
 
@@ -132,7 +146,7 @@ class VOCLayout:
                              f"{self.root / 'labels.json'}. Add one of them, or take it off the list") from None
         except (ElementTree.ParseError, ValueError, LookupError) as error:
             raise ValueError(f"{path} is not XML ({error}): fetch it again or mend it") from None
-        return {(name.text or "").strip() for name in tree.iterfind("object/name")}
+        return {(name.text or "").strip() for name in tree.iterfind("{*}object/{*}name")}
 
     def image_path(self, image_id):
         """Give the path of the picture: .jpg, else .png."""
@@ -142,7 +156,7 @@ class VOCLayout:
         if png.exists():
             return png
         raise FileNotFoundError(f"no picture for {image_id}: neither {jpg} nor {png} exists. "
-                                "Put it there, or take the ID off the list")
+                                f"Put it there, or take the ID off the list. {IF_GONE}")
 
     def sources(self):
         """List the files on which labels and, for drawn or prepared sets, pictures depend; those that are there."""
@@ -166,7 +180,7 @@ class VOCLayout:
         path = self._truth_path(image_id, gt_dir)
         if not path.exists():
             raise FileNotFoundError(f"no ground truth {path}: without it the image cannot be scored; --gt_dir names "
-                                    "another folder")
+                                    f"another folder. {IF_GONE}")
         with _decoded(path) as picture:
             mode, truth = picture.mode, np.array(picture)
         if mode not in ("P", "L"):
@@ -215,10 +229,99 @@ class TrainSet(torch.utils.data.Dataset):
         return item
 
 
+class SegSet(torch.utils.data.Dataset):
+    """The training images with the label maps of a folder, changed alike by
+    `augment(image, labels, rng) -> (3, S, S), (S, S)`. As of TrainSet, an item depends on (seed, epoch, index) alone.
+    """
+
+    def __init__(self, layout, ids, label_dir, seed, augment):
+        layout.check(ids)
+        self.layout, self.ids, self.label_dir, self.seed, self.augment = layout, ids, label_dir, seed, augment
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, key):
+        """Give {"image" float32 (3, S, S), "labels" uint8 (S, S) class ids or 255, "index" int}."""
+        epoch, index = key
+        image = read_image(self.layout.image_path(self.ids[index]))                         # (H, W, 3)
+        labels = self.layout.truth(self.ids[index], self.label_dir)                         # (H, W)
+        rng = np.random.default_rng([self.seed, epoch, index, AUGMENT_STREAM])
+        image, labels = self.augment(image, labels, rng)
+        return {"image": image, "labels": labels, "index": index}
+
+
+class AffinitySet(torch.utils.data.Dataset):
+    """The training images with their CRF maps of two alphas, changed alike by
+    `augment(image, maps, rng) -> (3, S, S), [(R, S, S), (R, S, S)]` and merged by `merge(low, high) -> (h, w)`.
+
+    paths  {ID: (path of the lower alpha's maps, of the higher one's)};  read  path -> classes (R,), scores (R, H, W)
+    As of TrainSet, an item depends on (seed, epoch, index) alone.
+    """
+
+    def __init__(self, layout, paths, seed, read, augment, merge):
+        self.ids = list(paths)
+        layout.check(self.ids)
+        self.layout, self.paths, self.seed = layout, paths, seed
+        self.read, self.augment, self.merge = read, augment, merge
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, key):
+        """Give {"image" float32 (3, S, S), "label" int64 (h, w): rows of the maps or 255, "index" int}."""
+        epoch, index = key
+        image_id = self.ids[index]
+        image = read_image(self.layout.image_path(image_id))                                # (H, W, 3)
+        rng = np.random.default_rng([self.seed, epoch, index, AUGMENT_STREAM])
+        image, maps = self.augment(image, self._read_maps(image_id, image.shape[:2]), rng)
+        return {"image": image, "label": self.merge(*maps), "index": index}
+
+    def _read_maps(self, image_id, size):
+        """Read both CRF maps of a picture of size (H, W): [(R, H, W), (R, H, W)], of the same classes."""
+        found = [self.read(path) for path in self.paths[image_id]]
+        classes = found[0][0].tolist()
+        for path, (own, scores) in zip(self.paths[image_id], found):
+            if not len(own) or own[0] != 0:
+                raise ValueError(f"{path}: no map of the background: these are not CRF maps")
+            if own.tolist() != classes or scores.shape[1:] != size:
+                raise ValueError(f"{path} holds maps of the classes {own.tolist()} and of size {scores.shape[1:]}, "
+                                 f"{self.paths[image_id][0]} those of {classes}, its picture is of size {size}: "
+                                 "delete both and run infer.py again")
+        return [scores for _, scores in found]
+
+
+class PictureFolder:
+    """Any pictures in a folder, whatever their names. A picture's ID is its name without the suffix; of two that would
+    share it, or where it is another's whole name, the whole name."""
+
+    def __init__(self, root):
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"no folder {root} (--images): name one that holds pictures")
+        names = sorted(path.name for path in self.root.iterdir() if path.suffix.lower() in PICTURES and path.is_file()
+                       and not path.name.startswith("."))
+        if not names:
+            raise ValueError(f"{root} (--images) holds no picture ({' '.join(sorted(PICTURES))}): put some there, or "
+                             "name another folder")
+        stems = Counter(Path(name).stem for name in names)
+        self.files = {Path(n).stem if stems[Path(n).stem] == 1 and Path(n).stem not in names else n: n for n in names}
+
+    def image_path(self, image_id):
+        return self.root / self.files[image_id]
+
+
+def picture_size(path):
+    """Read the (H, W) of an upright picture from its header; errors as read_image."""
+    with _opened(path) as picture:
+        turned = picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) and picture.format != "TIFF"   # Pillow did that
+        return picture.size if turned else picture.size[::-1]
+
+
 def read_image(path):
     """Read a picture of any kind, turned as its EXIF data says: uint8 (H, W, 3). Transparency is dropped.
 
-    Raises FileNotFoundError, or ValueError where the file is not a whole picture.
+    Raises OSError where the file cannot be read now, ValueError where it is not a whole picture.
     """
     with _decoded(path) as picture:
         if picture.mode.startswith("I"):                # 16-bit gray: Pillow's own conversion cuts at 255
@@ -230,19 +333,36 @@ def read_image(path):
 
 @contextmanager
 def _decoded(path):
-    """Open and decode a picture, upright; what goes wrong with it is a ValueError naming the file."""
+    """Open and decode a picture, upright."""
+    with _opened(path) as picture:
+        picture.load()
+        ImageOps.exif_transpose(picture, in_place=True)
+        yield picture
+
+
+@contextmanager
+def _opened(path):
+    """Open a picture, not decoded; what is wrong with it is a ValueError, what hinders its reading an OSError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)     # from 89 to 178 million pixels: fine
             with Image.open(path) as picture:
-                picture.load()
-                ImageOps.exif_transpose(picture, in_place=True)
+                _check_size(picture, path)
                 yield picture
-    except (FileNotFoundError, PermissionError):
-        raise
-    except DECODING_ERRORS as error:
+    except Exception as error:      # Pillow names no set of what a damaged file may raise
+        # Without a number it is Pillow's own word on the content; and a damaged file may send it to where no byte is.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise type(error)(f"{path} cannot be read now ({error.strerror}). {IF_GONE}") from None
         raise ValueError(f"{path} is truncated or not a picture: fetch it again or take it off the list "
                          f"({type(error).__name__}: {error})") from None
+
+
+def _check_size(picture, path):
+    """Raise OSError where a PNG or JPEG is too short for the size it announces: Pillow would make room for it first."""
+    depth = {"1": 1, "P": 1, "L": 2}.get(picture.mode, 8 * len(picture.getbands()))     # the least of bits a pixel
+    least = {"PNG": depth / 1032, "JPEG": 2 / 64}.get(picture.format, 0)    # deflate's best; two codes a block of 8x8
+    if picture.width * picture.height * least > 8 * os.path.getsize(path):
+        raise OSError(f"it announces {picture.width}x{picture.height} pixels and is too short for them")
 
 
 def _parse_id(line, place):
@@ -254,7 +374,9 @@ def _parse_id(line, place):
     elif len(words) == 1:
         image_id = words[0]
     else:
-        raise ValueError(f"{place}: {line!r} is neither an ID alone nor a path ending in .jpg or .png")
+        raise ValueError(f"{place}: {line[:100]!r} is neither an ID alone nor a path ending in .jpg or .png")
+    if len(image_id.encode()) > 100:
+        raise ValueError(f"{place}: {image_id[:40]!r}... is too long for a file's name: take at most 100 bytes")
     if not re.fullmatch(r"[\w-][\w.-]*", image_id):
         raise ValueError(f"{place}: {image_id!r} is not an ID: letters, digits and _ - . only, and no dot in front. "
                          "Rename the picture, or mend the line")
@@ -264,8 +386,17 @@ def _parse_id(line, place):
 def _read_text(path):
     try:
         return path.read_text(encoding="utf-8-sig")     # -sig: a byte order mark is no part of the text
+    except OSError as error:
+        raise type(error)(f"{path} cannot be read now ({error.strerror}). {IF_GONE}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+
+
+def _once_each(pairs):
+    """Make a JSON object's dict; Python's own takes the last of two entries of one name."""
+    if twice := _repeated(name for name, _ in pairs):
+        raise ValueError(f"{twice[0][:100]!r} is there twice")
+    return dict(pairs)
 
 
 def _repeated(names):

@@ -1,4 +1,6 @@
 """Batches for training: one sequence from the first step to the last, which a restart enters where it was left."""
+import atexit
+import multiprocessing
 import signal
 
 import numpy as np
@@ -6,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.dataset import read_image
-from data.transforms import views
+from data.transforms import shrink, views
 
 
 def train_loader(dataset, batch_size, epochs, seed, start_step=0, rank=0, world=1, num_workers=0, pin_memory=False):
@@ -51,10 +53,14 @@ class EpochSampler:
             yield [(epoch, int(index)) for index in members[self.rank :: self.world]]
 
 
-def view_loader(layout, ids, scales, labelled=True, num_workers=0, pin_memory=False):
-    """Give (ID, views, (H, W), label (C,)) of each picture in order, for inference; labelled=False: label is None."""
-    return DataLoader(_Views(layout, ids, scales, labelled), batch_size=None, num_workers=num_workers,
-                      pin_memory=pin_memory, generator=torch.Generator(),
+def view_loader(layout, ids, scales, labelled=True, max_side=0, tolerant=False, num_workers=0, pin_memory=False):
+    """Give (ID, views, (H, W), label (C,)) of each picture in order, for inference; labelled=False: label is None.
+
+    max_side  a picture with a longer side is shrunk to it, unless it is 0; (H, W) is then what it was shrunk to
+    tolerant  of a picture that cannot be read comes (ID, None, error, None)
+    """
+    return DataLoader(_Views(layout, ids, scales, labelled, max_side, tolerant), batch_size=None,
+                      num_workers=num_workers, pin_memory=pin_memory, generator=torch.Generator(),
                       worker_init_fn=_leave_signals_to_the_parent)
 
 
@@ -66,15 +72,30 @@ def _leave_signals_to_the_parent(worker):
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
+@atexit.register
+def _end_workers():
+    """End the workers that still live: multiprocessing would ask them once, which they overhear, and wait for ever."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)       # or torch would call their end an error
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
 class _Views(Dataset):
-    def __init__(self, layout, ids, scales, labelled):
+    def __init__(self, layout, ids, scales, labelled, max_side, tolerant):
         self.layout, self.ids, self.scales, self.labelled = layout, ids, scales, labelled
+        self.max_side, self.tolerant = max_side, tolerant
 
     def __len__(self):
         return len(self.ids)
 
     def __getitem__(self, i):
         image_id = self.ids[i]
-        image = read_image(self.layout.image_path(image_id))                                # (H, W, 3)
+        try:
+            image = shrink(read_image(self.layout.image_path(image_id)), self.max_side)     # (H, W, 3)
+        except (ValueError, OSError) as error:
+            if self.tolerant:
+                return image_id, None, str(error), None
+            raise
         label = torch.from_numpy(self.layout.label(image_id)) if self.labelled else None
         return image_id, views(image, self.scales), image.shape[:2], label

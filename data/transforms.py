@@ -25,6 +25,42 @@ def augment(image, rng, resize=(256, 448), crop_size=384, jitter_amounts=(0.3, 0
     return torch.from_numpy(normalized_crop(image, crop_size, offsets))
 
 
+def augment_labelled(image, labels, rng, scale=(0.5, 1.5), crop_size=448, jitter_amounts=(0.3, 0.3, 0.3, 0.1)):
+    """Give a random training view of `image` uint8 (H, W, 3) and of its label map (H, W): tensors (3, crop_size,
+    crop_size) float32, normalised, and (crop_size, crop_size) uint8.
+
+    In this order: both scaled by a factor drawn from `scale` (labels to the nearest), both mirrored one time in two,
+    colours jittered, normalised, both cropped. What lies outside the image is 0, the mean colour; its label is 255.
+    """
+    factor = rng.uniform(*scale)
+    height, width = (max(1, round(extent * factor)) for extent in labels.shape)
+    image, labels = _resize(image, height, width), resize_labels(labels, height, width)
+    if rng.random() < 0.5:
+        image, labels = mirror(image), mirror(labels)
+    image = jitter(image, rng, *jitter_amounts)
+    offsets = draw_crop(height, width, crop_size, rng)
+    return (torch.from_numpy(normalized_crop(image, crop_size, offsets)),
+            torch.from_numpy(crop(labels, crop_size, offsets, fill=255)))
+
+
+def augment_mapped(image, maps, rng, crop_size=448, jitter_amounts=(0.3, 0.3, 0.3, 0.1)):
+    """Give a random training view of `image` uint8 (H, W, 3) and of maps that belong to it, each (R, H, W) float32:
+    (3, crop_size, crop_size) float32, normalised, and [(R, crop_size, crop_size)].
+
+    In this order: colours jittered, all cropped, all mirrored one time in two, normalised. What lies outside the image
+    is 0: in the image black, since the crop comes before the normalisation.
+    """
+    image = jitter(image, rng, *jitter_amounts)
+    offsets = draw_crop(*image.shape[:2], crop_size, rng)
+    image = crop(image, crop_size, offsets)
+    maps = [crop(scores.transpose(1, 2, 0), crop_size, offsets) for scores in maps]        # (S, S, R) each
+    if rng.random() < 0.5:
+        image, maps = mirror(image), [scores[:, ::-1] for scores in maps]
+    planes = np.empty((3, crop_size, crop_size), np.float32)
+    _fill_normalized(planes, image)
+    return torch.from_numpy(planes), [torch.from_numpy(np.ascontiguousarray(m.transpose(2, 0, 1))) for m in maps]
+
+
 def views(image, scales=(0.5, 1, 1.5, 2)):
     """Give [(2, 3, h_s, w_s) float32], one a scale: `image` uint8 (H, W, 3) and its mirror image, normalised."""
     height, width = image.shape[:2]
@@ -66,9 +102,19 @@ def resize_long(image, long):
     return _resize(image, max(1, round(height * long / longest)), max(1, round(width * long / longest)))
 
 
+def shrink(image, max_side):
+    """Resize `image` uint8 (H, W, 3) to a longer side of `max_side` if it has a longer one; 0: never."""
+    return resize_long(image, max_side) if 0 < max_side < max(image.shape[:2]) else image
+
+
 def _resize(image, height, width):
     """Resize by Pillow's bicubic: unlike torch's and OpenCV's, it antialiases when it shrinks."""
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def resize_labels(labels, height, width):
+    """Resize a label map uint8 (H, W): each pixel gets the class of the nearest, none is mixed."""
+    return np.array(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
 
 
 def mirror(image):

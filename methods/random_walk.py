@@ -4,8 +4,8 @@ import warnings
 import torch
 import torch.nn.functional as F
 
-from methods.affinity import offsets
-from methods.cam import background
+from methods.affinity import effective_radius, offsets, pair_affinity
+from methods.cam import background, to_device
 
 
 @torch.no_grad()
@@ -24,6 +24,21 @@ def random_walk(scores, affinity, radius=5, beta=8, logt=8):
     for _ in range(2**logt):
         walked = step @ walked
     return walked.t().reshape(rows, h, w).to(scores.dtype).contiguous()
+
+
+@torch.no_grad()
+def walk_cams(net, image, cams, alpha=16, beta=8, logt=8, radius_rule="psa", stride=8):
+    """Spread the CAMs of a picture along the affinities that a network sees in it.
+
+    net  AffinityNet in eval mode;  image (1, 3, H, W), normalised;  cams (K, H, W);  alpha  the background's
+    Returns (K + 1, H', W') float32, the background first: H and W rounded up to multiples of 8, where the image is 0.
+    """
+    device, (height, width) = next(net.parameters()).device, image.shape[2:]
+    features = net(to_device(F.pad(image, (0, -width % stride, 0, -height % stride)), device))      # (1, D, h, w)
+    radius = effective_radius(*features.shape[2:], rule=radius_rule)
+    affinity = pair_affinity(features, radius)[0]                                   # (P, N)
+    walked = random_walk(start_scores(cams.to(device), alpha), affinity, radius, beta, logt)        # (K + 1, h, w)
+    return F.interpolate(walked[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]
 
 
 def transition(affinity, h, w, radius=5, beta=8):

@@ -76,6 +76,13 @@ class DeepLabV3(nn.Module):
         return _pixel_logits(classify, hidden, image.shape[2:])     # (B, C + 1, H, W)
 
 
+def deeplab(network, num_classes, norm="frozen", **shape):
+    """Make the network of that name: largefov, deeplabv3_resnet50 or _resnet101, whose shape is torchvision's own."""
+    if network == "largefov":
+        return LargeFOV(num_classes, norm=norm, **shape)
+    return DeepLabV3(network, num_classes, norm=norm)
+
+
 def _pixel_logits(classify, hidden, size):
     """Classify cells (B, D, h, w) in float32, and upsample to size (H, W)."""
     with torch.autocast(hidden.device.type, enabled=False):

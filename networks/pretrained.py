@@ -2,9 +2,11 @@
 
 On disk, weights carry the authors' names: our own without the leading `backbone.` / `pool.`.
 """
+import io
 import math
 import os
 import pickle
+import pickletools
 import re
 import struct
 import zipfile
@@ -85,6 +87,23 @@ def _fault(name, value):
 
 # ---- files ----
 
+def find_torchvision(network):
+    """Return the file with torchvision's ImageNet weights for the backbone of deeplabv3_resnet50 or _resnet101.
+
+    Looked for in pretrained/ and in torchvision's own cache; ValueError with the line that fetches it.
+    """
+    from torchvision import models
+    backbone = network.removeprefix("deeplabv3_")
+    name = models.get_model_weights(backbone).IMAGENET1K_V1.url.split("/")[-1]
+    folders = (Path("pretrained"), Path(torch.hub.get_dir()) / "checkpoints")
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    raise ValueError(f"no ImageNet weights of {backbone}: {name} is neither in {folders[0]} nor in {folders[1]}. "
+                     f"python -c \"import torchvision; torchvision.models.{backbone}(weights='IMAGENET1K_V1')\" "
+                     "fetches it; --init random starts without it (with --norm train, since BatchNorm has to learn)")
+
+
 def _read(path):
     """Read {name: tensor or array}; a .params gets the authors' names here and loses its 1000-way layer."""
     path = _existing(path)
@@ -108,13 +127,28 @@ def _read(path):
 def _read_pth(path):
     """Read what torch.save wrote, tensors alone; a program in the file is not run."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        if not zipfile.is_zipfile(path):
+            return _read_old_pth(path)
+        with zipfile.ZipFile(path) as archive:      # torch itself does not look at the check sums
+            if any(record.compress_type for record in archive.infolist()) or archive.testzip():
+                raise zipfile.BadZipFile("a record is not as torch.save wrote it")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:          # a damaged pickle can raise nearly anything
         if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
             problem = "holds a program or objects beside tensors, so it was not opened; save a plain state dict"
         else:
             problem = "cut short, damaged, or not written by torch.save; fetch or save it again"
         raise ValueError(f"{path}: {problem}") from error
+
+
+def _read_old_pth(path):
+    """Read what torch.save wrote until 2020. torch makes room for what such a file announces, so that is seen first."""
+    data = io.BytesIO(path.read_bytes())
+    pickles = [list(pickletools.genops(data)) for _ in range(4)]    # the fourth tells of the tensors
+    if any(isinstance(number, int) and number > len(data.getbuffer()) for _, number, _ in pickles[3]):
+        raise ValueError("it announces more than it holds")
+    data.seek(0)
+    return torch.load(data, map_location="cpu", weights_only=True)
 
 
 def _tensors(state, where):

@@ -1,6 +1,5 @@
 """What several test files share: the golden numbers, the weights they were made with, and where real photos lie."""
 import os
-import shutil
 import zlib
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.stages import DEMO, EPOCHS, call, small
+from tests.stages import DEMO, EPOCHS, call, copy_place, small
 from tests.zygote import Zygote
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,10 +52,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def place(finished, tmp_path, monkeypatch):
     """Give a copy of `finished` of one's own, and go there; its data/critters is a link to the shared pictures."""
-    shutil.copytree(finished / "experiment", tmp_path / "experiment")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/critters").symlink_to(finished / "data/critters")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(copy_place(finished, tmp_path))
     return tmp_path
 
 

@@ -51,6 +51,14 @@ def files(folder, without=("log.txt", "config/", ".lock/")):
             if not any(word in name for word in without)}
 
 
+def copy_place(source, target):
+    """Copy a folder's experiment/; data/critters becomes a link to the shared pictures. Returns the copy."""
+    shutil.copytree(source / "experiment", target / "experiment")
+    (target / "data").mkdir()
+    (target / "data/critters").symlink_to((source / "data/critters").resolve())
+    return target
+
+
 def own_data(place):
     """Replace the link to the shared pictures by a copy that a test may spoil; returns its folder."""
     link = place / "data/critters"

@@ -4,9 +4,9 @@ from dataclasses import fields
 import pytest
 
 import config
-from config import Evaluate, Infer, Reproduce, Train
+from config import Evaluate, Infer, InferSeg, Reproduce, Train, TrainSeg
 
-STAGES = (Train, Infer, Evaluate, Reproduce)
+STAGES = (Train, Infer, Evaluate, Reproduce, TrainSeg, InferSeg)
 NAME = ["--name", "X"]
 
 # What `--recipe demo` changes against voc: the same in config.py, where each entry has its reason. Two places on
@@ -25,6 +25,12 @@ DEMO = {
         "blocks": (1, 1, 1, 1, 1, 0), "dilation": (1, 1, 1), "val_every": 0, "print_freq": 10, "vis_freq": 50,
     },
     "Infer": {"data_root": "data/critters"},
+    "TrainSeg": {
+        "data_root": "data/critters", "batch_size": 8, "max_epochs": 8, "lr": 0.01, "scale": (0.75, 1.25), "crop": 128,
+        "jitter": (0.0, 0.0, 0.0, 0.0), "init": "{name}/model_cse", "dropout": (0.0, 0.0), "width": 0.125,
+        "blocks": (1, 1, 1, 1, 1, 0), "dilation": (1, 1, 1), "print_freq": 10,
+    },
+    "InferSeg": {"data_root": "data/critters", "scales": (0.75, 1.0, 1.25)},
     "Evaluate": {"data_root": "data/critters"},
     "Reproduce": {"data_root": "data/critters"},
 }
@@ -63,6 +69,13 @@ def test_the_faithful_recipe_is_the_authors():
         "batch_size": 16, "resize": (256, 512), "crop": 448, "lr_new": 10, "dropout_head": 0.5, "max_epochs": 15,
         "lr": 0.01, "momentum": 5e-4, "er_init": "imagenet",
     } == values(Train, model="model_oc")
+    assert values(TrainSeg) | {
+        "network": "largefov", "init": "imagenet", "train_list": "train_aug", "batch_size": 10, "max_epochs": 19,
+        "lr": 0.001, "wt_dec": 5e-4, "momentum": 0.9, "power": 0.9, "scale": (0.5, 1.5), "crop": 448,
+        "dropout": (0.3, 0.5), "width": 1.0, "norm": "frozen", "blocks": (3, 3, 6, 3, 1, 1), "dilation": (2, 4, 4),
+    } == values(TrainSeg)
+    assert 19_900 < 10_582 // 10 * values(TrainSeg)["max_epochs"] < 20_200
+    assert values(InferSeg)["scales"] == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) and values(InferSeg)["infer_list"] == "val"
     assert values(Infer)["alphas"] == (6, 10, 24) and values(Infer)["scales"] == (0.5, 1.0, 1.5, 2.0)
     assert values(Infer)["infer_list"] == values(Evaluate)["list"] == "train" and values(Infer)["crf_iterations"] == 10
     assert values(Evaluate)["thresholds"] == (0.10, 0.39, 0.01)
@@ -195,7 +208,7 @@ def test_help_shows_every_flag_with_default_and_source(capsys, cls, recipe):
     for name, (value, source) in config.defaults(cls, recipe, model).items():
         default = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in (
             value if isinstance(value, tuple) else (value,)))
-        assert f"--{name}" in text
+        assert f"--{name.rstrip('_')}" in text
         if value not in ("", False) and "MISSING" not in default:
             assert f"(default {default}; {source})".replace(" ", "") in text, name
         elif name != "name":

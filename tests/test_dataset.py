@@ -1,5 +1,7 @@
 """A dataset folder: what is read, and that whatever is wrong with it is told with the file and the remedy."""
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -55,7 +57,8 @@ def test_classes_are_the_files_or_vocs(root):
 
 @pytest.mark.parametrize("content, message", [
     (b"", "classes.txt is empty"), (b"\n \n", "is empty"), (b"cat\ndog\ncat\n", "names 'cat' twice"),
-    (b"\xff\xfe", "UTF-8"),
+    (b"\xff\xfe", "UTF-8"), (b"cat\ntraffic\0light\n", r"'traffic\\x00light' has a control character"),
+    (b"x" * 101, "x'... is too long for a file's name"),
     ("\n".join(map(str, range(255))).encode(), "254"),
 ])
 def test_bad_classes_are_refused(root, content, message):
@@ -102,6 +105,16 @@ def test_bad_lists_are_refused(root, content, message):
     assert str(path) in str(error.value)
 
 
+def test_an_id_too_long_for_a_file_is_refused_in_few_words(root):
+    write_list(root, "a" * 100)
+    assert VOCLayout(root).ids("train") == ["a" * 100]
+    for line in ("a" * 70_000, "/JPEGImages/" + "é" * 51 + ".jpg", "a" * 9000 + " b"):
+        write_list(root, f"fine\n{line}\n")
+        with pytest.raises(ValueError, match=r"train\.txt, line 2: ") as error:
+            VOCLayout(root).ids("train")
+        assert len(str(error.value)) < 500
+
+
 def test_unknown_list_names_the_splits(root):
     write_list(root, "a", "val")
     with pytest.raises(FileNotFoundError, match=r"no list train_aug: .*train_aug\.txt.* splits: val\."):
@@ -140,8 +153,15 @@ def test_labels_from_xml_are_the_authors(root, golden):
     assert label.tolist() == official["label"] and label.dtype == np.float32
 
 
+def test_labels_from_xml_with_a_namespace(root):
+    (root / "Annotations/a.xml").write_text("<annotation xmlns='x'><object><name>bird</name></object></annotation>")
+    assert VOCLayout(root).label("a").nonzero()[0].tolist() == [2]
+
+
 @pytest.mark.parametrize("content, message", [
     ('{"a": ["cat", "unicorn"]}', r"'a' has the class 'unicorn'.*classes\.txt"),
+    ('{"a": ["cat"], "a": ["dog"]}', "'a' is there twice"), (f'{{"{"a" * 9000}": 1}}', "'a{100}' is not a list"),
+    (f'{{"a": ["{"a" * 9000}"]}}', "the class 'a{100}', which"),
     ('{"a": "cat"}', "'a' is not a list"), ('{"a": [1]}', "'a' is not a list"), ('["a"]', "not of the form"),
     ('{"a": [', "not JSON"), ("[" * 100_000, "not JSON"),
     ("", "not JSON"), (b"\xff", "not UTF-8"), ('{"b": ["cat"]}', "image without labels: a "),
@@ -269,6 +289,37 @@ def test_damaged_pictures_are_refused(tmp_path, name):
             read_image(path)
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "nothing.jpg")
+
+
+def test_whatever_pillow_raises_the_picture_is_named(tmp_path):
+    """Here a NotImplementedError."""
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png", format="DDS")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes().replace(b"\x40\0\0\0", bytes(4), 1))
+    with pytest.raises(ValueError, match="a.png is truncated or not a picture.*NotImplementedError"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode, name, width_at", [("P", "a.png", 16), ("RGB", "a.png", 16), ("RGB", "a.jpg", 163)])
+def test_a_picture_too_short_for_its_size_is_refused_before_it_is_decoded(tmp_path, monkeypatch, mode, name, width_at):
+    write_picture(tmp_path / name, mode)
+    content = bytearray((tmp_path / name).read_bytes())
+    if name == "a.png":
+        struct.pack_into(">II", content, width_at, 13_000, 13_000)
+        struct.pack_into(">I", content, 29, zlib.crc32(content[12:29]))
+    else:
+        assert struct.unpack_from(">HH", content, width_at) == (8, 12)
+        struct.pack_into(">HH", content, width_at, 13_000, 13_000)
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(Image.Image, "load", None)
+    with pytest.raises(ValueError, match=f"{name} .*it announces 13000x13000 pixels"):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("mode, name", [("1", "a.png"), ("P", "a.png"), ("L", "a.png"), ("RGB", "a.png"),
+                                        ("L", "a.jpg"), ("RGB", "a.jpg"), ("CMYK", "a.jpg")])
+def test_one_colour_is_no_picture_too_short(tmp_path, mode, name):
+    Image.new(mode, (3000, 2000)).save(tmp_path / name, compress_level=9, quality=1)
+    assert read_image(tmp_path / name).shape == (2000, 3000, 3)
 
 
 def test_ground_truth(root, tmp_path):

@@ -3,6 +3,9 @@ import json
 import os
 import pickle
 import shutil
+import struct
+import tracemalloc
+import zipfile
 from collections import namedtuple
 
 import numpy as np
@@ -134,6 +137,41 @@ def test_a_damaged_made_by_is_named(experiment):
         experiment.claim("dict", "infer model_cse", {}, [])
 
 
+@pytest.mark.parametrize("text", ["null", "[]", "3", '{"settings": 1}', '{"inputs": []}', '{"settings": {"data": "x"}}',
+                                  "[" * 100_000, "9" * 5000])
+def test_a_made_by_of_another_form_is_named(experiment, text):
+    make_file(experiment / "dict/made_by.json", text)
+    make_file(experiment / "dict/a.npz")
+    with pytest.raises(ValueError, match="dict/made_by.json is not"):
+        experiment.claim("dict", "infer model_cse", {}, [])
+    with pytest.raises(ValueError, match="dict/made_by.json is not"):
+        experiment.verify(experiment / "dict")
+
+
+def test_a_made_by_of_many_words_is_refused_in_few(experiment):
+    settings = {str(i) + "x" * 5000: "y" * 5000 for i in range(100)}
+    make_file(experiment / "dict/made_by.json", json.dumps({"stage": "z" * 5000, "settings": settings}))
+    make_file(experiment / "dict/a.npz")
+    with pytest.raises(ValueError, match="dict was not made by this stage") as error:
+        experiment.claim("dict", "infer model_cse", {}, [])
+    assert len(str(error.value)) < 5000
+
+
+@pytest.mark.parametrize("name", ["dict", "crf/06", "../X/dict"])
+def test_a_folder_made_from_itself_is_refused(experiment, name):
+    for folder in ("dict", "crf/06"):
+        make_file(experiment / folder / "made_by.json", json.dumps({"inputs": {name: "x"}}))
+    with pytest.raises(ValueError, match="made_by.json names the folder itself"):
+        experiment.verify(experiment / name)
+
+
+def test_what_is_no_file_has_not_changed(experiment):
+    """A device has no end to be read to, and some names cannot be."""
+    inputs = {"/dev/zero": "x", "a\0b": "x", "x" * 5000: "x", "dict/made_by.json/a": "x"}
+    make_file(experiment / "dict/made_by.json", json.dumps({"inputs": inputs}))
+    experiment.verify(experiment / "dict")
+
+
 def test_a_stale_chain_is_found(experiment):
     weights = make_file(experiment / "ckpt/model_cse/014.pth")
 
@@ -258,6 +296,96 @@ def test_other_npy_files_are_refused(tmp_path, array):
         read_cam(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize("content, message", [
+    ({"classes": np.array([1.0, 2.0])}, "classes are float64, not integers"),
+    ({"classes": np.array([1, 255])}, "not ids of 0..254"), ({"classes": np.array([-1, 2])}, "not ids of 0..254"),
+    ({"classes": np.array([2, 2])}, "each once"), ({"classes": np.array(["1", "2"])}, "are no <U1 array"),
+    ({"scores": np.full((2, 3, 4), np.nan)}, "NaN or infinity"),
+    ({"scores": np.full((2, 3, 4), 1e300)}, "NaN or infinity"),
+    ({"scores": np.ones((2, 3, 4), complex)}, "are no complex128 array"),
+])
+def test_what_no_map_can_be_is_refused(tmp_path, content, message):
+    np.savez(tmp_path / "a.npz", **{"classes": np.array([1, 2]), "scores": np.ones((2, 3, 4))} | content)
+    with pytest.raises(ValueError, match=f"a.npz cannot be read .*{message}"):
+        read_cam(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("key", [-1, 255, 1.5, 2**70, True, np.float32(3), (1,)])
+def test_what_no_class_can_be_is_refused(tmp_path, key):
+    np.save(tmp_path / "a.npy", np.array({key: np.ones((2, 3))}, dtype=object))
+    with pytest.raises(ValueError, match="a.npy cannot be read"):
+        read_crf(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("shape", ["(1, 3, 4)", "(3, 3, 4)", "(2, 3, 3)", "(100000000000, 3, 4)", "(-1, 3, 4)"])
+def test_a_header_is_not_believed(tmp_path, shape):
+    """Neither is room made for what it announces, nor are bytes left over."""
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array, said in (("classes", np.array([1, 2]), "(2,)"), ("scores", np.ones((2, 3, 4)), shape)):
+            header = f"{{'descr': '{array.dtype.str}', 'fortran_order': False, 'shape': {said}}}\n".encode()
+            start = b"\x93NUMPY\x01\0" + struct.pack("<H", len(header))
+            archive.writestr(f"{name}.npy", start + header + array.tobytes())
+    with pytest.raises(ValueError, match="a.npz cannot be read .*bytes are no"):
+        read_cam(path)
+
+
+def test_only_numpys_packing_is_unpacked(tmp_path):
+    """A few bytes in bzip2 may be gigabytes."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("classes.npy", bytes(10**6))
+    with pytest.raises(ValueError, match="packed otherwise than numpy packs"):
+        read_cam(tmp_path / "a.npz")
+
+
+@pytest.fixture
+def memory():
+    """Give a function that says how many bytes Python and numpy have had at most since the test began."""
+    tracemalloc.start()
+    yield lambda: tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("old, new", [
+    (b"K\x00\x85", b"J\0\0\0\x08\x85"),                   # numpy's _reconstruct would make room for 2^27 numbers
+    (b"\xff\xff\xff\xffK\x00t", b"\xff\xff\xff\xffK\x01t"),   # a type of such flags crashes numpy later
+    (b"bsa", b"bsar\0\0\0\x01"),                           # Python's unpickler in C would remember 2^24 objects
+])
+def test_a_pickle_is_not_believed(tmp_path, memory, old, new):
+    scores = np.ones((2, 3), np.float32)
+    content = pickle.dumps(np.array({1: scores}, dtype=object), protocol=3)
+    place = content.rindex(old)
+    with open(tmp_path / "a.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
+        file.write(content[:place] + new + content[place + len(old):])
+    classes, found = read_cam(tmp_path / "a.npy")
+    assert memory() < 10**6 and classes.tolist() == [2]
+    np.testing.assert_array_equal(found, scores[None])
+
+
+def test_a_header_without_end(tmp_path, memory):
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x02\0" + b"\xff" * 4)
+    with pytest.raises(ValueError, match="a.npy cannot be read"):
+        read_cam(tmp_path / "a.npy")
+    assert memory() < 10**6
+
+
+@pytest.mark.parametrize("table", [dict.fromkeys((1, 2), np.ones((20, 30))), {1: [[1.0, 2.0]]}, {1: 3.0}])
+def test_other_dicts_are_refused(tmp_path, table):
+    np.save(tmp_path / "a.npy", np.array(table, dtype=object))
+    with pytest.raises(ValueError, match="a.npy cannot be read"):
+        read_cam(tmp_path / "a.npy")
+
+
+def test_a_deep_key_is_refused(tmp_path):
+    """Python's own hash of so deep a tuple crashes."""
+    np.save(tmp_path / "a.npy", np.array({}, dtype=object))
+    start = (tmp_path / "a.npy").read_bytes()[:128]
+    (tmp_path / "a.npy").write_bytes(start + b"\x80\x02})" + b"\x85" * 500_000 + b"Ns.")
+    with pytest.raises(ValueError, match="a.npy cannot be read .*not a dict of maps"):
+        read_cam(tmp_path / "a.npy")
+
+
 @pytest.mark.parametrize("name", ["cam.npz", "cam.npy", "crf.npz", "crf.npy"])
 def test_cut_or_altered_maps_are_named(tmp_path, maps, name):
     path = tmp_path / name
@@ -362,6 +490,10 @@ def test_settings_of_a_training(experiment, tmp_path):
     assert experiment.settings_of(weights) == {"max_epochs": 2, "width": 0.5}
     assert experiment.settings_of(None) is None
     assert experiment.settings_of(make_file(tmp_path / "own.pth")) is None
+    for text in ("[]", "{}", '{"settings": 3}'):
+        make_file(experiment / "config/train_model_oc.json", text)
+        with pytest.raises(ValueError, match="config/train_model_oc.json holds no settings"):
+            experiment.settings_of(weights)
 
 
 def test_training_opens_anew_only_if_asked(experiment):
@@ -374,6 +506,22 @@ def test_training_opens_anew_only_if_asked(experiment):
     experiment.open_training("model_oc", second, 1, overwrite=True)
     assert read_json(experiment / "config/train_model_oc.json")["settings"] == second
     assert not last.exists() and experiment.epochs("train_model_oc") == []
+
+
+def test_overwrite_goes_on_with_a_training_of_the_same_settings(experiment):
+    """So the same command, --overwrite in it, is the way on after a kill."""
+    settings, content = {"max_epochs": 2, "lr": 1, "device": "cpu"}, {"lr": 1}
+    last = experiment / "ckpt/model_oc/last.pth"
+    save_checkpoint(last, {"settings": content})
+    experiment.open_training("model_oc", settings, 1, True, content)
+    assert last.exists()
+    experiment.open_training("model_oc", settings, 1, True, {"lr": 2})
+    assert not last.exists()
+    for damaged in (b"", b"not a checkpoint"):
+        last.parent.mkdir(exist_ok=True)
+        last.write_bytes(damaged)
+        experiment.open_training("model_oc", settings, 1, True, content)
+        assert not last.exists()
 
 
 def test_a_checkpoint_comes_back_and_runs_nothing(tmp_path):
@@ -399,6 +547,28 @@ def test_cut_checkpoints_are_named(tmp_path):
             load_checkpoint(path)
 
 
+def test_a_changed_bit_in_a_checkpoint_is_seen(tmp_path):
+    """torch looks at no check sum, and would train on."""
+    path, numbers = tmp_path / "a.pth", torch.arange(60.0)
+    save_checkpoint(path, {"weights": numbers})
+    content = bytearray(path.read_bytes())
+    content[content.index(numbers.numpy().tobytes()) + 9] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path, weights_only=True)["weights"], numbers)
+    with pytest.raises(ValueError, match="a.pth is cut off or damaged"):
+        load_checkpoint(path)
+
+
+def test_a_packed_checkpoint_is_refused(tmp_path):
+    """torch.save does not pack, and what is packed may be a thousand times as large."""
+    save_checkpoint(tmp_path / "a.pth", {"weights": torch.zeros(9)})
+    with zipfile.ZipFile(tmp_path / "a.pth") as old, zipfile.ZipFile(tmp_path / "b.pth", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="b.pth is cut off or damaged"):
+        load_checkpoint(tmp_path / "b.pth")
+
+
 # ---- logs, configurations, room ----
 
 def test_later_lines_of_a_run_cut_off_are_dropped(experiment):
@@ -408,9 +578,11 @@ def test_later_lines_of_a_run_cut_off_are_dropped(experiment):
     assert experiment.epochs("train_model_cse") == []
 
 
-def test_a_damaged_log_is_named(experiment):
-    make_file(experiment / "log/train_model_oc.jsonl", '{"epoch": 0}\n{"epo')
-    with pytest.raises(ValueError, match="train_model_oc.jsonl"):
+@pytest.mark.parametrize("line", ['{"epo', "null", "{}", '{"epoch": "1"}', '{"epoch": true}', "[" * 100_000, "9" * 5000,
+                                  '{"epoch": 1, "miou": "a"}', '{"epoch": 1, "miou": NaN}'])
+def test_a_damaged_log_is_named(experiment, line):
+    make_file(experiment / "log/train_model_oc.jsonl", f'{{"epoch": 0}}\n{line}')
+    with pytest.raises(ValueError, match="train_model_oc.jsonl is damaged"):
         experiment.epochs("train_model_oc")
 
 
@@ -422,7 +594,7 @@ def test_a_configuration_says_what_made_it(experiment):
     assert set(record) == {"settings", "versions", "revision", "command", "when"} and record["revision"] == revision()
 
 
-@pytest.mark.parametrize("text", ["", '{"a": 1', "{'a': 1}", "\xff"])
+@pytest.mark.parametrize("text", ["", '{"a": 1', "{'a': 1}", "\xff", "[" * 100_000, "9" * 5000])
 def test_damaged_json_is_named(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text.encode("latin1"))
     with pytest.raises(ValueError, match="a.json is not whole JSON .* delete it"):

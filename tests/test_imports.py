@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "tools": {"tools"},
     "config": set(),
     "stage": {"networks", "methods", "data", "tools", "config"},
-    "benchmarks": {"networks", "methods", "data", "tools", "config", "benchmarks", "infer"},
+    "benchmarks": {"networks", "methods", "data", "tools", "config", "benchmarks", "infer", "train"},
 }
 WEIGHTS = "networks/pretrained.py"          # the one file of networks/ and methods/ that opens files
 WRITERS = {"tools/experiment.py", "tools/lock.py", "data/prepare.py"}

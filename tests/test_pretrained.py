@@ -2,6 +2,7 @@
 import json
 import os
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -310,6 +311,41 @@ def test_a_cut_pth(net, state, tmp_path, zipped):
         path.write_bytes(data[:length])
         with pytest.raises(ValueError, match="w.pth: cut short"):
             load_weights(net, path)
+
+
+def test_a_changed_bit_in_a_pth(net, state, tmp_path):
+    """torch looks at no check sum."""
+    path = tmp_path / "w.pth"
+    torch.save(state, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(state["fc8.weight"].numpy().tobytes())] ^= 1
+    path.write_bytes(data)
+    torch.load(path, weights_only=True)
+    with pytest.raises(ValueError, match="w.pth: cut short, damaged"):
+        load_weights(net, path)
+
+
+def test_a_packed_pth(net, state, tmp_path):
+    """torch.save does not pack, and what is packed may be a thousand times as large."""
+    torch.save(state, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as old, zipfile.ZipFile(tmp_path / "w.pth", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="w.pth: cut short, damaged"):
+        load_weights(net, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("where", [b"K\x06Nt", b"K\x06\x85"])
+def test_an_old_pth_that_announces_much(net, tmp_path, where):
+    """It is refused before room is made for 2^30 numbers in a storage, or in a tensor of it."""
+    path = tmp_path / "w.pth"
+    torch.save({"x": torch.arange(6.0)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    assert data.count(where) == 1
+    path.write_bytes(data.replace(where, b"J" + struct.pack("<i", 2**30) + where[2:]))
+    with pytest.raises(ValueError, match="w.pth: cut short, damaged") as error:
+        load_weights(net, path)
+    assert "announces more than it holds" in str(error.value.__cause__)
 
 
 def test_a_cut_safetensors(net, state, tmp_path):

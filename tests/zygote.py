@@ -15,7 +15,8 @@ new name), "remove", "mkdir". The first is number 1. How a run is killed at one 
     before  nothing of it has happened
     half    write: a few bytes are in the file; rename: of the new file the first half has been written
     after   rename: it has happened; write: the file is there and, where it is new, empty
-Its children are left to notice.
+Its children are left to notice. Any other signal reaches the whole group, just before the event that `signals` names:
+    run = zygote.start("train", "--name", "X", cwd=place, signals={"rename experiment/X/train/": signal.SIGSTOP})
 """
 import atexit
 import gc
@@ -82,16 +83,17 @@ class Zygote:
             run.kill(whole_group)
         return run.wait(timeout)
 
-    def start(self, stage, *words, cwd, kill_at_event=None, how="before", environment=None, limits=None):
+    def start(self, stage, *words, cwd, kill_at_event=None, how="before", signals=None, environment=None, limits=None):
         """Start `python STAGE.py WORDS` in a folder.
 
+        signals  {words: number}: the run's group gets it before the first file event that has these words
         environment  further variables;  limits  {"fsize": bytes, ...}: resource.RLIMIT_*, small letters
         """
         run = Run(self, self.folder / str(len(self.runs)))
         self.runs.append(run)
         request = {"run": len(self.runs) - 1, "path": str(run.path), "argv": [f"{stage}.py", *map(str, words)],
-                   "cwd": str(cwd), "event": kill_at_event, "how": how, "environment": environment or {},
-                   "limits": limits or {}}
+                   "cwd": str(cwd), "event": kill_at_event, "how": how, "signals": signals or {},
+                   "environment": environment or {}, "limits": limits or {}}
         self.server.stdin.write(json.dumps(request).encode() + b"\n")
         self.server.stdin.flush()
         self.listen(lambda: run.pid, 120)           # the first time it is still importing
@@ -162,10 +164,11 @@ def serve():
 
     def tell_ends(*_):
         for pid, (run, begun) in list(running.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                del running[pid]
-                tell(run, rc=os.waitstatus_to_exitcode(status), seconds=time.monotonic() - begun)
+            with suppress(ChildProcessError):   # two ended at once: the second call came within the first
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    del running[pid]
+                    tell(run, rc=os.waitstatus_to_exitcode(status), seconds=time.monotonic() - begun)
 
     signal.signal(signal.SIGCHLD, tell_ends)
     for line in sys.stdin:
@@ -201,7 +204,7 @@ def become(request):
     os.environ.update(request["environment"])
     for name, limit in request["limits"].items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (limit, limit))
-    sys.addaudithook(_Watch(events, request["event"], request["how"]))
+    sys.addaudithook(_Watch(events, request["event"], request["how"], request["signals"]))
     sys.argv = request["argv"]
     code = 0
     try:
@@ -225,10 +228,10 @@ def become(request):
 
 
 class _Watch:
-    """Notes each file event, and kills this process at one of them."""
+    """Notes each file event, and kills this process at one of them, or sends its group a signal."""
 
-    def __init__(self, file, event, how):
-        self.file, self.event, self.how = file, event, how
+    def __init__(self, file, event, how, signals):
+        self.file, self.event, self.how, self.signals = file, event, how, signals
         self.pid, self.home, self.count = os.getpid(), os.getcwd() + os.sep, 0
 
     def __call__(self, name, args):
@@ -241,8 +244,10 @@ class _Watch:
         if not path.startswith(self.home):
             return
         self.count += 1
-        path = path.removeprefix(self.home)
-        os.write(self.file, f"{kind} {path}\n".encode())
+        told = f"{kind} {path.removeprefix(self.home)}"
+        os.write(self.file, f"{told}\n".encode())
+        for words in [words for words in self.signals if words in told]:
+            os.killpg(0, self.signals.pop(words))
         if self.count == self.event:
             self.count = None                       # what follows is ours
             self.die(kind, args)

@@ -17,19 +17,22 @@ import numpy as np
 
 GAUSSIAN = {"sxy": 3, "compat": 3}                  # authors' crf_inference
 BILATERAL = {"sxy": 80, "srgb": 13, "compat": 10}
+DEEPLAB_BILATERAL = {"sxy": 32, "srgb": 13, "compat": 10}       # METHOD's for a segmentation network
 
 
-def dense_crf(image, scores, iterations=10):
+def dense_crf(image, scores, iterations=10, bilateral=BILATERAL):
     """Sharpen scores (R, H, W), clipped to [1e-5, 1] and otherwise taken as they are, along the edges of the image,
     uint8 (H, W, 3). Returns (R, H, W) float32 that sum to 1 over R. ValueError on other shapes and on NaN."""
-    return next(_refine(image, [scores], iterations))
+    return next(_refine(image, [scores], iterations, bilateral))
 
 
-def dense_crf_alphas(image, scores, alphas, iterations=10):
+def dense_crf_alphas(image, scores, alphas, iterations=10, bilateral=BILATERAL):
     """Yield for each alpha the CRF of [background(alpha), class scores]: (K, H, W) -> (K+1, H, W) float32.
-    Equal to a dense_crf for each alpha, but the lattices, which depend on the image alone, are built once."""
+    Equal to a dense_crf for each alpha, but the lattices, which depend on the image alone, are built once.
+    Where alpha is None the scores have their background already: (R, H, W) -> (R, H, W)."""
     scores = np.asarray(scores, np.float32)
-    return _refine(image, (np.concatenate([background(scores, alpha), scores]) for alpha in alphas), iterations)
+    stacks = (scores if alpha is None else np.concatenate([background(scores, alpha), scores]) for alpha in alphas)
+    return _refine(image, stacks, iterations, bilateral)
 
 
 def background(scores, alpha):
@@ -37,7 +40,7 @@ def background(scores, alpha):
     return (1 - scores.max(axis=0, keepdims=True, initial=0)) ** alpha
 
 
-def _refine(image, stacks, iterations):
+def _refine(image, stacks, iterations, bilateral):
     """Yield the CRF of each stack of scores; all have the same R."""
     densecrf, unary_from_softmax = _pydensecrf()
     image = np.asarray(image)
@@ -57,7 +60,7 @@ def _refine(image, stacks, iterations):
         if crf is None:
             crf = densecrf.DenseCRF2D(width, height, len(scores))
             crf.addPairwiseGaussian(**GAUSSIAN)
-            crf.addPairwiseBilateral(**BILATERAL, rgbim=image)
+            crf.addPairwiseBilateral(**bilateral, rgbim=image)
         crf.setUnaryEnergy(unary_from_softmax(scores))                               # (R, H W)
         yield np.ascontiguousarray(crf.inference(iterations), np.float32).reshape(scores.shape)
 
@@ -98,12 +101,15 @@ class CRFPool:
         for thread in self.threads:
             thread.start()
 
-    def submit(self, load, save, alphas, iterations=10, key=None):
-        """Queue one picture; returns at once. key: what results() gives back when it is done."""
+    def submit(self, load, save, alphas, iterations=10, key=None, bilateral=BILATERAL):
+        """Queue one picture; returns at once. key: what results() gives back when it is done.
+
+        alphas (None,): load's scores have their background already.
+        """
         if self.error:
             raise self.error
         self.pending += 1
-        self.jobs.put((load, save, alphas, iterations, key))
+        self.jobs.put((load, save, alphas, iterations, bilateral, key))
 
     def results(self):
         """Yield the key of each submitted picture when its last map is saved, in the order of finishing."""
@@ -143,10 +149,10 @@ class CRFPool:
 
     def _work(self, child):
         while job := self.jobs.get():
-            load, save, alphas, iterations, key = job
+            load, save, alphas, iterations, bilateral, key = job
             try:
                 image, scores = load()
-                _send(child.stdin, (image, scores, alphas, iterations))
+                _send(child.stdin, (image, scores, alphas, iterations, bilateral))
                 for alpha in alphas:                # the child refines the next while this one is saved
                     reply = pickle.load(child.stdout)
                     if isinstance(reply, Exception):
@@ -184,16 +190,16 @@ def _send(pipe, message):
 
 
 def _serve():
-    """Answer (image, scores, alphas, iterations) on stdin with one map for each alpha, or an exception, until EOF."""
+    """Answer what dense_crf_alphas takes, on stdin, with one map for each alpha, or an exception, until EOF."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)       # the parent's to handle; our end is that of its pipe
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)                                   # whatever a library prints must not land among the replies
     with contextlib.suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):     # the parent has gone: so do we
         while True:
-            image, scores, alphas, iterations = pickle.load(sys.stdin.buffer)
+            image, *rest = pickle.load(sys.stdin.buffer)
             try:
-                for refined in dense_crf_alphas(image, scores, alphas, iterations):
+                for refined in dense_crf_alphas(image, *rest):
                     _send(replies, refined)
             except BrokenPipeError:
                 raise

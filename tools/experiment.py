@@ -8,11 +8,14 @@ experiment/NAME/
   dict/ID.npz               classes uint8 (K,) ids 1..C;  scores float16 (K, H, W) in [0, 1]
   crf/06/ID.npz             classes (K+1,), 0 first;  scores float16 (K+1, H, W), sums to 1
   infer/ID_cam_CLASS.png    overlays
+  rw/04_24/ID.png           palette PNG, class ids;  seg/ID.png too
   eval/TASK_DIR_LIST.json   mIoU, its curve;  the curve as .png
   results.json              reproduce.py's rows
+  report.html               all of it for the eye
   .lock/                    who writes here now
 Each output folder holds made_by.json: who wrote it, from what. Files are written aside and renamed.
 """
+import errno
 import hashlib
 import io
 import json
@@ -63,6 +66,10 @@ class Experiment:
     def _lock_path(self, what):
         return self / ".lock" / (str(Path(what)).replace("/", "_") + ".lock")
 
+    def find_folder(self, name):
+        """Return the folder of that name in the experiment, or else wherever the name leads."""
+        return self / name if (self / name).is_dir() else Path(name)
+
     # -- what a stage leaves about itself
 
     def save_config(self, stage, settings):
@@ -109,12 +116,12 @@ class Experiment:
         folder = self / f"ckpt/{model}"
         there = sorted((p.stem for p in folder.glob("*.pth") if p.stem.isdecimal()), key=int)
         if not there:
-            raise ValueError(f"{folder} holds no weights: python train.py --name {self.name} --model {model}")
+            raise ValueError(f"{folder} holds no weights: {_trainer(self.name, model)}")
         if which == "best":
             scored = [r for r in self.epochs(f"train_{model}") if r.get("miou") is not None
                       and f"{r['epoch']:03d}" in there]
             if not scored:
-                raise ValueError(f"no epoch of {self.name}/{model} was measured (train.py --val_every): name one of "
+                raise ValueError(f"no epoch of {self.name}/{model} was measured (--val_every): name one of "
                                  f"{', '.join(there)}")
             best = max(scored, key=lambda r: r["miou"])
             print(f"epoch {best['epoch']:03d} is the best of {len(scored)}: chosen on pixel truth")
@@ -132,7 +139,7 @@ class Experiment:
             return None
         record = read_json(path)
         if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
-            raise ValueError(f"{path} holds no settings: it is not what train.py writes. Put its own back")
+            raise ValueError(f"{path} holds no settings: it is not what training writes. Put its own back")
         return record["settings"]
 
     def open_training(self, model, settings, weights_size, overwrite, content=None):
@@ -161,8 +168,8 @@ class Experiment:
         if missing:
             require_space(folder, weights_size * (missing + 4))
 
-    def find_init(self, source):
-        """Return the weights file that --er_init and --cl_init name, None for random.
+    def find_init(self, source, flag="er_init"):
+        """Return the weights file that --er_init, --cl_init and --init name, None for random.
 
         source: random | imagenet | cam | an existing path | X/model_oc | X/model_oc/014
         """
@@ -172,10 +179,10 @@ class Experiment:
             path = Path("pretrained") / {"imagenet": "resnet_38d.params", "cam": "res38_cls.pth"}[source]
             if path.exists():
                 return path
-            instead = ("--er_init random starts without it (and --norm train, since BatchNorm then has to learn)"
+            instead = (f"--{flag} random starts without it (and --norm train, since BatchNorm then has to learn)"
                        if source == "imagenet" else
                        f"or train one: python train.py --name {self.name} --model model_oc, "
-                       f"then --cl_init {self.name}/model_oc")
+                       f"then --{flag} {self.name}/model_oc")
             raise ValueError(f"{path} is not there. pretrained/README.md says where it comes from; {instead}")
         if Path(source).is_file():
             return Path(source)
@@ -183,8 +190,7 @@ class Experiment:
         if len(parts) in (2, 3) and (self.root / parts[0]).is_dir():
             other = Experiment(self.root, parts[0])
             return other.weights(parts[1], *parts[2:])
-        command = (f": python train.py --name {parts[0]} --model {parts[1]}"
-                   if len(parts) in (2, 3) and parts[1].startswith("model_") else
+        command = (f": {_trainer(*parts[:2])}" if len(parts) in (2, 3) and parts[1].startswith("model_") else
                    ": random, imagenet, cam, a file, or EXPERIMENT/MODEL")
         raise ValueError(f"no weights {source!r} (neither a file nor in {self.root}/){command}")
 
@@ -250,6 +256,10 @@ class Experiment:
                 raise ValueError(f"{folder} is stale: {path} has changed since it was made. Make it again "
                                  "(--overwrite), or name another folder")
 
+    def made_with(self, folder):
+        """Return the settings in a folder's record of what made it; empty if it has none."""
+        return _read_made_by(folder).get("settings", {})
+
     def _sweep_small_files(self):
         """Delete what killed runs left half-written where no lock tells whether another run is writing."""
         for folder in (".", "config", "log", "train", "eval"):
@@ -276,9 +286,18 @@ def save_crf(path, classes, scores, format="npz"):
     _save_maps(path, classes, scores, format, first=0, compress=True)
 
 
-def read_cam(path):
-    """Read a picture's CAMs, .npz or the authors' .npy: classes (K,) int64 ids 1..C, scores (K, H, W) float32."""
-    return _read_maps(path, first=1)
+def read_cam(path, size=None):
+    """Read a picture's CAMs, .npz or the authors' .npy: classes (K,) int64 ids 1..C, scores (K, H, W) float32.
+
+    size  (H, W) of the picture: CAMs of another are a ValueError. The authors' file of no class knows none.
+    """
+    classes, scores = _read_maps(path, first=1)
+    if size and not len(classes):
+        return classes, np.zeros((0, *size), np.float32)
+    if size and scores.shape[1:] != tuple(size):
+        raise ValueError(f"{path} is of size {scores.shape[1:]}, its picture {tuple(size)}: delete it and run "
+                         "infer.py again")
+    return classes, scores
 
 
 def read_crf(path):
@@ -301,6 +320,11 @@ def alpha_name(alpha):
     return whole.zfill(2) + dot + fraction
 
 
+def alpha_pair(low, high):
+    """Name what is made from the CRF maps of two alphas: 04_24."""
+    return f"{alpha_name(low)}_{alpha_name(high)}"
+
+
 def _save_maps(path, classes, scores, format, first, compress):
     classes = np.asarray(classes)
     with written_aside(path) as aside:
@@ -320,35 +344,36 @@ def _read_maps(path, first):
         content = path.read_bytes()
         if path.suffix == ".npy":
             table = _authors_dict(content)
-            classes = np.array(sorted(table), np.int64)
-            scores = np.stack([table[c] for c in sorted(table)]) if table else np.zeros((0, 0, 0), np.float32)
-            classes = classes + first
+            classes = np.array(sorted(table), np.int64) + first
+            scores = np.stack([table[c] for c in sorted(table)]) if table else np.zeros((0, 0, 0))
         else:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                if any(member.compress_type not in (0, 8) for member in archive.infolist()):
-                    raise ValueError("it is packed otherwise than numpy packs")
-                classes, scores = (_numbers(archive.read(f"{name}.npy")) for name in ("classes", "scores"))
+            classes, scores = _arrays(content, "classes", "scores")
             if classes.dtype.kind not in "iu":
-                raise ValueError(f"classes are {classes.dtype}, not integers")
-            with np.errstate(over="ignore"):
-                classes, scores = classes.astype(np.int64), scores.astype(np.float32)
+                raise ValueError(f"its classes are {classes.dtype}, not integers")
+        with np.errstate(over="ignore"):            # what is too large is infinite then
+            classes, scores = classes.astype(np.int64), np.require(scores, np.float32, ["C", "W", "O"])
         if classes.ndim != 1 or scores.ndim != 3 or len(classes) != len(scores):
             raise ValueError(f"classes {classes.shape} and scores {scores.shape} do not belong together")
         if len(set(classes.tolist()) & set(range(255))) != len(classes):
             raise ValueError(f"its classes are {classes[:9]}, not ids of 0..254, each once")
         if not np.isfinite(scores).all():
             raise ValueError("its scores hold NaN or infinity")
-    except FileNotFoundError:
-        raise
+    except OSError as error:
+        raise _unread(path, error) from None
     except Exception as error:      # numpy, zlib and pickle name no set of what a damaged file may raise
         raise ValueError(f"{path} cannot be read ({error}): delete it and run infer.py again") from None
     return classes, scores
 
 
-def _numbers(content):
-    """Read an .npy of numbers. numpy would make room for what its header announces; here the bytes have to be there."""
-    file, (shape, fortran, dtype) = _npy(content)
-    return _view(content[file.tell():], dtype, shape, fortran)
+def _arrays(content, *names):
+    """Read arrays of an .npz. numpy would make room for what a header announces; here the bytes have to be there."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in archive.infolist()):
+            raise ValueError("it is packed otherwise than numpy packs")
+        for name in names:
+            member = archive.read(f"{name}.npy")
+            file, (shape, fortran, dtype) = _npy(member)
+            yield _view(memoryview(member)[file.tell():], dtype, shape, fortran)
 
 
 def _npy(content):
@@ -424,22 +449,27 @@ def _authors_dict(content):
         raise ValueError("not a dict of maps: its keys are no class ids")
     if sum(scores.nbytes for scores in table.values()) > len(content):
         raise ValueError("not a dict of maps: one is there twice")
-    with np.errstate(over="ignore"):
-        return {key: scores.astype(np.float32) for key, scores in table.items()}
+    return table
 
 
 def read_json(path):
     """Read a JSON file; ValueError names a broken one."""
     try:
         return json.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise _unread(path, error) from None
     except (ValueError, RecursionError) as error:       # not only JSONDecodeError: a number may be too long
         raise ValueError(f"{path} is not whole JSON ({error}): delete it and run the stage that writes it again"
                          ) from None
 
 
 def write_json(path, value):
+    save_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def save_text(path, text):
     with written_aside(path) as aside:
-        aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.write_text(text, encoding="utf-8")
 
 
 def save_image(path, image):
@@ -449,6 +479,37 @@ def save_image(path, image):
         Image.fromarray(image).save(aside, format="PNG")
 
 
+def save_labels(path, labels, palette):
+    """Write a label map, class ids (H, W), as PNG. palette: 256 colours as 768 bytes."""
+    from PIL import Image
+    picture = Image.fromarray(np.asarray(labels, np.uint8))
+    picture.putpalette(palette)
+    with written_aside(path) as aside:
+        picture.save(aside, format="PNG")
+
+
+def read_labels(path):
+    """Read a label map that a stage wrote: uint8 (H, W)."""
+    from PIL import Image
+    try:
+        with Image.open(path) as picture:
+            return np.array(picture)
+    except (SyntaxError, ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): delete it and run the same command again") from None
+
+
+def copy_file(source, path):
+    with written_aside(path) as aside:
+        shutil.copyfile(source, aside)
+
+
+def save_zip(path, files):
+    """Write a zip of {name in it: path}; equal files make an equal zip."""
+    with written_aside(path) as aside, zipfile.ZipFile(aside, "w") as archive:
+        for name, source in files.items():
+            archive.writestr(zipfile.ZipInfo(name), Path(source).read_bytes())
+
+
 def save_checkpoint(path, value):
     """Write a checkpoint: tensors and plain Python values only."""
     import torch
@@ -456,8 +517,8 @@ def save_checkpoint(path, value):
         with open(aside, "wb") as file:
             try:
                 torch.save(value, file)
-            except RuntimeError as error:           # so it reports a full disk, among others
-                raise OSError(str(error).splitlines()[0]) from None
+            except RuntimeError as error:           # torch's own, over what the disk said, or a dying worker
+                raise error.__context__ or error from None
             file.flush()
             os.fsync(file.fileno())
 
@@ -470,11 +531,17 @@ def load_checkpoint(path):
             if any(record.compress_type for record in archive.infolist()) or archive.testzip():
                 raise zipfile.BadZipFile
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
     except Exception as error:      # torch names no set of what a damaged file may raise
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):      # it: a jump to before the file
+            raise _unread(path, error) from None
         raise ValueError(f"{path} is cut off or damaged, or holds a program ({type(error).__name__}): train.py "
                          "--overwrite starts again") from None
+
+
+def _unread(path, error):
+    """Put an error in words that do not blame the file: whoever deletes it loses it."""
+    return type(error)(f"{path} cannot be read now ({error.strerror}): is its disk still mounted? Then run the same "
+                       "command again")
 
 
 @contextmanager
@@ -502,6 +569,14 @@ def _explained(path):
 
 
 # -- room, digests, versions
+
+
+def _trainer(name, model):
+    """Give the command that trains ckpt/MODEL."""
+    if model.startswith("aff_"):
+        low, high = (f"{float(alpha):g}" for alpha in model.split("_")[1:])
+        return f"python train_aff.py --name {name} --low {low} --high {high}"
+    return f"python train_seg.py --name {name}" if model == "seg" else f"python train.py --name {name} --model {model}"
 
 
 def _goes_on(path, content):
@@ -560,8 +635,11 @@ def digest(path):
         path = path / MADE_BY
     if not path.exists():
         return "unknown"
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unread(path, error) from None
 
 
 def digests(paths):

@@ -11,6 +11,8 @@ import signal
 import sys
 from contextlib import contextmanager
 
+from tqdm import tqdm
+
 from tools import distributed
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -52,6 +54,14 @@ def remembered(then=None):
 def asked():
     """Say whether this process was asked to stop since the last `remembered` began."""
     return _asked is not None
+
+
+def progress(items, total, name):
+    """Show how far it is, and leave between two items if asked to stop."""
+    for item in tqdm(items, name, total, mininterval=1, disable=not distributed.is_main()):
+        yield item
+        if asked():
+            leave()
 
 
 def leave():

@@ -11,12 +11,35 @@ def overlay(image, score, title, share=0.55):
     image uint8 (H, W, 3); score (H, W) in [0, 1] -> uint8 (H', W', 3); a small picture is enlarged to be legible.
     """
     zoom = max(1, -(-240 // max(image.shape[:2])))
-    heat = _jet()[(np.clip(score, 0, 1) * 255).astype(np.uint8)]                # (H, W, 3)
+    heat = jet()[(np.clip(score, 0, 1) * 255).astype(np.uint8)]                # (H, W, 3)
     blend = ((1 - share) * image + share * heat).astype(np.uint8)
     blend = np.asarray(Image.fromarray(blend).resize((image.shape[1] * zoom, image.shape[0] * zoom), Image.NEAREST))
     width = max(blend.shape[1], 200)                                            # room for the title
     blend = np.pad(blend, ((0, 0), (0, width - blend.shape[1]), (0, 0)), constant_values=255)
     return np.concatenate([blend, _legend(width, title)])
+
+
+def label_overlay(image, labels, names, palette, share=0.55):
+    """Lay a label map over a picture, each class in its colour, and name below those that occur.
+
+    image uint8 (H, W, 3); labels (H, W) class ids; names in the order of the ids; palette: 256 colours as 768 bytes
+    -> uint8 (H', W', 3); a small picture is enlarged to be legible.
+    """
+    colours = np.frombuffer(palette, np.uint8).reshape(256, 3)
+    object_ = (labels > 0)[..., None]                                           # (H, W, 1)
+    blend = np.where(object_, (1 - share) * image + share * colours[labels], image).astype(np.uint8)
+    height, width = (max(1, -(-240 // max(labels.shape))) * extent for extent in labels.shape)
+    blend = np.asarray(Image.fromarray(blend).resize((width, height), Image.NEAREST))
+    blend = np.pad(blend, ((0, 0), (0, max(0, 200 - width)), (0, 0)), constant_values=255)
+    found = [c for c in np.unique(labels).tolist() if 0 < c < len(names)]
+    legend = Image.fromarray(np.full((22 * max(1, len(found)) + 6, blend.shape[1], 3), 255, np.uint8))
+    draw = ImageDraw.Draw(legend)
+    for i, c in enumerate(found):
+        draw.rectangle((6, 22 * i + 6, 24, 22 * i + 22), fill=tuple(colours[c].tolist()))
+        draw.text((32, 22 * i + 6), names[c], fill=(0, 0, 0), font=_font(14))
+    if not found:
+        draw.text((6, 6), f"{names[0]} only", fill=(0, 0, 0), font=_font(14))
+    return np.concatenate([blend, np.asarray(legend)])
 
 
 def erasing_figure(images, erased, masks, labels, targets, before, after, names):
@@ -70,7 +93,7 @@ def _legend(width, title):
     """Draw a strip (34, width, 3): the title, and the scale from 0 to 1."""
     strip = Image.fromarray(np.full((34, width, 3), 255, np.uint8))
     bar = min(90, width // 3)
-    scale = _jet()[np.linspace(0, 255, bar).astype(np.uint8)][None].repeat(12, 0)           # (12, bar, 3)
+    scale = jet()[np.linspace(0, 255, bar).astype(np.uint8)][None].repeat(12, 0)           # (12, bar, 3)
     strip.paste(Image.fromarray(scale), (width - bar - 20, 11))
     draw = ImageDraw.Draw(strip)
     draw.text((6, 8), title, fill=(0, 0, 0), font=_font(14))
@@ -105,7 +128,7 @@ def _font(size):
 
 
 @cache
-def _jet():
+def jet():
     """Return the colour map jet, the one of the field's figures: uint8 (256, 3)."""
     x = np.linspace(0, 1, 256)[:, None]
     return (np.clip(1.5 - np.abs(4 * x - np.array([3, 2, 1])), 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,63 @@
+"""DeepLab learns from the pseudo labels, and tells the class of every pixel.
+
+    image --network--> logits, one row a class, the background first: cross entropy with the label of each pixel
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from methods.cam import to_device
+
+IGNORE = 255                # in label maps: a pixel that counts for no class, such as the padding of a crop
+
+
+class Segmentation(nn.Module):
+    """Cross entropy, averaged over the pixels of the batch that have a label. Source: as usual for DeepLab.
+
+    network      image (B, 3, H, W) -> logits (B, C + 1, H, W)
+    global_mean  under several processes: the mean of a tensor over all of them
+
+    forward: {"image" (B, 3, H, W), "labels" (B, H, W) class ids or 255}, epoch -> {"loss", "accuracy"}: the latter is
+    the share of the labelled pixels that get their label (nan where there is none).
+    """
+
+    def __init__(self, network, global_mean=None):
+        super().__init__()
+        self.network = network
+        self.global_mean = global_mean
+
+    def forward(self, batch, epoch):
+        labels = batch["labels"].long()                                         # (B, H, W)
+        logits = self.network(batch["image"])                                   # (B, C + 1, H, W)
+        pixels = batch["pixels"] if "pixels" in batch else self._mean_count([batch])        # ()
+        right = (logits.detach().argmax(1) == labels).sum()
+        loss = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+        return {"loss": loss / pixels.clamp(min=1e-6), "accuracy": right / pixels}
+
+    def rehearse(self, parts, draw_from):
+        """Give each part of a batch "pixels": the parts' means are then those of the whole. Returns their order."""
+        pixels = self._mean_count(parts)
+        for part in parts:
+            part["pixels"] = pixels / len(parts)
+        return range(len(parts))
+
+    def _mean_count(self, parts):
+        """Count the pixels that have a label. Of several processes the mean: see CSE._mean_counts."""
+        count = sum((part["labels"] != IGNORE).sum() for part in parts).float()
+        return self.global_mean(count) if self.global_mean else count
+
+
+@torch.no_grad()
+def multi_scale_scores(net, views, size):
+    """Average the class probabilities of a picture's views.
+
+    net  network in eval mode;  views  [(2, 3, h_s, w_s)]: the picture and its mirror image at each scale
+    size (H, W) of the picture.  Returns (C + 1, H, W) float32, sums to 1.
+    """
+    device = next(net.parameters()).device
+    total = 0
+    for view in views:
+        logits = net(to_device(view, device)).float()                           # (2, C + 1, h_s, w_s)
+        scores = F.interpolate(logits, size, mode="bilinear", align_corners=False).softmax(1)
+        total += scores[0] + scores[1].flip(-1)                                 # (C + 1, H, W)
+    return total / (2 * len(views))
