@@ -1,0 +1,626 @@
+"""The report: its numbers, what it says of half an experiment, that no name becomes markup; and in a real browser."""
+import base64
+import io
+import json
+import re
+import shlex
+import shutil
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import config
+from data.dataset import VOCLayout
+from data.prepare import voc_palette
+from tests import chromium
+from tests.stages import call
+from tools.experiment import Experiment, read_cam, read_crf, save_cam, save_crf, write_json
+from tools.report import evenly, gallery_row, page, stage_of
+
+X = ("--name", "X", "--data_root", "data")
+CLASSES = ["cat", "dog", "owl"]
+FOLDERS = ["dict_model_oc", "dict", "crf/04", "rw/04_24", "seg"]
+PLANTED = ["</script><b>bold</b><script>window.planted = 1</script>", "<img src=x onerror='window.planted = 2'>",
+           "\"'&amp; --> <!-- {{ script }} __proto__"]
+RESULTS = {"rows": [
+    {"variant": "voc", "stage": "ordinary classifier, CAM", "split": "train", "miou": [40.0, 44.0],
+     "threshold": [.2, .3], "fixed_miou": [39.0, 43.0], "paper": 48.0, "paper_source": "AffinityNet",
+     "seconds": [60.0, 62.0], "command": "python evaluation.py", "backbone": "ResNet38d", "init": "imagenet"}]}
+
+
+def make_experiment(home, classes=CLASSES, count=8, size=(60, 80)):
+    """Draw pictures with truth, and an experiment X with the maps of five stages, its logs and its evaluations."""
+    rng = np.random.default_rng(3)
+    experiment, data = Experiment(home / "experiment", "X"), home / "data"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (data / folder).mkdir(parents=True)
+    ids = [f"bild-{i}.ü" for i in range(count)]
+    (data / "ImageSets/Segmentation/train.txt").write_text("\n".join(ids), "utf-8")
+    (data / "classes.txt").write_text("\n".join(classes), "utf-8")
+    labels = {}
+    for place, image_id in enumerate(ids):
+        truth = np.zeros(size, np.uint8)
+        present = sorted({1 + place % len(classes), 1 + (place * place) % len(classes)})
+        for c in present:
+            y, x = rng.integers(0, (size[0] // 2, size[1] // 2))
+            truth[y:y + size[0] // 2, x:x + size[1] // 2] = c
+        present = [c for c in present if (truth == c).any()]
+        truth[:3] = 255
+        labels[image_id] = [classes[c - 1] for c in present]
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(data / f"JPEGImages/{image_id}.png")
+        save_labels(data / f"SegmentationClass/{image_id}.png", truth)
+        for folder, noise in (("dict_model_oc", .9), ("dict", .7)):
+            scores = [noise * rng.random(size) + (1 - noise) * (truth == c) for c in present]
+            save_cam(experiment / f"{folder}/{image_id}.npz", present, scores)
+        scores = rng.random((len(present) + 1, *size)) + [truth == c for c in (0, *present)]
+        save_crf(experiment / f"crf/04/{image_id}.npz", [0, *present], scores / scores.sum(0))
+        for folder in ("rw/04_24", "seg"):
+            guess = np.where(rng.random(size) < .2, rng.integers(0, len(classes) + 1, size), truth)
+            save_labels(experiment / f"{folder}/{image_id}.png", np.where(guess == 255, 0, guess))
+    write_json(data / "labels.json", labels)
+    write_json(experiment / "rw/04_24/made_by.json", {"stage": "infer_aff", "inputs": {"dict": "unknown"}})
+    for model in ("model_cse", "model_oc"):
+        for epoch in range(4):
+            experiment.log_epoch(f"train_{model}", {"epoch": epoch, "loss": 1 / (epoch + 1), "p_present": .2 * epoch,
+                                                    "lr": .1, "seconds": 2.0, "images_per_second": 9.0})
+    write_json(experiment / "results.json", RESULTS)
+    with chdir(home):
+        for folder in FOLDERS:
+            task = {"d": "cam", "c": "crf"}.get(folder[0], "png")
+            call("evaluation", *X, "--task", task, "--dict_dir", folder, "--threshold", "0.5")
+    return home
+
+
+def save_labels(path, labels):
+    picture = Image.fromarray(labels.astype(np.uint8))
+    picture.putpalette(voc_palette())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Give a folder with data/ and experiment/X, all stages finished, and its report. Write nothing in it."""
+    home = make_experiment(tmp_path_factory.mktemp("made"))
+    with chdir(home):
+        call("report", *X)
+    return home
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return make_experiment(tmp_path_factory.mktemp("small"), count=3)
+
+
+@pytest.fixture
+def own(small, tmp_path, monkeypatch):
+    """Give an experiment of one's own, of three pictures, without a report, and go there."""
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def data_of(home):
+    """Read the JSON within a report, as strictly as a browser does."""
+    text = (home / "experiment/X/report.html").read_text("utf-8")
+    block = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1]
+    return json.loads(block, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def report(*words):
+    """Run report.py here; returns what the page holds."""
+    call("report", *X, *words)
+    return data_of(Path())
+
+
+def notes(data):
+    return "\n".join(f"{note['what']} | {note.get('command')}" for note in data["notes"])
+
+
+# ---- numbers ----
+
+def slow_iou(prediction, truth):
+    """IoU of each class that is in a picture's truth or prediction, pixel by pixel; 255 is left out."""
+    hit, either = {}, {}
+    for p, t in zip(prediction.ravel().tolist(), truth.ravel().tolist()):
+        if t != 255:
+            hit[t] = hit.get(t, 0) + (p == t)
+            for c in {p, t}:
+                either[c] = either.get(c, 0) + 1
+    return {c: 100 * hit.get(c, 0) / n for c, n in either.items()}
+
+
+def slow_labels(folder, image_id):
+    if (folder / f"{image_id}.png").exists():
+        return np.array(Image.open(folder / f"{image_id}.png"))
+    if "crf" in str(folder):
+        classes, scores = read_crf(folder / f"{image_id}.npz")
+        return np.array([[classes[scores[:, y, x].argmax()] for x in range(80)] for y in range(60)])
+    classes, scores = read_cam(folder / f"{image_id}.npz")
+    best, winner = scores.max(0), classes[scores.argmax(0)]
+    return np.array([[winner[y, x] if best[y, x] > .5 else 0 for x in range(80)] for y in range(60)])
+
+
+def test_the_scores_of_the_pictures_equal_slow_ones(made):
+    data = data_of(made)
+    assert [column["folder"] for column in data["columns"]] == FOLDERS
+    assert [row["id"] for row in data["rows"]] == VOCLayout(made / "data").ids("train") and not data["notes"]
+    for row in data["rows"]:
+        truth = np.array(Image.open(made / f"data/SegmentationClass/{row['id']}.png"))
+        assert row["classes"] == [c for c in np.unique(truth) if 0 < c < 255]
+        for folder in FOLDERS:
+            expected = slow_iou(slow_labels(made / "experiment/X" / folder, row["id"]), truth)
+            stage = row["stages"][folder]
+            assert {int(c): v for c, v in stage["iou"].items()} == pytest.approx(expected, abs=.006)
+            assert stage["miou"] == pytest.approx(np.mean(list(expected.values())), abs=.006)
+
+
+def test_the_score_of_a_picture_is_that_of_evaluation_on_it_alone(own):
+    row = report()["rows"][1]
+    (own / "one.txt").write_text(row["id"], "utf-8")
+    for task, folder in (("cam", "dict"), ("crf", "crf/04"), ("png", "seg")):
+        call("evaluation", *X, "--task", task, "--dict_dir", folder, "--list", "one.txt", "--threshold", .5)
+        found = json.loads((own / f"experiment/X/eval/{task}_{folder.replace('/', '_')}_one.txt.json").read_text())
+        assert row["stages"][folder]["miou"] == pytest.approx(found.get("fixed", found)["miou_occurring"], abs=.006)
+
+
+def test_a_cams_threshold_is_the_fixed_one_of_its_evaluation(own):
+    assert [c["threshold"] for c in report()["columns"]] == [.5, .5, None, None, None]
+    (own / "experiment/X/eval/cam_dict_train.json").unlink()
+    data = report()
+    assert [c["threshold"] for c in data["columns"][:2]] == [.5, config.Evaluate.threshold]
+    assert "dict/ is not evaluated on train" in notes(data)
+
+
+def test_the_gain_is_over_what_a_stage_was_made_from(made):
+    before = {column["folder"]: column["before"] for column in data_of(made)["columns"]}
+    assert before == {"dict_model_oc": None, "dict": "dict_model_oc", "crf/04": "dict", "rw/04_24": "dict",
+                      "seg": "rw/04_24"}       # the walk spreads CAMs, so its record says, not the CRF's maps
+
+
+def test_the_numbers_of_the_experiment_are_those_on_disk(made):
+    data = data_of(made)
+    assert [e["folder"] for e in data["evals"]] == FOLDERS and not any(e["stale"] for e in data["evals"])
+    for e in data["evals"]:
+        found = json.loads((made / "experiment/X" / e["file"]).read_text("utf-8"))
+        assert {k: e[k] for k in ("miou", "threshold", "fixed_miou", "curve", "images", "list")} == {
+            k: found[k] for k in ("miou", "threshold", "fixed_miou", "curve", "images", "list")}
+        assert {name: iou for name, iou, *_ in e["best"]} == found["per_class"]
+        assert [recall for *_, recall in e["best"]] == list(found["recall"].values())
+        assert bool(e["fixed"]) == (e["task"] == "cam")
+    assert [log["stage"] for log in data["logs"]] == ["train_model_oc", "train_model_cse"]
+    assert [row["loss"] for row in data["logs"][0]["rows"]] == [1, 1 / 2, 1 / 3, 1 / 4]
+    assert data["results"][0]["miou"] == [40.0, 44.0] and data["results"][0]["paper"] == 48.0
+
+
+@pytest.mark.slow
+def test_a_real_experiment(place):
+    demo = ("--recipe", "demo", "--name", "X")
+    call("evaluation", *demo, "--task", "crf", "--dict_dir", "crf/02")
+    said = call("report", *demo, "--images", 5)
+    data = data_of(place)
+    assert "report.html: 5 pictures, " in said and len(data["rows"]) == 5 and data["listed"] == 12
+    assert [column["folder"] for column in data["columns"]] == ["dict_model_oc", "dict", "crf/02"]
+    assert {"loss", "loss_cse", "p_target_erased"} <= data["logs"][1]["rows"][0].keys()
+    assert "--low 2 --high 24" in notes(data) and "infer_seg.py" in notes(data)
+    layout = VOCLayout("data/critters")
+    for row in data["rows"]:
+        classes, scores = read_crf(place / f"experiment/X/crf/02/{row['id']}.npz")
+        expected = slow_iou(classes[scores.argmax(0)], layout.truth(row["id"]))
+        assert row["stages"]["crf/02"]["miou"] == pytest.approx(np.mean(list(expected.values())), abs=.006)
+
+
+def test_pictures_are_spread_over_the_list():
+    assert evenly(list(range(10)), 4) == [0, 2, 5, 7] and evenly([1, 2], 9) == [1, 2] and evenly([], 3) == []
+
+
+def test_the_columns_are_chosen(own):
+    data = report("--dirs", "seg", "crf/04", "--images", "2")
+    assert [(c["folder"], c["before"]) for c in data["columns"]] == [("seg", None), ("crf/04", "seg")]
+    assert len(data["rows"]) == 2 and data["listed"] == 3
+    assert report("--images", "0")["rows"] == []
+
+
+@pytest.mark.parametrize(("folder", "name"), [
+    ("dict", "CGNet, CAM"), ("dict_model_oc", "ordinary classifier, CAM"), ("dict_aeft_gpp", "aeft_gpp, CAM"),
+    ("crf/06", "CGNet, CAM + CRF, alpha 6"), ("crf_model_oc/24", "ordinary classifier, CAM + CRF, alpha 24"),
+    ("crf/02.5", "CGNet, CAM + CRF, alpha 2.5"), ("rw/04_24", "random walk 04_24"), ("seg", "DeepLab"),
+    ("mine", "mine")])
+def test_stages_have_names(folder, name):
+    assert stage_of(folder) == name
+
+
+# ---- pictures ----
+
+def decoded(url):
+    kind, text = re.fullmatch(r"data:image/(jpeg|png);base64,(.*)", url).groups()
+    return Image.open(io.BytesIO(base64.b64decode(text))), kind
+
+
+def test_thumbnails_are_the_picture_and_its_maps_in_voc_colours():
+    palette = np.frombuffer(voc_palette(), np.uint8).reshape(-1, 3)[:4]
+    truth = np.repeat(np.array([[0, 1, 3, 255]], np.uint8), 100, 1).repeat(200, 0)              # (200, 400)
+    image = np.full((200, 400, 3), (200, 30, 60), np.uint8)
+    activation = np.linspace(0, 1, 400)[None].repeat(200, 0)
+    row = gallery_row("a", image, truth, [1], {"dict": (truth % 255, activation)}, palette)
+    shown, kind = decoded(row["image"])
+    assert kind == "jpeg" and shown.size == (320, 160) and np.abs(np.array(shown).astype(int) - image[0, 0]).max() < 6
+    labels, kind = decoded(row["truth"])
+    colours = np.array(labels.convert("RGB"))[80]
+    assert kind == "png" and labels.mode == "P" and labels.size == (320, 160)
+    assert [tuple(colours[x]) for x in (10, 100, 180, 310)] == [
+        (0, 0, 0), (128, 0, 0), (128, 128, 0), (224, 224, 192)]
+    heat = np.array(decoded(row["stages"]["dict"]["heat"])[0]).astype(int)[80]
+    assert heat[5, 2] > heat[5, 0] + 80 and heat[-5, 0] > heat[-5, 2] + 80                      # blue 0, red 1
+    assert row["size"] == (400, 200) and row["classes"] == [1, 3]
+
+
+def test_a_map_of_another_size_or_with_odd_ids_is_not_scored():
+    palette, truth = np.zeros((3, 3), np.uint8), np.ones((8, 8), np.uint8)
+    odd = {"dict": (np.ones((4, 4), int), None), "crf/06": "damaged", "seg": (np.full((8, 8), 255), None)}
+    row = gallery_row("a", np.zeros((8, 8, 3), np.uint8), truth, [], odd, palette)
+    assert "size (4, 4)" in row["stages"]["dict"]["error"] and row["stages"]["crf/06"] == {"error": "damaged"}
+    assert "255" in row["stages"]["seg"]["error"] and "miou" not in row["stages"]["seg"]
+    assert row["stages"]["seg"]["labels"]
+    row = gallery_row("a", np.zeros((9, 8, 3), np.uint8), truth, [2], {}, palette)
+    assert "truth is of size (8, 8)" in row["error"] and row["truth"] is None and row["classes"] == [2]
+
+
+def test_a_hundred_pictures_are_under_15_megabytes():
+    """Of VOC's size, of grainy ones and of mere noise; only the noise is drawn smaller."""
+    rng = np.random.default_rng(0)
+    palette = np.frombuffer(voc_palette(), np.uint8).reshape(-1, 3)[:21]
+    noise = rng.integers(0, 256, (375, 500, 3), dtype=np.uint8)
+    smooth = np.array(Image.fromarray(noise[:12, :16]).resize((500, 375)))
+    for image, drawn, width in ((smooth // 8 * 7 + noise // 8, smooth, 320), (noise, noise, 180)):
+        labels, activation = drawn[..., 0] // 50, drawn[..., 1] / 255
+        maps = {name: (labels, activation if "dict" in name else None) for name in FOLDERS}
+        row = gallery_row("a", image, labels, [1], maps, palette)
+        assert decoded(row["image"])[0].width == decoded(row["stages"]["seg"]["labels"])[0].width == width
+        assert len(page({"rows": [row] * 100})) < 15e6
+
+
+# ---- half an experiment ----
+
+def test_nothing_but_a_log(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Experiment("experiment", "X").log_epoch("train_model_oc", {"epoch": 0, "loss": .5})
+    data = data_of(tmp_path) if call("report", *X) else None
+    assert data["logs"][0]["rows"] == [{"epoch": 0, "loss": .5}] and data["rows"] == data["columns"] == []
+    assert "No pictures: no dataset at data" in notes(data)
+    assert "train.py --name X --data_root data --model model_cse" in notes(data) and "model_oc |" not in notes(data)
+
+
+def test_a_log_and_the_dataset(own):
+    for folder in ("dict", "dict_model_oc", "crf", "rw", "seg", "eval"):
+        shutil.rmtree(own / "experiment/X" / folder)
+    (own / "experiment/X/results.json").unlink()
+    data = report()
+    assert len(data["rows"]) == 3 and all(row["truth"] and not row["stages"] for row in data["rows"])
+    commands = [note["command"] for note in data["notes"]]
+    stages = {"infer.py": config.Infer, "infer_aff.py": config.InferAff, "infer_seg.py": config.InferSeg,
+              "reproduce.py": config.Reproduce}
+    assert [line.split()[1] for line in commands] == ["infer.py", "infer.py", *stages]
+    for line in commands:
+        settings = config.parse(stages[line.split()[1]], shlex.split(line)[2:])
+        assert settings.data_root == "data" and getattr(settings, "infer_list", "train") == "train"
+    assert "--model model_cse --crf" in commands[2]
+
+
+def test_without_truth_pictures_are_shown_and_not_scored(own):
+    shutil.rmtree(own / "data/SegmentationClass")
+    data = report()
+    assert "No pixel truth in data/SegmentationClass: nothing is scored" in notes(data)
+    for row in data["rows"]:
+        assert row["truth"] is None and row["classes"]              # then the labels say which
+        assert all(stage["labels"] and "miou" not in stage for stage in row["stages"].values())
+
+
+def test_maps_of_some_pictures(own):
+    first = VOCLayout("data").ids("train")[0]
+    (own / f"experiment/X/dict/{first}.npz").unlink()
+    data = report()
+    assert "dict/ holds 2 of the 3 CAMs of the CGNet of train | python infer.py" in notes(data)
+    assert "dict" not in data["rows"][0]["stages"] and "dict" in data["rows"][1]["stages"]
+    for path in (own / "experiment/X").rglob("*bild-[02].*"):
+        path.unlink()
+    assert [row["id"] for row in report()["rows"]] == ["bild-1.ü"]      # what has maps goes before what has none
+
+
+def test_what_was_made_anew_since_is_said(own):
+    write_json(own / "experiment/X/seg/made_by.json", {"stage": "infer_seg", "settings": {}, "inputs": {}})
+    data = report()
+    assert "seg/ was made anew after eval/png_seg_train.json | python evaluation.py" in notes(data)
+    assert [e["folder"] for e in data["evals"] if e["stale"]] == ["seg"]
+    write_json(own / "experiment/X/dict/made_by.json", {"stage": "infer", "settings": {"data": {"classes.txt": "0"}}})
+    data = report()
+    assert "CGNet, CAM is left out" in notes(data) and "dict" not in [c["folder"] for c in data["columns"]]
+    assert "No CAMs of the CGNet" not in notes(data)                    # they are there
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("results.json", "{"), ("results.json", '{"rows": [3]}'), ("results.json", '{"rows": [{"miou": ["x"]}]}'),
+    ("eval/cam_dict_train.json", "[]"), ("eval/cam_dict_train.json", '{"list": "train"}'), ("eval/a.json", "null"),
+    ("log/train_model_oc.jsonl", '{"epoch": 1}\nhalf a li'), ("config/train_model_oc.json", "3"),
+    ("seg/made_by.json", "[1]"), ("rw/04_24/made_by.json", '{"inputs"')])
+def test_what_is_damaged_is_named_and_the_rest_is_shown(own, name, content):
+    path = own / "experiment/X" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content, "utf-8")
+    data = report()
+    assert name in notes(data) and len(data["rows"]) == 3 and len(data["columns"]) >= 4
+
+
+@pytest.mark.parametrize("name", ["experiment/X/dict/{}.npz", "experiment/X/crf/04/{}.npz", "experiment/X/seg/{}.png",
+                                  "data/JPEGImages/{}.png", "data/SegmentationClass/{}.png"])
+def test_a_damaged_picture_or_map(own, name):
+    path = own / name.format("bild-1.ü")
+    path.write_bytes(path.read_bytes()[:60])
+    data = report()
+    if "data/" in name:
+        assert path.name in notes(data) and len(data["rows"]) == 2
+    else:
+        folder = path.parent.relative_to(own / "experiment/X").as_posix()
+        assert path.name in data["rows"][1]["stages"][folder]["error"] and "miou" in data["rows"][0]["stages"][folder]
+
+
+def test_a_loss_that_burst_is_a_gap(own):
+    burst = {"epoch": 4, "loss": float("nan"), "p_present": float("inf")}
+    Experiment("experiment", "X").log_epoch("train_model_oc", burst)
+    row = report()["logs"][0]["rows"][-1]
+    assert row == {"epoch": 4, "loss": None, "p_present": None}
+
+
+def test_no_experiment_is_an_error_with_its_first_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="no experiment experiment/X.*train.py --name X .* --model model_oc"):
+        call("report", *X)
+    assert not (tmp_path / "experiment").exists()
+
+
+# ---- names ----
+
+def test_no_name_becomes_markup(tmp_path, monkeypatch):
+    make_experiment(tmp_path, PLANTED, count=3)
+    monkeypatch.chdir(tmp_path)
+    assert report()["classes"] == PLANTED
+    text = (tmp_path / "experiment/X/report.html").read_text("utf-8")
+    assert text.count("<script") == text.count("</script>") == 2 and "<img" not in text and "<b>" not in text
+    assert "\\u003c/script>" in text and "{{ script }}" in text
+
+
+def test_nothing_is_fetched(made):
+    text = (made / "experiment/X/report.html").read_text("utf-8")
+    assert "default-src 'none'" in text and "unsafe-eval" not in text
+    assert not [url for url in re.findall(r"https?://[^\s\"']+", text) if url != "http://www.w3.org/2000/svg"]
+    assert not re.search(r"<link (?!rel=\"icon\" href=\"data:)|\bsrc=|@import|url\(", text)
+
+
+# ---- in a browser ----
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not chromium.find():
+        pytest.skip(f"none of {', '.join(chromium.NAMES)} is installed")
+    with chromium.Chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+def look(browser, home, **how):
+    """Open a report; nothing may go wrong in it, and it may ask for nothing but itself."""
+    browser.open(home / "experiment/X/report.html", **how)
+    assert browser.ask("document.documentElement.dataset.drawn") == "yes"
+    return browser
+
+
+def unharmed(browser):
+    return (not browser.complaints and browser.ask("document.documentElement.dataset.errors ?? ''") == ""
+            and all(url.startswith(("data:", "file:", "about:")) for url in browser.asked)
+            and sum(url.startswith("file:") for url in browser.asked) == 1)
+
+
+def order(browser):
+    return browser.ask("[...document.querySelectorAll('.row')].map(row => row.dataset.id)")
+
+
+def test_the_browser_shows_everything(made, browser):
+    look(browser, made)
+    assert browser.ask("[...document.querySelectorAll('h2')].map(h => h.textContent)") == [
+        "Results", "Training", "mIoU against threshold", "IoU of each class", "Gallery", "How it was made"]
+    text = browser.ask("document.body.innerText")
+    assert "42.0 ± 2.8" in text and "AffinityNet" in text and "ordinary classifier: 4 epochs, 8.0 s" in text
+    assert browser.ask("document.title") == "X: report"
+    data = data_of(made)
+    assert order(browser) == [row["id"] for row in data["rows"]]
+    # four curves of training, one of thresholds with two lines, a bar for each class of each stage
+    assert browser.ask("document.querySelectorAll('.charts:not(.bars) svg.chart').length") == 5
+    assert browser.ask("document.querySelectorAll('.wide path.line').length") == 2
+    bars = browser.ask("[...document.querySelectorAll('rect.value')].map(b => [+b.dataset.iou, b.width.baseVal.value])")
+    assert len(bars) == 5 * 4 and {round(iou, 6) for iou, _ in bars} == {
+        round(iou, 6) for e in data["evals"] for _, iou, *_ in e["best"]}
+    assert np.ptp([width / iou for iou, width in bars if iou > 1]) < 1e-3                # as long as they are high
+    pictures = browser.ask("[...document.images].map(i => i.complete && i.naturalWidth)")
+    assert len(pictures) >= 8 * (1 + 2 * 6) and all(pictures)
+    assert unharmed(browser)
+
+
+def score(row, folder, c=None):
+    stage = row["stages"][folder]
+    return stage["iou"].get(str(c)) if c else stage["miou"]
+
+
+@pytest.mark.parametrize("worst", [False, True])
+@pytest.mark.parametrize("name", [None, "dog"])
+def test_sorting_and_filtering_change_what_is_shown(made, browser, name, worst):
+    data, seen = data_of(made), set()
+    c = CLASSES.index(name) + 1 if name else None
+    rows = [row for row in data["rows"] if not name or c in row["classes"]]
+    assert len(rows) > 2 and (not name or len(rows) < 8)
+    look(browser, made)
+    for column in data["columns"]:
+        for by in ("gain", "score") if column["before"] else ("score",):
+            def value(row, by=by, column=column):
+                now = score(row, column["folder"], c)
+                return now - score(row, column["before"], c) if by == "gain" else now
+            wanted = "&".join([f"sort={by}:{column['folder']}", *[f"class={name}"] * bool(name), *["worst=1"] * worst])
+            browser.ask(f"location.hash = {json.dumps('#' + wanted)}")
+            browser.wait(f"document.querySelector('[name=sort]').value === {json.dumps(f'{by}:' + column['folder'])}")
+            expected = [row["id"] for row in sorted(rows, key=value, reverse=not worst)]
+            assert order(browser) == expected
+            seen.add(tuple(expected))
+            means = browser.ask("[...document.querySelectorAll('.heads strong')].map(mean => mean.textContent)")
+            expected = np.mean([score(row, column["folder"], c) for row in rows])
+            assert float(means[FOLDERS.index(column["folder"])]) == pytest.approx(expected, abs=.06)
+    assert len(seen) > 3 and f"{len(rows)} of 8 pictures" in browser.ask("document.getElementById('count').textContent")
+    browser.ask("location.hash = '#worst=1'" if worst else "location.hash = ''")
+    browser.wait("document.querySelector('[name=sort]').value === 'list'")
+    assert order(browser) == [row["id"] for row in data["rows"]][::-1 if worst else 1] and unharmed(browser)
+
+
+def test_a_caption_tells_how_much_a_stage_helped_or_hurt(made, browser):
+    look(browser, made)
+    row = data_of(made)["rows"][2]
+    texts = browser.ask("[...document.querySelectorAll('.row:nth-child(3) figcaption')].map(c => c.textContent)")
+    for text, folder, before in zip(texts[3:], FOLDERS[1:], ["dict_model_oc", "dict", "dict", "rw/04_24"]):
+        change = score(row, folder) - score(row, before)
+        sign = "▲" if change > .05 else "▼" if change < -.05 else "="
+        assert f"{score(row, folder):.1f}" in text and sign in text
+        assert sign == "=" or float(text.split(sign)[1]) == pytest.approx(abs(change), abs=.06)
+    # the walk is compared with the CAM that it spread
+    assert "random walk 04_24 against CGNet, CAM;" in browser.ask("document.body.innerText")
+
+
+def test_the_keyboard_is_enough(made, browser):
+    look(browser, made)
+    browser.ask("document.querySelector('[name=sort]').focus()")
+    browser.press("ArrowDown")
+    browser.wait("location.hash.includes('sort=gain')")
+    first = order(browser)
+    browser.press("Tab", " ")                                           # the box "worst first"
+    browser.wait("location.hash.includes('worst=1')")
+    assert order(browser) == first[::-1] != first
+    browser.press("Tab", "ArrowDown")                                   # the class
+    browser.wait("location.hash.includes('class=cat')")
+    assert 0 < len(order(browser)) < 8
+    browser.ask("document.querySelector('.row button').focus()")
+    browser.press("Enter")
+    browser.wait("document.querySelector('dialog').open")
+    assert browser.ask("document.querySelector('dialog h1').textContent") == order(browser)[0]
+    browser.press("ArrowRight")
+    assert browser.ask("document.querySelector('dialog h1').textContent") == order(browser)[1]
+    browser.press("Escape")
+    browser.wait("!document.querySelector('dialog').open")
+    browser.ask("document.querySelector('svg.chart').focus()")
+    browser.press("ArrowRight", "ArrowRight")
+    assert "epoch 1" in browser.ask("document.getElementById('tip').innerText") and unharmed(browser)
+
+
+def test_hovering_shows_the_iou_of_each_stage(made, browser):
+    look(browser, made)
+    browser.point(".row:nth-child(2) .cell:nth-child(5)")
+    browser.wait("!document.getElementById('tip').hidden")
+    lines = browser.ask("[...document.querySelectorAll('#tip tr')].map(r => [...r.cells].map(c => c.textContent))")
+    row = data_of(made)["rows"][1]
+    assert lines[0][1:] == [stage_of(folder) for folder in FOLDERS]
+    assert lines[-1] == ["mean", *(f"{score(row, folder):.1f}" for folder in FOLDERS)]
+    assert [line[0] for line in lines[1:3]] == ["background", "cat"]
+    browser.point("h1")
+    browser.wait("document.getElementById('tip').hidden")
+
+
+def test_clicks_filter_enlarge_and_hide(made, browser):
+    look(browser, made)
+    browser.point(".legend [data-class=owl]", click=True)
+    browser.wait("location.hash === '#class=owl'")
+    assert len(order(browser)) < 8 and browser.ask("document.querySelector('[name=class]').value") == "owl"
+    browser.point(".row .cell:nth-child(3) .frame", click=True)
+    browser.wait("document.querySelector('dialog').open")
+    assert browser.ask("document.querySelectorAll('dialog .cell').length") == 7
+    browser.press("Escape")
+    bars = browser.ask("document.querySelectorAll('rect.value').length")
+    browser.point(".keys button[aria-pressed=true]", click=True)
+    assert browser.ask("document.querySelectorAll('rect.value').length") == bars * 4 // 5 and unharmed(browser)
+
+
+def test_cams_are_shown_as_activation_or_labels(made, browser):
+    shown = "getComputedStyle(document.querySelector('.row .has-heat .{}')).display"
+    look(browser, made)
+    assert [browser.ask(shown.format(kind)) for kind in ("heat", "labels")] == ["block", "none"]
+    look(browser, made, fragment="#cams=masks&maps=over")
+    assert [browser.ask(shown.format(kind)) for kind in ("heat", "labels")] == ["none", "block"]
+    assert browser.ask("getComputedStyle(document.querySelector('.row .labels')).opacity") == "0.6"
+
+
+def test_light_and_dark(made, browser, tmp_path):
+    """By the system's wish and by the switch: the paper is light or dark, and the ink the other."""
+    def brightness(fragment, dark, media="screen"):
+        look(browser, made, dark=dark, fragment=fragment, width=800, height=600, media=media)
+        with Image.open(browser.shoot(tmp_path / "a.png")) as shot:
+            gray = np.asarray(shot.convert("L")).astype(int)
+        assert len(np.unique(gray)) > 30                                # something is drawn
+        return np.median(gray), np.abs(gray - np.median(gray)).max()
+    for fragment, dark in (("", False), ("#theme=light", True), ("#theme=light", False)):
+        paper, contrast = brightness(fragment, dark)
+        assert paper > 240 and contrast > 180
+    for fragment, dark in (("", True), ("#theme=dark", False)):
+        paper, contrast = brightness(fragment, dark)
+        assert paper < 40 and contrast > 150
+    assert brightness("#theme=dark", True, "print")[0] > 240            # ink is dear
+    assert browser.ask("getComputedStyle(document.querySelector('.controls label')).display") == "none"
+
+
+def test_a_narrow_window_needs_no_scrolling_sideways(made, browser):
+    look(browser, made, width=360, height=700)
+    assert browser.ask("document.documentElement.scrollWidth") <= 360
+    assert browser.ask("getComputedStyle(document.querySelector('.row .stage')).display") == "block"
+
+
+def test_an_address_with_nonsense_shows_the_list(made, browser):
+    look(browser, made, fragment="#sort=gain:nothing&class=%3Cb%3E&worst=0&cams=x&maps=&theme=y&%%%")
+    assert order(browser) == [row["id"] for row in data_of(made)["rows"]] and unharmed(browser)
+    assert browser.ask("[...document.querySelectorAll('label select')].map(select => select.value)") == [
+        "auto", "best", "list", "", "activation", "alone"]
+
+
+def test_planted_names_are_text_in_the_browser(tmp_path, browser):
+    make_experiment(tmp_path, PLANTED, count=4)
+    with chdir(tmp_path):
+        call("report", *X)
+    look(browser, tmp_path, fragment="#sort=score:dict")
+    names = browser.ask("[...document.querySelectorAll('.legend button')].map(b => b.textContent)")
+    assert names == PLANTED
+    browser.point(".legend button", click=True)
+    assert 0 < len(order(browser)) < 4
+    browser.point(".row .cell:nth-child(4)")
+    browser.wait("!document.getElementById('tip').hidden")
+    assert PLANTED[0] in browser.ask("document.getElementById('tip').textContent")
+    assert browser.ask("String(window.planted)") == "undefined" and unharmed(browser)
+    assert not browser.ask("document.querySelector('main b b, img[src=x]')")
+    # and were one to slip through, the page's policy would not let it run
+    browser.ask("document.body.append(Object.assign(document.createElement('script'), {text: 'window.planted = 3'}))")
+    assert browser.ask("String(window.planted)") == "undefined"
+    browser.wait("true")
+    assert any("Content Security Policy" in text for text in browser.complaints)
+
+
+@pytest.mark.parametrize("left", ["log", "maps", "truth", "nothing"])
+def test_half_an_experiment_in_the_browser(own, browser, left):
+    for folder in {"log": ("dict", "dict_model_oc", "crf", "rw", "seg", "eval"), "maps": ("log", "eval", "crf", "rw"),
+                   "truth": (), "nothing": ("dict", "dict_model_oc", "crf", "rw", "seg", "eval", "log")}[left]:
+        shutil.rmtree(own / "experiment/X" / folder)
+    (own / "experiment/X/results.json").unlink()
+    if left in ("truth", "nothing"):
+        shutil.rmtree(own / ("data/SegmentationClass" if left == "truth" else "data"))
+    data = report() if left != "nothing" else data_of(own) if call("report", *X) else None
+    look(browser, own)
+    text = browser.ask("document.querySelector('details').innerText")
+    for note in data["notes"]:
+        assert note["what"] in text and (note.get("command") or "") in text
+    assert len(order(browser)) == (0 if left == "nothing" else 3) and unharmed(browser)
+    nothing = browser.ask("[...document.querySelectorAll('.nothing')].map(p => p.innerText)")
+    assert [word in " ".join(nothing) for word in ("measured", "logged", "No picture")] == {
+        "log": [True, False, False], "maps": [True, True, False], "truth": [False, False, False],
+        "nothing": [True, True, True]}[left]

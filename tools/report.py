@@ -1,0 +1,246 @@
+"""What report.html holds: an experiment's numbers, small pictures of its maps with their scores, and the page itself.
+
+report.html beside this file is the page, report.js what draws it. A note says what is not there or cannot be read:
+{"what", and maybe "command": that makes it, "about": the section of the page}.
+"""
+import base64
+import hashlib
+import io
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tools.experiment import MADE_BY, digest, read_json
+from tools.metrics import IGNORE, ConfusionMatrix
+from tools.visualize import jet
+
+PAGE = Path(__file__).with_name("report.html")
+LONG = 320          # pixels of a picture's long side in the page: sharp where it is shown large
+LARGEST = 140_000   # bytes of a picture with all its maps: a hundred stay under 15 MB, rough ones are drawn smaller
+MODELS = {"model_oc": "ordinary classifier", "model_cse": "CGNet", "": "CGNet"}       # in the order of training
+# In the order of the stages; more than one folder matches where there are several alphas or networks.
+FOLDERS = ("dict_model_oc", "dict", "dict_*", "crf_model_oc/*", "crf/*", "crf_*/*", "rw/*", "seg", "seg_*")
+
+
+def page(data):
+    """Make the page of `data`, which JSON can hold: one file with everything in it.
+
+    The names in it come from people. They travel in a block that is no program, where < is written \\u003c, so none
+    ends the block; report.js puts them into the page as text only; and the page's policy lets run that script alone.
+    """
+    script = PAGE.with_suffix(".js").read_text("utf-8")
+    parts = {"script": script, "digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+             "data": json.dumps(_finite(data), allow_nan=False).replace("<", "\\u003c")}
+    return re.sub(r"\{\{ (\w+) \}\}", lambda place: parts[place[1]], PAGE.read_text("utf-8"))
+
+
+def read_numbers(experiment, notes):
+    """Read results.json, eval/*.json, log/*.jsonl and config/*.json; what cannot be read is added to the notes."""
+    def each(pattern, read):
+        for path in sorted(experiment.folder.glob(pattern)):
+            try:
+                yield read(path)
+            except (ValueError, OSError) as error:
+                notes.append({"what": str(error)})
+            except (KeyError, TypeError, AttributeError, OverflowError):
+                notes.append({"what": f"{path} is not what a stage writes there: delete it, and run the stage again"})
+
+    folders = find_folders(experiment)
+    return {
+        "name": experiment.name,
+        "results": [row for rows in each("results.json", _read_results) for row in rows],
+        # By name: cam, crf, png is also the order of the stages.
+        "evals": list(each("eval/*.json", lambda path: _read_eval(path, experiment, folders))),
+        "logs": sorted(each("log/*.jsonl", lambda path: _read_log(path, experiment)), key=lambda log: log["order"]),
+        "runs": sorted(each("config/*.json", _read_config), key=lambda run: run["when"]),
+    }
+
+
+def find_folders(experiment):
+    """List the experiment's folders of maps in the order of the stages: dict_model_oc, dict, crf/06, rw/04_24, seg."""
+    there = [path.relative_to(experiment.folder).as_posix() for pattern in FOLDERS
+             for path in sorted(experiment.folder.glob(pattern)) if path.is_dir() and not path.name.startswith(".")]
+    return list(dict.fromkeys(there))
+
+
+def first_folder(experiment, name):
+    """Give the folder of that name, or the first in it (crf -> crf/06); None if there is none."""
+    found = (f for f in find_folders(experiment) if name in (f, f.split("/")[0]))
+    return next(found, name if (experiment / name).is_dir() else None)
+
+
+def stage_of(folder):
+    """Name the stage that made a folder of maps, as the table of results does: crf/06 -> CGNet, CAM + CRF, alpha 6."""
+    head, _, part = folder.partition("/")
+    kind, _, model = head.partition("_")
+    named = {"dict": f"{MODELS.get(model, model)}, CAM", "rw": f"random walk {part}", "seg": f"DeepLab {model}",
+             "crf": f"{MODELS.get(model, model)}, CAM + CRF, alpha {part.lstrip('0') or 0}"}
+    return named.get(kind, folder).strip()
+
+
+def task_of(folder):
+    """Say which maps a folder holds, in the words of evaluation.py: cam, crf or png."""
+    return {"dict": "cam", "crf": "crf"}.get(folder.split("/")[0].split("_")[0], "png")
+
+
+def made_from(experiment, folder, before):
+    """Give the one of the folders `before` that a folder of maps was made from, else the last: what it changed."""
+    path = experiment / folder / MADE_BY
+    inputs = read_json(path).get("inputs", {}) if path.exists() else {}
+    return next((name for name in before if name in inputs), before[-1] if before else None)
+
+
+def evenly(items, count):
+    """Choose `count` of a list, evenly spread over it; all of them if there are fewer."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def cam_labels(classes, scores, threshold):
+    """Give the label map of a CAM at a background threshold: the argmax of [threshold, scores], as evaluation does.
+
+    classes (K,) ids 1..C ascending, scores (K, H, W) -> (H, W) int64
+    """
+    background = np.full((1, *scores.shape[1:]), threshold, np.float32)
+    return np.array([0, *classes])[np.concatenate([background, scores]).argmax(0)]
+
+
+# -- a picture and its maps
+
+
+def gallery_row(image_id, image, truth, present, maps, palette, long=LONG):
+    """Make a picture's row: thumbnails, and each map's IoU against the truth.
+
+    image uint8 (H, W, 3); truth (H, W), 255 ignored, or None; present: class ids; palette (C+1, 3) uint8
+    maps  {folder: (label map (H, W), activation (H, W) in [0, 1] or None)}, or why it cannot be shown, a str
+    """
+    size = image.shape[:2]
+    row = {"id": image_id, "size": size[::-1], "image": _jpeg(image, long), "truth": None, "stages": {},
+           "classes": [int(c) for c in present]}
+    if truth is not None and truth.shape != size:
+        row["error"], truth = f"its truth is of size {truth.shape}, the picture {size}", None
+    if truth is not None:
+        row["truth"] = _label_png(truth, palette, long)
+        row["classes"] = [int(c) for c in np.unique(truth) if 0 < c < len(palette)]
+    for folder, found in maps.items():
+        if isinstance(found, tuple) and found[0].shape != size:
+            found = f"the map is of size {found[0].shape}, the picture {size}"
+        if isinstance(found, str):
+            row["stages"][folder] = {"error": found}
+            continue
+        labels, activation = found
+        row["stages"][folder] = {
+            "labels": _label_png(labels, palette, long),
+            "heat": None if activation is None else _jpeg(jet()[(activation.clip(0, 1) * 255).astype(np.uint8)], long),
+            **(_score(labels, truth, len(palette) - 1) if truth is not None else {})}
+    if len(json.dumps(row)) > LARGEST and long > LONG // 4:
+        return gallery_row(image_id, image, truth, present, maps, palette, long * 3 // 4)
+    return row
+
+
+def _score(labels, truth, num_classes):
+    """Give {"miou", "iou": {class id: IoU}} over the classes that occur in truth or prediction of one picture."""
+    try:
+        confusion = ConfusionMatrix(num_classes).add(labels, truth)
+    except ValueError as error:                 # a label map may hold 255 where a stage is not sure
+        return {"error": str(error)}
+    iou, occurring = confusion.iou(), np.flatnonzero(confusion.occurring())
+    return {"miou": round(float(iou[occurring].mean()), 2) if len(occurring) else None,
+            "iou": {int(c): round(float(iou[c]), 2) for c in occurring}}
+
+
+def _jpeg(image, long):
+    return _data_url(_small(Image.fromarray(image), long, Image.Resampling.LANCZOS), "JPEG", quality=80)
+
+
+def _label_png(labels, palette, long):
+    """Draw class ids in their colours. The last colour is that of 255: few colours make a small file."""
+    ignore = len(palette)
+    small = np.where(labels == IGNORE, ignore, np.minimum(labels, ignore)).astype(np.uint8)
+    picture = Image.fromarray(small)
+    picture.putpalette(bytes(palette) + bytes((224, 224, 192)))         # VOC's colour of 255
+    return _data_url(_small(picture, long, Image.Resampling.NEAREST), "PNG", optimize=True)
+
+
+def _small(picture, long, resampling):
+    scale = long / max(picture.size)
+    if scale >= 1:
+        return picture
+    return picture.resize([max(1, round(side * scale)) for side in picture.size], resampling)
+
+
+def _data_url(picture, format, **how):
+    file = io.BytesIO()
+    picture.save(file, format=format, **how)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+# -- the experiment's own files
+
+
+def _read_eval(path, experiment, folders):
+    """Read eval/TASK_DIR_LIST.json, with its folder and whether that has been made anew since."""
+    result = read_json(path)
+    task, _, rest = path.stem.partition("_")
+    folder = rest.removesuffix("_" + result["list"].replace("/", "_"))
+    folder = {name.replace("/", "_"): name for name in folders}.get(folder, folder)
+    fixed = result.get("fixed") or {}
+    return {"file": f"eval/{path.name}", "task": task, "folder": folder, "stage": stage_of(folder),
+            "list": result["list"], "images": int(result["images"]),
+            **{key: _number(result[key]) for key in ("miou", "threshold", "fixed_threshold", "fixed_miou")},
+            "curve": [[_number(t), _number(miou)] for t, miou in result["curve"]],
+            "best": _per_class(result), "fixed": _per_class(fixed) if fixed else None,
+            "stale": folder in folders and result.get("made_by") not in (None, digest(experiment / folder))}
+
+
+def _per_class(result):
+    """List [class name, IoU, precision, recall]."""
+    return [[name, _number(iou), *(_number(result.get(kind, {}).get(name)) for kind in ("precision", "recall"))]
+            for name, iou in result["per_class"].items()]
+
+
+def _read_results(path):
+    rows = []
+    for row in read_json(path)["rows"]:
+        one = {key: None if row.get(key) is None else str(row[key]) for key in (
+            "stage", "split", "variant", "paper_source", "command", "backbone", "init")}
+        many = {key: [_number(v) for v in row[key]] for key in ("miou", "threshold", "fixed_miou", "seconds")}
+        rows.append(one | many | {"paper": _number(row.get("paper"))})
+    return rows
+
+
+def _read_log(path, experiment):
+    """Read the numbers of log/STAGE.jsonl; the ordinary classifier is trained first, the CGNet next."""
+    stage = path.stem.removeprefix("train_")
+    rows = [{k: v for k, v in row.items() if type(v) in (int, float)} for row in experiment.epochs(path.stem)]
+    return {"stage": path.stem, "name": MODELS.get(stage, stage), "rows": rows,
+            "order": [*MODELS, stage].index(stage)}
+
+
+def _read_config(path):
+    """Read what is worth showing of a run: who, when, of which revision."""
+    record = read_json(path)
+    settings = record["settings"]
+    return {"stage": path.stem, **{key: str(record.get(key) or "-") for key in ("when", "revision")},
+            **{key: str(settings.get(key, "-")) for key in ("recipe", "seed", "precision")},
+            "versions": ", ".join(f"{name} {number}" for name, number in record.get("versions", {}).items() if number)}
+
+
+def _number(value):
+    """Pass a number or None; anything else is a TypeError."""
+    if value is not None and type(value) not in (int, float):
+        raise TypeError(value)
+    return value
+
+
+def _finite(value):
+    """Replace NaN and infinity, which JSON cannot say, by null: a loss that burst is a gap in its curve."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
