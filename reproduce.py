@@ -1,7 +1,10 @@
-"""Run every stage of a recipe in order, skip what is whole, and print one table beside the paper's.
+"""Run every stage of a recipe in order, from image-level labels to a network that segments, skip what is whole, and
+print one table beside the paper's.
 
-Writes  NAME/results.json, the rows of all seeds; what the stages write, of further seeds to NAME_SEED/
+Writes  NAME/results.json, the rows of all seeds; report.html; what the stages write, of further seeds to NAME_SEED/
 Run     python reproduce.py --recipe demo
+        python reproduce.py --recipe demo --from affinity
+It stops at the first stage that fails, with that stage's message; the same command goes on from there.
 """
 import os
 import shlex
@@ -19,10 +22,12 @@ from tools.experiment import Experiment, alpha_name, read_json, write_json
 
 STOPPED = 75        # a stage that was asked to stop ends with it: what comes next must not run
 
-# mIoU on VOC train, percent, and where it is stated. None: not known to us.
+# mIoU on VOC train (DeepLab: val), percent, and where it is stated. What is missing is not known to us.
 PAPER = {
     "ordinary classifier, CAM": (48.0, "AffinityNet, README and paper"),
     "CGNet, CAM": (56.0, "OC-CSE, authors (issue 3 of their repository)"),
+    "CGNet, random walk": (66.9, "OC-CSE, authors (issue 3 of their repository), tables of later papers"),
+    "DeepLab": (68.4, "OC-CSE, authors (issue 3 of their repository), tables of later papers"),
 }
 
 
@@ -41,34 +46,51 @@ def main():
     rows = collect(settings, experiment, runs)
     write_json(experiment / "results.json", {"rows": rows})
     print_table(rows, settings)
+    run_stage(["report.py", "--recipe", settings.recipe, "--name", settings.name,
+               *changed(settings, "data_root", "experiment_root")])
     print_places(experiment)
 
 
 def stages(settings, name, seed):
-    """List (label, command, the evaluation's result file or None) of all stages in order."""
+    """List (part, label, command, the evaluation's result file or None) of all stages in order; part: see --from."""
     data = ["--recipe", settings.recipe, "--name", name, *changed(settings, "data_root", "experiment_root")]
     compute = changed(settings, "device", "precision", "num_workers") + ["--overwrite"] * settings.overwrite
+    train = ["--seed", str(seed), *compute]
     alphas = config.defaults(config.Infer, settings.recipe)["alphas"][0] if find_spec("pydensecrf") else ()
-    crf = ["--crf", "--alphas", *(f"{a:g}" for a in alphas)] if alphas else []
-    if not crf:
-        print("pydensecrf2 is not installed (it needs a C++ compiler): the CRF is left out")
+    if not alphas:
+        print("pydensecrf2 is not installed (it needs a C++ compiler): the CRF, and what follows from it, are left out")
+    affinity = {flag: f"{config.defaults(config.InferAff, settings.recipe)[flag][0]:g}" for flag in ("low", "high")}
+    pair = [word for flag, alpha in affinity.items() for word in (f"--{flag}", alpha)]
+    walk = "rw/" + "_".join(alpha_name(float(alpha)) for alpha in affinity.values())
+    crf = ["--crf", "--alphas", *sorted({*(f"{a:g}" for a in alphas), *affinity.values()}, key=float)] if alphas else []
 
-    def evaluate(label, task, folder):
-        result = Path(settings.experiment_root, name, f"eval/{task}_{folder.replace('/', '_')}_train.json")
-        return label, ["evaluation.py", *data, "--task", task, "--dict_dir", folder], result
+    def evaluate(part, label, task, folder, split="train"):
+        result = Path(settings.experiment_root, name, f"eval/{task}_{folder.replace('/', '_')}_{split}.json")
+        return part, label, ["evaluation.py", *data, "--task", task, "--dict_dir", folder, "--list", split], result
 
     draw = ["-m", "data.prepare", "critters", "--out", settings.data_root, *(["--plain"] if settings.plain else [])]
-    return [
-        *([("critters", draw, None)] if drawn_here(settings) else []),
-        ("ordinary classifier", ["train.py", *data, "--model", "model_oc", "--seed", str(seed), *compute], None),
-        ("ordinary classifier, maps", ["infer.py", *data, "--model", "model_oc", "--dict", "--vis", *compute], None),
-        evaluate("ordinary classifier, CAM", "cam", "dict_model_oc"),
-        ("CGNet", ["train.py", *data, "--model", "model_cse", "--cl_init", f"{name}/model_oc", "--seed", str(seed),
-                   *compute], None),
-        ("CGNet, maps", ["infer.py", *data, "--model", "model_cse", "--dict", "--vis", *crf, *compute], None),
-        evaluate("CGNet, CAM", "cam", "dict"),
-        *(evaluate(f"CGNet, CAM + CRF, alpha {a:g}", "crf", f"crf/{alpha_name(a)}") for a in alphas),
+    plan = [
+        ("classifier", "critters", draw, None),
+        ("classifier", "ordinary classifier", ["train.py", *data, "--model", "model_oc", *train], None),
+        ("classifier", "ordinary classifier, maps",
+         ["infer.py", *data, "--model", "model_oc", "--dict", "--vis", *compute], None),
+        evaluate("classifier", "ordinary classifier, CAM", "cam", "dict_model_oc"),
+        ("cgnet", "CGNet", ["train.py", *data, "--model", "model_cse", "--cl_init", f"{name}/model_oc", *train], None),
+        ("cgnet", "CGNet, maps", ["infer.py", *data, "--model", "model_cse", "--dict", "--vis", *crf, "--infer_list",
+                                  "train_aug", *compute], None),
+        evaluate("cgnet", "CGNet, CAM", "cam", "dict"),
+        *(evaluate("cgnet", f"CGNet, CAM + CRF, alpha {a:g}", "crf", f"crf/{alpha_name(a)}") for a in alphas),
     ]
+    if alphas:
+        plan += [
+            ("affinity", "AffinityNet", ["train_aff.py", *data, *pair, *train], None),
+            ("walk", "random walk", ["infer_aff.py", *data, *pair, *compute], None),
+            evaluate("walk", "CGNet, random walk", "png", walk),
+            ("deeplab", "DeepLab, training", ["train_seg.py", *data, "--label_dir", walk, *train], None),
+            ("deeplab", "DeepLab, maps", ["infer_seg.py", *data, "--infer_list", "val", "--vis", *compute], None),
+            evaluate("deeplab", "DeepLab", "png", "seg", "val"),
+        ]
+    return plan if drawn_here(settings) else plan[1:]
 
 
 def drawn_here(settings):
@@ -90,11 +112,16 @@ def run_stages(settings, plan):
     The seconds are those of all stages since the evaluation before.
     """
     done, start = [], time.monotonic()
-    for label, command, result in plan:
-        print(f"\n$ python {shlex.join(command)}", flush=True)
-        if not settings.dry_run and run_stage(command):
-            raise ValueError(f"{label} stopped with the message above. Mend that and run the same command again: what "
-                             "is done is not done again")
+    parts = list(config.Reproduce.__dataclass_fields__["from_"].metadata["choices"])
+    for part, label, command, result in plan:
+        if parts.index(part) >= parts.index(settings.from_):
+            print(f"\n$ python {shlex.join(command)}", flush=True)
+            if not settings.dry_run and run_stage(command):
+                raise ValueError(f"{label} stopped with the message above. Mend that and run the same command again: "
+                                 "what is done is not done again")
+        elif result and not result.exists():
+            print(f"{label}: left out, --from {settings.from_} finds no {result}")
+            continue
         if result:
             done.append((label, "python " + shlex.join(command), result, round(time.monotonic() - start, 1)))
             start = time.monotonic()
@@ -123,20 +150,31 @@ def collect(settings, experiment, runs):
     earlier = {stage: seconds for stage, seconds in earlier.items() if len(seconds) == len(runs)}
     rows = []
     for label, command, _, _ in runs[0]:
+        if any(label not in [name for name, *_ in run] for run in runs):
+            continue
         found = [(read_json(result), seconds) for run in runs for name, _, result, seconds in run if name == label]
         evals = [e for e, _ in found]
         # A second run skips what is whole: the time that counts is the longer one, of the run that did the work.
         seconds = [max(s, *old) for (_, s), *old in zip(found, earlier.get(label, [0] * len(found)))]
-        model = "model_oc" if label.startswith("ordinary") else "model_cse"
-        train = {k: v for k, (v, _) in config.defaults(config.Train, settings.recipe, model).items()}
+        train = {k: v for k, (v, _) in trained_by(label, settings.recipe).items()}
         paper, source = PAPER.get(label, (None, None)) if settings.recipe == "voc" else (None, None)
         rows.append({"variant": "plain" if settings.plain else settings.recipe, "stage": label,
                      "split": evals[0]["list"],
                      "miou": [e["miou"] for e in evals], "threshold": [e["threshold"] for e in evals],
                      "fixed_miou": [e["fixed_miou"] for e in evals], "paper": paper, "paper_source": source,
-                     "seconds": seconds, "command": command, "init": train["er_init"].replace("{name}", settings.name),
+                     "seconds": seconds, "command": command,
+                     "init": train["er_init" if "er_init" in train else "init"].replace("{name}", settings.name),
                      "backbone": f"ResNet38d, width {train['width']:g}, blocks {' '.join(map(str, train['blocks']))}"})
     return rows
+
+
+def trained_by(label, recipe):
+    """Return the defaults of the training whose network an evaluation's maps come from."""
+    if label == "DeepLab":
+        return config.defaults(config.TrainSeg, recipe)
+    if label == "CGNet, random walk":
+        return config.defaults(config.TrainAff, recipe)
+    return config.defaults(config.Train, recipe, "model_oc" if label.startswith("ordinary") else "model_cse")
 
 
 def print_table(rows, settings):
@@ -144,13 +182,24 @@ def print_table(rows, settings):
           + (": critters, a small setting of the same code from scratch; not the paper's numbers" if
              settings.recipe == "demo" else "")
           + f", {settings.seeds} seed{'s' if settings.seeds > 1 else ''}, mIoU in percent")
-    print(f"{'stage':<30} {'split':<6} {'best':>14} {'at t':>6} {'fixed':>14} {'paper':>6}")
+    print(f"{'stage':<30} {'split':<6} {'best':>14} {'at t':>6} {'fixed':>14} {'paper':>6} {'time':>9}  command")
     for row in rows:
         fixed = spread(row["fixed_miou"]) if row["fixed_miou"][0] is not None else "-"
         at = f"{np.mean(row['threshold']):.2f}" if row["threshold"][0] is not None else "-"
         print(f"{row['stage']:<30} {row['split']:<6} {spread(row['miou']):>14} {at:>6} {fixed:>14} "
-              f"{row['paper'] if row['paper'] is not None else '-':>6}")
-    print("best: the threshold is chosen on pixel truth, as the papers do; fixed: a threshold set beforehand")
+              f"{row['paper'] if row['paper'] is not None else '-':>6} {duration(np.mean(row['seconds'])):>9}  "
+              f"{row['command']}")
+    print("best: the threshold of CAMs is chosen on pixel truth, as the papers do; fixed: a threshold set beforehand; "
+          "time: of all stages since the row above, for one seed")
+
+
+def duration(seconds):
+    """Write a time as 45 s, 3:20 min or 2:05 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    large, small, unit = (whole // 60, whole % 60, "min") if whole < 3600 else (whole // 3600, whole % 3600 // 60, "h")
+    return f"{large}:{small:02d} {unit}"
 
 
 def spread(values):
@@ -163,7 +212,8 @@ def print_places(experiment):
           f"         {experiment / 'infer'}/  the CGNet's\n"
           f"         {experiment / 'train'}/  picture, mask, erased picture, what the classifier still sees\n"
           f"         {experiment / 'eval'}/  tables and curves\n"
-          f"         {experiment / 'results.json'}")
+          f"         {experiment / 'rw'}/  pseudo labels;  {experiment / 'seg'}/  DeepLab's\n"
+          f"         {experiment / 'results.json'}\n         {experiment / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ from dataclasses import fields
 import pytest
 
 import config
-from config import Evaluate, Infer, InferSeg, Reproduce, Train, TrainSeg
+from config import Evaluate, Infer, InferAff, InferSeg, Reproduce, Train, TrainAff, TrainSeg
 
-STAGES = (Train, Infer, Evaluate, Reproduce, TrainSeg, InferSeg)
+STAGES = (Train, Infer, Evaluate, Reproduce, TrainAff, InferAff, TrainSeg, InferSeg)
 NAME = ["--name", "X"]
 
 # What `--recipe demo` changes against voc: the same in config.py, where each entry has its reason. Two places on
@@ -25,6 +25,12 @@ DEMO = {
         "blocks": (1, 1, 1, 1, 1, 0), "dilation": (1, 1, 1), "val_every": 0, "print_freq": 10, "vis_freq": 50,
     },
     "Infer": {"data_root": "data/critters"},
+    "TrainAff": {
+        "data_root": "data/critters", "max_epochs": 4, "crop": 128, "jitter": (0.0, 0.0, 0.0, 0.0), "momentum": 0.9,
+        "init": "{name}/model_cse", "dropout": (0.0, 0.0), "width": 0.125, "blocks": (1, 1, 1, 1, 1, 0),
+        "dilation": (1, 1, 1), "print_freq": 10,
+    },
+    "InferAff": {"data_root": "data/critters", "dup": 4, "logt": 4, "crf_iterations": 1},
     "TrainSeg": {
         "data_root": "data/critters", "batch_size": 8, "max_epochs": 8, "lr": 0.01, "scale": (0.75, 1.25), "crop": 128,
         "jitter": (0.0, 0.0, 0.0, 0.0), "init": "{name}/model_cse", "dropout": (0.0, 0.0), "width": 0.125,
@@ -69,6 +75,15 @@ def test_the_faithful_recipe_is_the_authors():
         "batch_size": 16, "resize": (256, 512), "crop": 448, "lr_new": 10, "dropout_head": 0.5, "max_epochs": 15,
         "lr": 0.01, "momentum": 5e-4, "er_init": "imagenet",
     } == values(Train, model="model_oc")
+    assert values(TrainAff) | {
+        "train_list": "train_aug", "low": 4, "high": 24, "batch_size": 8, "max_epochs": 8, "crop": 448, "lr": 0.01,
+        "wt_dec": 5e-4, "momentum": 5e-4, "power": 0.9, "jitter": (0.3, 0.3, 0.3, 0.1), "init": "imagenet",
+        "dropout": (0.3, 0.5), "width": 1.0, "norm": "frozen",
+    } == values(TrainAff)
+    assert values(InferAff) | {
+        "infer_list": "train_aug", "low": 4, "high": 24, "dup": 16, "beta": 8, "logt": 8, "crf_iterations": 0,
+        "radius_rule": "psa",
+    } == values(InferAff)
     assert values(TrainSeg) | {
         "network": "largefov", "init": "imagenet", "train_list": "train_aug", "batch_size": 10, "max_epochs": 19,
         "lr": 0.001, "wt_dec": 5e-4, "momentum": 0.9, "power": 0.9, "scale": (0.5, 1.5), "crop": 448,

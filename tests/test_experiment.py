@@ -470,7 +470,9 @@ def test_starting_weights(trained, tmp_path, monkeypatch):
         trained.find_init("imagenet")
     words = "res38_cls.pth is not there.*python train.py --name X --model model_oc.*--cl_init X/model_oc"
     with pytest.raises(ValueError, match=words):
-        trained.find_init("cam")
+        trained.find_init("cam", "cl_init")
+    with pytest.raises(ValueError, match="resnet_38d.params is not there.*--init random"):
+        trained.find_init("imagenet", "init")
     for name, source in (("resnet_38d.params", "imagenet"), ("res38_cls.pth", "cam")):
         make_file(tmp_path / "pretrained" / name)
         assert trained.find_init(source).resolve() == tmp_path / "pretrained" / name
@@ -478,6 +480,9 @@ def test_starting_weights(trained, tmp_path, monkeypatch):
         trained.find_init("Y/model_oc")
     with pytest.raises(ValueError, match="python train.py --name X --model model_cse"):
         trained.find_init("X/model_cse")
+    for model, command in (("seg", "train_seg.py --name X"), ("aff_04_24", "train_aff.py --name X --low 4 --high 24")):
+        with pytest.raises(ValueError, match=f"ckpt/{model} holds no weights: python {command}"):
+            trained.find_init(f"X/{model}")
     with pytest.raises(ValueError, match="no epoch 7"):
         trained.find_init("X/model_oc/7")
     with pytest.raises(ValueError, match="no weights 'nonsense'.*random, imagenet, cam, a file, or EXPERIMENT/MODEL"):

@@ -533,7 +533,7 @@ class Net(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 5), nn.BatchNorm2d(4))
         self.fc8 = nn.Linear(4, 2)
 
 
@@ -622,7 +622,7 @@ def odd_old_file(draw):
 odd_tensors = st.sampled_from([
     torch.ones(1), torch.ones(()), torch.zeros(4), torch.ones(4) * torch.nan, torch.ones(4).double() * 1e300,
     torch.ones(4).int(), torch.ones(4).bool(), torch.ones(4) * 1j, torch.ones(4, 1), torch.ones(4, device="meta"),
-    torch.eye(4).to_sparse(), torch.ones(1).expand(4), torch.zeros(4, 3, 1, 1), torch.ones(2, 4),
+    torch.eye(4).to_sparse(), torch.ones(1).expand(4), torch.zeros(4, 3, 5, 5), torch.ones(2, 4),
     torch.ones(4).bfloat16(), torch.ones(4, dtype=torch.float8_e4m3fn), nn.Parameter(torch.ones(4)), None, 3, "x", [1],
     {"a": torch.ones(1)}, b"x", 10**400])
 

@@ -426,8 +426,6 @@ class _Part:
         return _view(content, kind.dtype(), shape, fortran)
 
     def dtype(self):
-        if not re.fullmatch("[fiu][1248]", self.given[0]):
-            raise ValueError(f"it holds {self.given[0]}, not numbers")
         return np.dtype(self.state[1] + self.given[0])
 
 

@@ -1,0 +1,85 @@
+"""What does a training step of DeepLab cost, on LargeFOV or on torchvision's network?
+
+Prints  the median time of a step, the share of the loss in it, peak memory, and of LargeFOV the rate, on a GPU as
+        a share of its peak
+Run     python -m benchmarks.seg_step --width 1 --batch_size 2 --crop 192
+"""
+import argparse
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.cse_step import machine, peak_memory, step, synchronize
+from methods.segmentation import Segmentation
+from networks import parameter_groups
+from networks.deeplab import deeplab
+from tools import engine
+
+FORWARD_GFLOP_448 = 917     # one forward pass of LargeFOV at 448x448: ResNet38's 798, b8 118, b9 .6
+STEP_IN_FORWARDS = 3        # forward, and a backward of twice its cost
+
+
+def main():
+    args = parse()
+    device = torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu")
+    network = deeplab(args.network, 20, **({"width": args.width} if args.network == "largefov" else {}))
+    objective = Segmentation(network)
+    engine.place(objective, device)
+    optimizer, _ = engine.poly_sgd(parameter_groups(network, 1e-5, 5e-4, network.new_layers), 1e-5, 1000, momentum=0.9)
+    objective.train()
+    image = torch.randn(args.batch_size, 3, args.crop, args.crop)
+    labels = torch.randint(21, (args.batch_size, args.crop, args.crop), dtype=torch.uint8)
+    labels[:, : args.crop // 8] = 255
+    batch = {"image": image.to(device), "labels": labels.to(device)}
+    if device.type == "cuda":
+        batch["image"] = batch["image"].to(memory_format=torch.channels_last)
+
+    times = {"step": [], "loss": []}
+    for i in range(args.steps + 1):
+        seconds = step(objective, optimizer, batch, device, args.precision), loss_alone(batch, device)
+        if i:                           # the first is warm-up
+            for case, value in zip(times, seconds):
+                times[case].append(value)
+    whole, loss = (statistics.median(times[case]) for case in times)
+    print(f"{machine(device)}; {args.network}, width {args.width:g}, batch {args.batch_size}, crop {args.crop}, "
+          f"{args.precision}, median of {args.steps}")
+    print(f"step                       {whole:.3f} s  {args.batch_size / whole:.2f} images/s")
+    print(f"upsampling and loss        {loss / whole:.1%} of it")
+    if args.network == "largefov":
+        flop = FORWARD_GFLOP_448 * 1e9 * STEP_IN_FORWARDS * (args.crop / 448) ** 2 * args.width**2 * args.batch_size
+        print(f"rate                       {flop / whole / 1e12:.2f} TFLOP/s")
+        if args.peak_tflops:
+            print(f"share of the peak          {flop / whole / 1e12 / args.peak_tflops:.1%}")
+    print(f"peak memory                {peak_memory(device):.2f} GiB")
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="largefov", choices=("largefov", "deeplabv3_resnet50",
+                                                                  "deeplabv3_resnet101"))
+    parser.add_argument("--width", type=float, default=1.0, help="of largefov")
+    parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument("--crop", type=int, default=192)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--peak_tflops", type=float, help="the chip's peak at this precision")
+    return parser.parse_args()
+
+
+def loss_alone(batch, device):
+    """Time what follows the last convolution, forward and backward, in seconds."""
+    size = batch["labels"].shape[1:]
+    cells = torch.randn(len(batch["labels"]), 21, *(-(-side // 8) for side in size), device=device, requires_grad=True)
+    objective = Segmentation(lambda image: F.interpolate(cells, size, mode="bilinear", align_corners=False))
+    synchronize(device)
+    start = time.perf_counter()
+    objective(batch, 0)["loss"].backward()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Train DeepLab, the network that is the result, on the pseudo labels.
+
+Reads   JPEGImages/ of --data_root   rw/LOW_HIGH/ID.png, or another folder of label maps (infer_aff.py)
+Writes  ckpt/seg/EEE.pth, last.pth   log/train_seg.jsonl
+Run     python train_seg.py --name X --label_dir rw/04_24
+        python train_seg.py --name X --label_dir rw/04_24 --network deeplabv3_resnet50
+The same command again goes on where the last one stopped.
+"""
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from torch import manual_seed
+from tqdm import tqdm
+
+import config
+from data.dataset import IGNORE, SegSet, VOCLayout, picture_size
+from data.loader import EpochSampler, train_loader
+from data.transforms import augment_labelled
+from methods.segmentation import Segmentation
+from networks import parameter_groups
+from networks.deeplab import deeplab
+from networks.pretrained import find_torchvision, load_weights, official_state
+from tools import distributed, engine
+from tools.experiment import Experiment, digest, digests
+
+
+def main():
+    settings = config.parse(config.TrainSeg)
+    device = distributed.start(settings.device)
+    experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
+    ids = layout.ids(settings.train_list)
+    steps = EpochSampler(len(ids), settings.batch_size, settings.max_epochs, settings.seed).steps_per_epoch
+    layout.check(ids, settings.train_list)
+    folder = label_folder(settings, experiment, layout, ids)
+    inputs = {"labels": distributed.main_first(lambda: check_labels(folder, layout, ids))}
+    dataset = SegSet(layout, ids, folder, settings.seed,
+                     partial(augment_labelled, scale=settings.scale, crop_size=settings.crop,
+                             jitter_amounts=settings.jitter))
+
+    manual_seed(settings.seed)
+    network, inputs["init"] = start_network(settings, experiment, layout)
+    objective = Segmentation(network, distributed.global_mean)
+    engine.place(objective, device, settings.compile, checkpoint_blocks=settings.checkpoint_blocks)
+    groups = parameter_groups(network, settings.lr, settings.wt_dec, network.new_layers)
+
+    record = config.content(settings) | {"classes": layout.classes, "inputs": inputs}
+    loader = partial(train_loader, dataset, settings.batch_size, settings.max_epochs, settings.seed,
+                     rank=distributed.rank(), world=distributed.world(), num_workers=settings.num_workers,
+                     pin_memory=device.type == "cuda")
+    engine.run_training(objective, network, groups, loader, experiment, "seg", settings, record, steps=steps,
+                        device=device, weights=official_state, ids=ids)
+
+
+def label_folder(settings, experiment, layout, ids):
+    """Find the folder of --label_dir; ValueError with the count of the labels that it lacks and what makes them."""
+    inside = experiment / settings.label_dir
+    folder = inside if inside.is_dir() else Path(settings.label_dir)
+    missing = [i for i in ids if not layout.has_truth(i, folder)]
+    if missing:
+        what = f"{len(missing)} of the {len(ids)} images of {settings.train_list} have no label map in {folder}" if (
+            folder.is_dir()) else f"no folder of label maps: neither {inside} nor {folder}"
+        kind, _, alphas = settings.label_dir.strip("/").partition("/")
+        low, _, high = alphas.partition("_")
+        command = (f"python infer_aff.py --name {settings.name} --low {low} --high {high} "
+                   f"--infer_list {settings.train_list}" if kind == "rw" else "the stage that writes this folder")
+        raise ValueError(f"{what} ({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}). Make them: {command}")
+    experiment.verify(folder, digests(layout.sources()))
+    return folder
+
+
+def check_labels(folder, layout, ids):
+    """Read all label maps, print how often each class occurs, and return a digest of them.
+
+    ValueError where one is none (colours, unknown ids) or not of its picture's size, and where all hold a single class.
+    """
+    pixels, images, wrong, content = np.zeros(256, np.int64), np.zeros(256, np.int64), [], hashlib.sha256()
+    for image_id in tqdm(ids, "labels", leave=False, mininterval=1):
+        labels = layout.truth(image_id, folder)
+        size = picture_size(layout.image_path(image_id))
+        if labels.shape != size:
+            wrong.append(f"{image_id}: {labels.shape} and {size}")
+        count = np.bincount(labels.ravel(), minlength=256)
+        pixels, images = pixels + count, images + (count > 0)
+        content.update(f"{image_id} {labels.shape}".encode() + labels.tobytes())
+    if wrong:
+        raise ValueError(f"{len(wrong)} of {len(ids)} label maps in {folder} are not of their picture's size "
+                         f"({'; '.join(wrong[:3])}): were they made from other pictures?")
+
+    names = ["background", *layout.classes]
+    share = 100 * pixels / max(1, pixels.sum())
+    rows = [*zip(names, share, images), ("without a label", share[IGNORE], images[IGNORE])]
+    print(f"labels of {folder}, {len(ids)} images\n{'class':>16} {'pixels':>8} {'images':>7}")
+    for name, percent, count in rows:
+        print(f"{name:>16} {percent:7.3f}% {count:7d}")
+    there = [name for name, count in zip(names, pixels) if count]
+    if len(there) < 2:
+        raise ValueError(f"the label maps in {folder} hold {f'one class alone, {there[0]}' if there else 'no class'}: "
+                         "nothing can be told apart from that. Look at them, and at the stage that made them")
+    if len(there) < len(names):
+        print(f"no pixel is labelled {', '.join(sorted(set(names) - set(there)))}: DeepLab cannot learn that")
+    return content.hexdigest()
+
+
+def start_network(settings, experiment, layout):
+    """Make the network with the weights that --init names; returns it and the digest of the weights."""
+    if settings.network != "largefov" and settings.batch_size // settings.accumulate < 2:
+        raise ValueError(f"the head of {settings.network} has a BatchNorm that one image alone cannot train: "
+                         "a larger --batch_size, or a smaller --accumulate")
+    network = deeplab(settings.network, len(layout.classes), **{k: getattr(settings, k) for k in config.SEG_FIELDS})
+    if settings.init == "imagenet" and settings.network != "largefov":
+        path = find_torchvision(settings.network)
+    else:
+        path = experiment.find_init(settings.init, "init")
+    if path is None:
+        return network, "random"
+    names = load_weights(network, path, head="skip")
+    distributed.say(f"--init: {len(names['loaded'])} tensors from {path}; new: {', '.join(names['new']) or 'none'}; "
+                    f"{len(names['unused'])} of the file are not used")
+    return network, digest(path)
+
+
+if __name__ == "__main__":
+    config.run(main)
