@@ -46,8 +46,10 @@ def main():
     rows = collect(settings, experiment, runs)
     write_json(experiment / "results.json", {"rows": rows})
     print_table(rows, settings)
-    run_stage(["report.py", "--recipe", settings.recipe, "--name", settings.name,
-               *changed(settings, "data_root", "experiment_root")])
+    report = ["report.py", "--recipe", settings.recipe, "--name", settings.name,
+              *changed(settings, "data_root", "experiment_root")]
+    print(f"\n$ python {shlex.join(report)}", flush=True)
+    run_stage(report)
     print_places(experiment)
 
 

@@ -24,6 +24,7 @@ from tools.experiment import read_cam, read_crf
 
 EVAL_KEYS = {"miou", "threshold", "fixed_threshold", "fixed_miou", "per_class", "curve", "images", "list"}
 ALPHAS = config.defaults(config.Infer, "demo")["alphas"][0]
+WALK = "rw/" + "_".join(f"{config.defaults(config.InferAff, 'demo')[side][0]:02g}" for side in ("low", "high"))
 ROW_KEYS = {"variant", "stage", "split", "miou", "threshold", "fixed_miou", "paper", "paper_source", "seconds",
             "command", "backbone", "init"}
 
@@ -208,13 +209,20 @@ def commands_of(text):
 def test_reproduce_dry_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = commands_of(call("reproduce", "--recipe", "demo", "--dry_run"))
-    once = ["train.py", "infer.py", "evaluation.py", "train.py", "infer.py", *["evaluation.py"] * 4]
+    once = ["train.py", "infer.py", "evaluation.py", "train.py", "infer.py", *["evaluation.py"] * 4,
+            "train_aff.py", "infer_aff.py", "evaluation.py", "train_seg.py", "infer_seg.py", "evaluation.py"]
     assert lines[0][:3] == ["-m", "data.prepare", "critters"] and [line[0] for line in lines[1:]] == once
     assert all(line[line.index("--name") + 1] == "demo" for line in lines[1:])
     assert [line[line.index("--dict_dir") + 1] for line in lines if "--dict_dir" in line] == [
-        "dict_model_oc", "dict", *(f"crf/{alpha:02d}" for alpha in ALPHAS)]
+        "dict_model_oc", "dict", *(f"crf/{alpha:02d}" for alpha in ALPHAS), WALK, "seg"]
     lines = commands_of(call("reproduce", "--recipe", "voc", "--dry_run", "--seeds", 2))
-    assert [line[0] for line in lines] == 2 * once and "voc_4243" in lines[9]
+    assert [line[0] for line in lines] == 2 * once and "voc_4243" in lines[len(once)]
+    # AffinityNet needs the CRF maps of its two alphas on the whole training list.
+    maps = lines[4]
+    assert " ".join(maps).endswith("--crf --alphas 4 6 10 24 --infer_list train_aug")
+    assert "rw/04_24" in lines[11] and "rw/04_24" in lines[12]
+    lines = commands_of(call("reproduce", "--recipe", "demo", "--dry_run", "--from", "walk"))
+    assert [line[0] for line in lines] == once[10:]
     assert not list(tmp_path.iterdir())
 
 
@@ -223,7 +231,9 @@ def test_reproduce(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for model in ("model_oc", "model_cse"):
         monkeypatch.setitem(config.RECIPES["demo"][model], "max_epochs", (1, "a test"))
-    monkeypatch.setitem(config.RECIPES["demo"]["Train"], "batch_size", (4, "a test"))
+    for stage in ("Train", "TrainAff", "TrainSeg"):
+        monkeypatch.setitem(config.RECIPES["demo"][stage], "batch_size", (4, "a test"))
+        monkeypatch.setitem(config.RECIPES["demo"][stage], "max_epochs", (1, "a test"))
     ran = []
 
     def run(words):
@@ -241,26 +251,37 @@ def test_reproduce(tmp_path, monkeypatch):
     results = json.loads((tmp_path / "experiment/demo/results.json").read_text())
     rows = results["rows"]
     assert [row["stage"] for row in rows] == ["ordinary classifier, CAM", "CGNet, CAM",
-                                              *(f"CGNet, CAM + CRF, alpha {alpha}" for alpha in ALPHAS)]
+                                              *(f"CGNet, CAM + CRF, alpha {alpha}" for alpha in ALPHAS),
+                                              "CGNet, random walk", "DeepLab"]
+    assert [row["split"] for row in rows] == ["train"] * (len(rows) - 1) + ["val"]
+    assert (tmp_path / "experiment/demo/report.html").stat().st_size > 20_000
     for row in rows:
         assert set(row) == ROW_KEYS and len(row["miou"]) == len(row["seconds"]) == 1
-        assert row["paper"] is None and row["variant"] == "demo" and row["split"] == "train"
+        assert row["paper"] is None and row["variant"] == "demo"
         assert row["command"].startswith("python evaluation.py ")
         folder = row["command"].split("--dict_dir ")[1].split()[0]
         task = row["command"].split("--task ")[1].split()[0]
-        result = tmp_path / f"experiment/demo/eval/{task}_{folder.replace('/', '_')}_train.json"
+        result = tmp_path / f"experiment/demo/eval/{task}_{folder.replace('/', '_')}_{row['split']}.json"
         found = json.loads(result.read_text())
         assert row["miou"] == [found["miou"]]
         assert any(line.startswith(row["stage"]) and f"{found['miou']:.1f}" in line for line in text.splitlines())
 
-    made = (".lock/", "log.txt", "config/", "eval/", "results.json")
+    made = (".lock/", "log.txt", "config/", "eval/", "results.json", "report.html")
     before = files("experiment", made)
     text = call("reproduce", *words)
-    assert text.count("nothing to do") == 3 and text.count("12 of 12 pictures are there") == 2
+    assert text.count("nothing to do") == 5 and text.count("12 of 12 pictures are there") == 3
+    assert text.count("4 of 4 pictures are there") == 1
     assert files("experiment", made) == before
     again = json.loads((tmp_path / "experiment/demo/results.json").read_text())["rows"]
     for row, earlier in zip(again, rows):       # the time is that of the run which did the work
         assert row["miou"] == earlier["miou"] and row["seconds"] >= earlier["seconds"]
+
+    (tmp_path / "experiment/demo/eval/cam_dict_train.json").unlink()
+    text = call("reproduce", *words, "--from", "deeplab")
+    assert [words[0] for words in commands_of(text)] == ["train_seg.py", "infer_seg.py", "evaluation.py", "report.py"]
+    assert "CGNet, CAM: left out, --from deeplab finds no " in text
+    rows = json.loads((tmp_path / "experiment/demo/results.json").read_text())["rows"]
+    assert [row["stage"] for row in rows] == [row["stage"] for row in again if row["stage"] != "CGNet, CAM"]
 
 
 @pytest.mark.slow

@@ -368,8 +368,8 @@ def test_maps_that_can_no_longer_be_read(runs, zygote, tmp_path):
     ("steps", DRAWN, 0, vanish, "JPEGImages/train_"), ("steps", DRAWN, 2, vanish, "JPEGImages/"),
     ("steps", DRAWN, 2, fail, "JPEGImages/"),
     ("model_cse", "read data/critters/SegmentationClass/val_0000.png", 0, fail, "SegmentationClass/val_0000.png"),
-    ("maps", "rename experiment/X/dict/train_0000.npz", 0, vanish, "JPEGImages/train_0001.png"),
-    ("infer", "rename experiment/X/crf/02/val_0000.npz", 0, fail, "JPEGImages/val_000"),
+    ("maps", "rename experiment/X/dict/train_0000.npz", 0, fail, "JPEGImages/train_0001.png"),
+    ("maps", "rename experiment/X/crf/24/train_0000.npz", 0, vanish, "JPEGImages/train_000"),
     ("cam", "read data/critters/SegmentationClass/val_0001.png", 0, vanish, "SegmentationClass/val_0001.png"),
     ("crf", "read data/critters/SegmentationClass/val_0001.png", 0, fail, "SegmentationClass/val_0001.png")])
 def test_pictures_that_can_no_longer_be_read(runs, zygote, tmp_path, stage, at, workers, harm, file):
@@ -534,11 +534,8 @@ def test_torchrun(two, zygote, tmp_path, stage, breaks):
         assert_whole(place, killed=True)
     if stage == "model_cse":
         assert step(place) == 5
-        result = zygote.run(*words, cwd=place)
-        assert result.rc == 0, result.output
-    else:                                                   # torchrun once more would only take its time
-        assert [end.rc for end in in_two(zygote, place, run.words)] == [0, 0]
-    assert not difference(place, run.left)
+    # That torchrun goes on has been seen; to the end it goes without, which takes a tenth of the time.
+    assert [end.rc for end in in_two(zygote, place, run.words)] == [0, 0] and not difference(place, run.left)
 
 
 PARENT = """
