@@ -197,9 +197,11 @@ def test_a_run_that_was_killed_holds_nothing_though_its_workers_live(whole, zygo
     assert first.wait().rc == -signal.SIGKILL
     for worker in workers:
         os.kill(worker, signal.SIGSTOP)     # before it notices
-    assert_goes_on(zygote, place, run)
-    assert [Path(f"/proc/{worker}/stat").read_text().split()[2] for worker in workers] == ["T", "T"]
-    os.killpg(first.pid, signal.SIGKILL)
+    try:
+        assert_goes_on(zygote, place, run)
+        assert [Path(f"/proc/{worker}/stat").read_text().split()[2] for worker in workers] == ["T", "T"]
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
 
 
 def test_what_a_run_held_is_free_at_its_end(whole, zygote, tmp_path, monkeypatch):
