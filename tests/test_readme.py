@@ -20,7 +20,8 @@ def test_the_flags_of_the_commands_exist():
     """Each command line of the README is read by its stage."""
     import config
     stages = {"train.py": config.Train, "infer.py": config.Infer, "evaluation.py": config.Evaluate,
-              "reproduce.py": config.Reproduce}
+              "train_aff.py": config.TrainAff, "infer_aff.py": config.InferAff, "train_seg.py": config.TrainSeg,
+              "infer_seg.py": config.InferSeg, "report.py": config.Report, "reproduce.py": config.Reproduce}
     lines = re.findall(r"^(?:python|torchrun \S+) (\w+\.py) ([^#\n]*)", (ROOT / "README.md").read_text("utf-8"), re.M)
     assert {stage for stage, _ in lines} == set(stages)
     for stage, words in lines:
