@@ -130,7 +130,7 @@ def size_of_what_is_missing(settings, layout, folders, ids):
 
 def trained_network(settings, experiment, layout, weights):
     """Build the network as it was trained and load its weights; weights from elsewhere get the recipe's network."""
-    trained = experiment.settings_of(weights)
+    trained = experiment.settings_of(weights, "classes", *config.NETWORK_FIELDS)
     if trained and trained["classes"] != layout.classes:
         raise ValueError(f"{weights} was trained on other classes ({', '.join(trained['classes'])}) than those of "
                          f"{layout.root} ({', '.join(layout.classes)}): --data_root must have its classes")
@@ -162,7 +162,10 @@ def submit_crf(settings, layout, folders, pool, image_id):
 
 def draw_overlays(settings, layout, folders, image_id):
     """Write infer/ID_cam_CLASS.png for each class of a picture."""
-    classes, scores = read_cam(find_maps(folders["dict"], image_id))
+    source = find_maps(folders["dict"], image_id)
+    classes, scores = read_cam(source)
+    if len(classes) and not 1 <= min(classes) <= max(classes) <= len(layout.classes):
+        raise ValueError(f"{source} holds a class that {layout.root} lacks: delete it and run the same command again")
     names = [layout.classes[c - 1] for c in classes]
     paths = [folders["vis"] / f"{image_id}_cam_{name.replace('/', '_')}.png" for name in names]
     if all(path.exists() for path in paths):

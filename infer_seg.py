@@ -83,7 +83,7 @@ def chosen_pictures(settings, layout):
 
 def settings_of_training(settings, experiment, layout, weights):
     """Return the settings with which the network was trained; ValueError for one of other classes."""
-    trained = experiment.settings_of(weights)
+    trained = experiment.settings_of(weights, "classes", *config.SEG_FIELDS)
     if not trained or "network" not in trained:
         raise ValueError(f"no {experiment / 'config/train_seg.json'} tells how {weights} was trained: put it back, or "
                          f"train again: python train_seg.py --name {settings.name}")

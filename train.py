@@ -77,7 +77,7 @@ def start_network(settings, experiment, layout, flag):
     source = getattr(settings, flag)
     path = experiment.find_init(source, flag)
     shape = {name: getattr(settings, name) for name in config.NETWORK_FIELDS}
-    trained = experiment.settings_of(path)
+    trained = experiment.settings_of(path, "classes", "width", "blocks", "dilation")
     if trained and flag == "cl_init":
         shape |= {name: trained[name] for name in ("width", "blocks", "dilation")}
         if trained["classes"] != layout.classes:

@@ -28,16 +28,18 @@ from methods.affinity import AffinityLearning
 from methods.cam import image_cams
 from methods.classification import Classification
 from methods.cse import CSE
+from methods.segmentation import Segmentation
 from networks import parameter_groups
 from networks.affinity import AffinityNet
 from networks.cam import CAMNet
+from networks.deeplab import LargeFOV
 from networks.pretrained import official_state
 from tools import engine
 from tools.experiment import Experiment
 
 ROOMS = (11, 24)            # GiB of the cards that people have
-AFFINITY_CROP = 448         # AffinityNet, authors' code
 SMALL = 96                  # a crop that costs next to nothing
+STAGES = {"model_oc": config.Train, "model_cse": config.Train, "aff": config.TrainAff, "seg": config.TrainSeg}
 
 
 def main():
@@ -68,8 +70,7 @@ def main():
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stages", nargs="*", default=("model_oc", "model_cse", "aff"),
-                        choices=("model_oc", "model_cse", "aff"))
+    parser.add_argument("--stages", nargs="*", default=tuple(STAGES), choices=tuple(STAGES))
     parser.add_argument("--precisions", nargs="+", default=("fp32", "bf16"), choices=("fp32", "bf16"))
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=(2, 4, 8))
     parser.add_argument("--accumulate", nargs="+", type=int, default=(1, 2, 4),
@@ -94,8 +95,11 @@ def ways(accumulate):
 
 
 def crop_of(stage, args):
-    recipe = AFFINITY_CROP if stage == "aff" else config.defaults(config.Train, "voc", stage)["crop"][0]
-    return args.crop or recipe
+    return args.crop or stage in STAGES and recipe_of(stage)["crop"]
+
+
+def recipe_of(stage):
+    return {name: value for name, (value, _) in config.defaults(STAGES[stage], "voc", stage).items()}
 
 
 def row(words, found, plain, parts, batch_sizes):
@@ -167,19 +171,24 @@ def train(case, device):
 
 def networks_of(case):
     """Make a stage's network and its objective."""
+    recipe = recipe_of(case.stage)
+    kwargs = {"width": case.width, "dropout": recipe["dropout"]}
     if case.stage == "aff":
-        network = AffinityNet(case.width)
+        network = AffinityNet(**kwargs)
         return network, AffinityLearning(network)
-    recipe = config.defaults(config.Train, "voc", case.stage)
-    network = CAMNet(20, case.width, recipe["dropout"][0], recipe["dropout_head"][0])
+    if case.stage == "seg":
+        network = LargeFOV(20, **kwargs)
+        return network, Segmentation(network)
+    network = CAMNet(20, dropout_head=recipe["dropout_head"], **kwargs)
     return network, CSE(network, CAMNet(20, case.width)) if case.stage == "model_cse" else Classification(network)
 
 
 def batch_of(case, crop):
     batch = make_batch(SimpleNamespace(batch_size=case.batch_size, crop=crop), torch.device("cpu"))
     if case.stage == "aff":
-        cells = crop // AffinityNet(1 / 64).backbone.stride
-        batch = {"image": batch["image"], "label": torch.randint(3, (case.batch_size, cells, cells))}
+        batch["label"] = torch.randint(3, (case.batch_size, crop // 8, crop // 8))
+    if case.stage == "seg":
+        batch["labels"] = torch.randint(21, (case.batch_size, crop, crop), dtype=torch.uint8)
     return batch
 
 

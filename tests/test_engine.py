@@ -208,6 +208,18 @@ def test_a_truncated_checkpoint_is_named(tmp_path, size):
         train(tmp_path)
 
 
+@pytest.mark.parametrize("part, value", [("optimizer", None), ("meter", 3), ("step", "many"), ("network", {}),
+                                         ("schedule", []), ("skipped", None)])
+def test_a_checkpoint_of_another_form_is_named(tmp_path, part, value):
+    train(tmp_path, killed_at=5)
+    last = tmp_path / "X/ckpt/model_oc/last.pth"
+    saved = torch.load(last)
+    for change in (saved | {part: value}, {k: v for k, v in saved.items() if k != part}):
+        torch.save(change, last)
+        with pytest.raises(ValueError, match="last.pth lacks what it takes to go on"):
+            train(tmp_path)
+
+
 # ---- what it writes ----
 
 def test_one_log_line_an_epoch(tmp_path):

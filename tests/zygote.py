@@ -70,7 +70,11 @@ class Zygote:
         for run in self.runs:
             run.kill()
         self.server.stdin.close()
-        self.server.wait(10)
+        try:
+            self.server.wait(10)
+        except subprocess.TimeoutExpired:
+            self.server.kill()
+            self.server.wait()
         self.server.stdout.close()
 
     def run(self, stage, *words, kill_after=None, whole_group=True, timeout=60, **how):

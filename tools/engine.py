@@ -234,7 +234,7 @@ class _Run:
         if not path.exists():
             return False
         saved = load_checkpoint(path)
-        if not isinstance(saved, dict) or "settings" not in saved:
+        if not isinstance(saved, dict) or not isinstance(saved.get("settings"), dict):
             raise ValueError(f"{path} is not what training leaves to go on with: --overwrite starts again")
         old, new = saved["settings"], self.settings
         different = [f"{k}: then {old.get(k, 'absent')}, now {new.get(k, 'absent')}"
@@ -242,11 +242,16 @@ class _Run:
         if different:
             raise ValueError(f"{path} was trained with other settings ({'; '.join(different)}). Go on with the old "
                              "ones, start anew with --overwrite, or take another --name")
-        self.network.load_state_dict(saved["network"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.schedule.load_state_dict(saved["schedule"])
-        self.step, self.meter, self.skipped = saved["step"], Meter(saved["meter"]), saved["skipped"]
-        self.earlier = saved["seconds"]
+        try:
+            self.network.load_state_dict(saved["network"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.schedule.load_state_dict(saved["schedule"])
+            self.step, self.meter, self.skipped = int(saved["step"]), Meter(saved["meter"]), int(saved["skipped"])
+            self.earlier = float(saved["seconds"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"{path} lacks what it takes to go on, or holds it in another form "
+                             f"({type(error).__name__}): --overwrite with other settings, or deleting "
+                             f"{self.folder}, starts again") from None
         self.saved_step = self.step
         if self.step and self.step % self.steps == 0:
             self.close_epoch()

@@ -131,8 +131,11 @@ class Experiment:
             raise ValueError(f"{folder} has no epoch {which}; there are {there[0]} to {there[-1]}, {len(there)} in all")
         return folder / f"{stem}.pth"
 
-    def settings_of(self, weights):
-        """Return the stored settings of the training that wrote ROOT/X/ckpt/MODEL/EEE.pth, or None."""
+    def settings_of(self, weights, *needed):
+        """Return the stored settings of the training that wrote ROOT/X/ckpt/MODEL/EEE.pth, or None.
+
+        Raises ValueError if one of the needed ones is missing.
+        """
         weights = Path(weights or "none")
         path = weights.parent.parent.parent / f"config/train_{weights.parent.name}.json"
         if not path.exists():
@@ -140,6 +143,9 @@ class Experiment:
         record = read_json(path)
         if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
             raise ValueError(f"{path} holds no settings: it is not what training writes. Put its own back")
+        if missing := [name for name in needed if name not in record["settings"]]:
+            raise ValueError(f"{path} does not tell {', '.join(missing)}: it is not what training writes. Put its own "
+                             "back")
         return record["settings"]
 
     def open_training(self, model, settings, weights_size, overwrite, content=None):
