@@ -64,7 +64,8 @@ def stages(settings, name, seed):
     affinity = {flag: f"{config.defaults(config.InferAff, settings.recipe)[flag][0]:g}" for flag in ("low", "high")}
     pair = [word for flag, alpha in affinity.items() for word in (f"--{flag}", alpha)]
     walk = "rw/" + "_".join(alpha_name(float(alpha)) for alpha in affinity.values())
-    crf = ["--crf", "--alphas", *sorted({*(f"{a:g}" for a in alphas), *affinity.values()}, key=float)] if alphas else []
+    alphas = sorted({*alphas, *map(float, affinity.values())} if alphas else ())
+    crf = ["--crf", "--alphas", *(f"{a:g}" for a in alphas)] if alphas else []
 
     def evaluate(part, label, task, folder, split="train"):
         result = Path(settings.experiment_root, name, f"eval/{task}_{folder.replace('/', '_')}_{split}.json")
@@ -91,6 +92,8 @@ def stages(settings, name, seed):
             ("deeplab", "DeepLab, training", ["train_seg.py", *data, "--label_dir", walk, *train], None),
             ("deeplab", "DeepLab, maps", ["infer_seg.py", *data, "--infer_list", "val", "--vis", *compute], None),
             evaluate("deeplab", "DeepLab", "png", "seg", "val"),
+            ("deeplab", "DeepLab, maps of train", ["infer_seg.py", *data, "--infer_list", "train", *compute], None),
+            evaluate("deeplab", "DeepLab on its own pictures", "png", "seg", "train"),
         ]
     return plan if drawn_here(settings) else plan[1:]
 
@@ -172,7 +175,7 @@ def collect(settings, experiment, runs):
 
 def trained_by(label, recipe):
     """Return the defaults of the training whose network an evaluation's maps come from."""
-    if label == "DeepLab":
+    if label.startswith("DeepLab"):
         return config.defaults(config.TrainSeg, recipe)
     if label == "CGNet, random walk":
         return config.defaults(config.TrainAff, recipe)

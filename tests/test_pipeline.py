@@ -23,7 +23,7 @@ from tests.test_pretrained import write_params
 from tools.experiment import read_cam, read_crf
 
 EVAL_KEYS = {"miou", "threshold", "fixed_threshold", "fixed_miou", "per_class", "curve", "images", "list"}
-ALPHAS = config.defaults(config.Infer, "demo")["alphas"][0]
+ALPHAS = (4, *config.defaults(config.Infer, "demo")["alphas"][0])        # 4 and 24 are AffinityNet's
 WALK = "rw/" + "_".join(f"{config.defaults(config.InferAff, 'demo')[side][0]:02g}" for side in ("low", "high"))
 ROW_KEYS = {"variant", "stage", "split", "miou", "threshold", "fixed_miou", "paper", "paper_source", "seconds",
             "command", "backbone", "init"}
@@ -209,20 +209,21 @@ def commands_of(text):
 def test_reproduce_dry_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = commands_of(call("reproduce", "--recipe", "demo", "--dry_run"))
-    once = ["train.py", "infer.py", "evaluation.py", "train.py", "infer.py", *["evaluation.py"] * 4,
-            "train_aff.py", "infer_aff.py", "evaluation.py", "train_seg.py", "infer_seg.py", "evaluation.py"]
+    once = ["train.py", "infer.py", "evaluation.py", "train.py", "infer.py", *["evaluation.py"] * 5,
+            "train_aff.py", "infer_aff.py", "evaluation.py", "train_seg.py",
+            *["infer_seg.py", "evaluation.py"] * 2]
     assert lines[0][:3] == ["-m", "data.prepare", "critters"] and [line[0] for line in lines[1:]] == once
     assert all(line[line.index("--name") + 1] == "demo" for line in lines[1:])
     assert [line[line.index("--dict_dir") + 1] for line in lines if "--dict_dir" in line] == [
-        "dict_model_oc", "dict", *(f"crf/{alpha:02d}" for alpha in ALPHAS), WALK, "seg"]
+        "dict_model_oc", "dict", *(f"crf/{alpha:02d}" for alpha in ALPHAS), WALK, "seg", "seg"]
     lines = commands_of(call("reproduce", "--recipe", "voc", "--dry_run", "--seeds", 2))
     assert [line[0] for line in lines] == 2 * once and "voc_4243" in lines[len(once)]
     # AffinityNet needs the CRF maps of its two alphas on the whole training list.
     maps = lines[4]
     assert " ".join(maps).endswith("--crf --alphas 4 6 10 24 --infer_list train_aug")
-    assert "rw/04_24" in lines[11] and "rw/04_24" in lines[12]
+    assert "rw/04_24" in lines[12] and "rw/04_24" in lines[13]
     lines = commands_of(call("reproduce", "--recipe", "demo", "--dry_run", "--from", "walk"))
-    assert [line[0] for line in lines] == once[10:]
+    assert [line[0] for line in lines] == once[11:]
     assert not list(tmp_path.iterdir())
 
 
@@ -252,8 +253,8 @@ def test_reproduce(tmp_path, monkeypatch):
     rows = results["rows"]
     assert [row["stage"] for row in rows] == ["ordinary classifier, CAM", "CGNet, CAM",
                                               *(f"CGNet, CAM + CRF, alpha {alpha}" for alpha in ALPHAS),
-                                              "CGNet, random walk", "DeepLab"]
-    assert [row["split"] for row in rows] == ["train"] * (len(rows) - 1) + ["val"]
+                                              "CGNet, random walk", "DeepLab", "DeepLab on its own pictures"]
+    assert [row["split"] for row in rows] == ["train"] * (len(rows) - 2) + ["val", "train"]
     assert (tmp_path / "experiment/demo/report.html").stat().st_size > 20_000
     for row in rows:
         assert set(row) == ROW_KEYS and len(row["miou"]) == len(row["seconds"]) == 1
@@ -269,7 +270,7 @@ def test_reproduce(tmp_path, monkeypatch):
     made = (".lock/", "log.txt", "config/", "eval/", "results.json", "report.html")
     before = files("experiment", made)
     text = call("reproduce", *words)
-    assert text.count("nothing to do") == 5 and text.count("12 of 12 pictures are there") == 3
+    assert text.count("nothing to do") == 5 and text.count("12 of 12 pictures are there") == 4
     assert text.count("4 of 4 pictures are there") == 1
     assert files("experiment", made) == before
     again = json.loads((tmp_path / "experiment/demo/results.json").read_text())["rows"]
@@ -278,7 +279,8 @@ def test_reproduce(tmp_path, monkeypatch):
 
     (tmp_path / "experiment/demo/eval/cam_dict_train.json").unlink()
     text = call("reproduce", *words, "--from", "deeplab")
-    assert [words[0] for words in commands_of(text)] == ["train_seg.py", "infer_seg.py", "evaluation.py", "report.py"]
+    assert [words[0] for words in commands_of(text)] == ["train_seg.py", *["infer_seg.py", "evaluation.py"] * 2,
+                                                           "report.py"]
     assert "CGNet, CAM: left out, --from deeplab finds no " in text
     rows = json.loads((tmp_path / "experiment/demo/results.json").read_text())["rows"]
     assert [row["stage"] for row in rows] == [row["stage"] for row in again if row["stage"] != "CGNet, CAM"]

@@ -21,7 +21,8 @@ from tools.visualize import jet
 PAGE = Path(__file__).with_name("report.html")
 LONG = 320          # pixels of a picture's long side in the page: sharp where it is shown large
 LARGEST = 140_000   # bytes of a picture with all its maps: a hundred stay under 15 MB, rough ones are drawn smaller
-MODELS = {"model_oc": "ordinary classifier", "model_cse": "CGNet", "": "CGNet"}       # in the order of training
+MODELS = {"model_oc": "ordinary classifier", "model_cse": "CGNet"}
+TRAINED = {**MODELS, "aff": "AffinityNet", "seg": "DeepLab"}        # in this order
 # In the order of the stages; more than one folder matches where there are several alphas or networks.
 FOLDERS = ("dict_model_oc", "dict", "dict_*", "crf_model_oc/*", "crf/*", "crf_*/*", "rw/*", "seg", "seg_*")
 
@@ -77,8 +78,9 @@ def stage_of(folder):
     """Name the stage that made a folder of maps, as the table of results does: crf/06 -> CGNet, CAM + CRF, alpha 6."""
     head, _, part = folder.partition("/")
     kind, _, model = head.partition("_")
-    named = {"dict": f"{MODELS.get(model, model)}, CAM", "rw": f"random walk {part}", "seg": f"DeepLab {model}",
-             "crf": f"{MODELS.get(model, model)}, CAM + CRF, alpha {part.lstrip('0') or 0}"}
+    model = MODELS.get(model, model) or MODELS["model_cse"]
+    named = {"dict": f"{model}, CAM", "rw": f"random walk {part}", "seg": f"DeepLab {folder[4:]}",
+             "crf": f"{model}, CAM + CRF, alpha {part.lstrip('0') or 0}"}
     return named.get(kind, folder).strip()
 
 
@@ -214,11 +216,12 @@ def _read_results(path):
 
 
 def _read_log(path, experiment):
-    """Read the numbers of log/STAGE.jsonl; the ordinary classifier is trained first, the CGNet next."""
+    """Read the numbers of log/STAGE.jsonl, and name the network."""
     stage = path.stem.removeprefix("train_")
     rows = [{k: v for k, v in row.items() if type(v) in (int, float)} for row in experiment.epochs(path.stem)]
-    return {"stage": path.stem, "name": MODELS.get(stage, stage), "rows": rows,
-            "order": [*MODELS, stage].index(stage)}
+    known = next((start for start in TRAINED if stage.startswith(start)), None)
+    name = f"{TRAINED[known]} {stage.removeprefix(known).strip('_')}".strip() if known else stage
+    return {"stage": path.stem, "name": name, "rows": rows, "order": [*TRAINED, known].index(known)}
 
 
 def _read_config(path):
