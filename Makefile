@@ -1,5 +1,5 @@
 # make demo   set up, draw the critters, run every stage on them, print the table, say where to look
-# make test   set up, run the tests
+# make test   set up, run the tests: two processes of one thread each, for small tensors gain nothing from more
 # make setup  .venv/ with everything in requirements.txt
 
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
@@ -12,7 +12,7 @@ demo: setup
 	$(BIN)/python reproduce.py --recipe demo
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -69,12 +69,9 @@ class Zygote:
     def __exit__(self, *_):
         for run in self.runs:
             run.kill()
+        self.server.kill()              # it has nothing to lose, and its stdin may live on in some other child of ours
+        self.server.wait()
         self.server.stdin.close()
-        try:
-            self.server.wait(10)
-        except subprocess.TimeoutExpired:
-            self.server.kill()
-            self.server.wait()
         self.server.stdout.close()
 
     def run(self, stage, *words, kill_after=None, whole_group=True, timeout=60, **how):
