@@ -221,6 +221,8 @@ class Reproduce(Common):
     seeds: int = option(1, "runs: --seed, --seed + 1, ...", least=1)
     from_: str = option("classifier", "take what the stages before this one left as it is, and begin here",
                         content=False, choices=("classifier", "cgnet", "affinity", "walk", "deeplab", "report"))
+    train_list: str = option("train_aug", "split or file that everything learns from; train and val are measured",
+                             PAPER)
     plain: bool = option(False, "recipe demo on critters without heads: the control, where the gain should shrink")
     dry_run: bool = option(False, "print the commands only")
 

@@ -57,7 +57,8 @@ def stages(settings, name, seed):
     """List (part, label, command, the evaluation's result file or None) of all stages in order; part: see --from."""
     data = ["--recipe", settings.recipe, "--name", name, *changed(settings, "data_root", "experiment_root")]
     compute = changed(settings, "device", "precision", "num_workers") + ["--overwrite"] * settings.overwrite
-    train = ["--seed", str(seed), *compute]
+    train = [*changed(settings, "train_list"), "--seed", str(seed), *compute]
+    walked = ["--infer_list", settings.train_list] if changed(settings, "train_list") else []
     alphas = config.defaults(config.Infer, settings.recipe)["alphas"][0] if find_spec("pydensecrf") else ()
     if not alphas:
         print("pydensecrf2 is not installed (it needs a C++ compiler): the CRF, and what follows from it, are left out")
@@ -80,14 +81,14 @@ def stages(settings, name, seed):
         evaluate("classifier", "ordinary classifier, CAM", "cam", "dict_model_oc"),
         ("cgnet", "CGNet", ["train.py", *data, "--model", "model_cse", "--cl_init", f"{name}/model_oc", *train], None),
         ("cgnet", "CGNet, maps", ["infer.py", *data, "--model", "model_cse", "--dict", "--vis", *crf, "--infer_list",
-                                  "train_aug", *compute], None),
+                                  settings.train_list, *compute], None),
         evaluate("cgnet", "CGNet, CAM", "cam", "dict"),
         *(evaluate("cgnet", f"CGNet, CAM + CRF, alpha {a:g}", "crf", f"crf/{alpha_name(a)}") for a in alphas),
     ]
     if alphas:
         plan += [
             ("affinity", "AffinityNet", ["train_aff.py", *data, *pair, *train], None),
-            ("walk", "random walk", ["infer_aff.py", *data, *pair, *compute], None),
+            ("walk", "random walk", ["infer_aff.py", *data, *pair, *walked, *compute], None),
             evaluate("walk", "CGNet, random walk", "png", walk),
             ("deeplab", "DeepLab, training", ["train_seg.py", *data, "--label_dir", walk, *train], None),
             ("deeplab", "DeepLab, maps", ["infer_seg.py", *data, "--infer_list", "val", "--vis", *compute], None),

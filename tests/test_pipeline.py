@@ -224,6 +224,11 @@ def test_reproduce_dry_run(tmp_path, monkeypatch):
     assert "rw/04_24" in lines[12] and "rw/04_24" in lines[13]
     lines = commands_of(call("reproduce", "--recipe", "demo", "--dry_run", "--from", "walk"))
     assert [line[0] for line in lines] == once[11:]
+    lines = commands_of(call("reproduce", "--recipe", "demo", "--dry_run", "--data_root", "mine", "--train_list",
+                              "train"))
+    learning = [line for line in lines if line[0].startswith("train") or line[0] == "infer_aff.py" or "--crf" in line]
+    assert len(learning) == 6 and all("_list train" in " ".join(line) for line in learning)
+    assert not any("train_aug" in line for line in lines)
     assert not list(tmp_path.iterdir())
 
 
