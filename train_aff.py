@@ -11,7 +11,7 @@ import torch
 
 import config
 from data.dataset import AffinitySet, VOCLayout
-from data.loader import EpochSampler, train_loader
+from data.loader import steps_per_epoch, train_loader
 from data.transforms import augment_mapped
 from methods.affinity import AffinityLearning, confident_labels
 from networks import parameter_groups
@@ -28,7 +28,7 @@ def main():
     device = distributed.start(settings.device)
     experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
     ids = layout.ids(settings.train_list)
-    steps = EpochSampler(len(ids), settings.batch_size, settings.max_epochs, settings.seed).steps_per_epoch
+    steps = steps_per_epoch(len(ids), settings.batch_size)
     folders = crf_folders(settings, experiment, layout)
     change = partial(augment_mapped, crop_size=settings.crop, jitter_amounts=settings.jitter)
     dataset = AffinitySet(layout, find_pairs(settings, folders, ids), settings.seed, read_crf, change, confident_labels)
@@ -36,19 +36,17 @@ def main():
 
     torch.manual_seed(settings.seed)
     network = AffinityNet(**{name: getattr(settings, name) for name in config.SEG_FIELDS})
-    inputs = {"init": start(settings, experiment, network)} | {
-        f"crf {side}": digest(folder) for side, folder in zip(("low", "high"), folders)}
+    init = engine.start_from(experiment.find_init(settings.init, "init"), "init",
+                             partial(load_weights, network, head="skip"))
+    inputs = {"init": init, "crf low": digest(folders[0]), "crf high": digest(folders[1])}
     objective = AffinityLearning(network, global_mean=distributed.global_mean)
     engine.place(objective, device, settings.compile, checkpoint_blocks=settings.checkpoint_blocks)
     groups = parameter_groups(network, settings.lr, settings.wt_dec, network.new_layers)
 
     record = config.content(settings) | {"classes": layout.classes, "inputs": inputs | digests(layout.sources())}
-    loader = partial(train_loader, dataset, settings.batch_size, settings.max_epochs, settings.seed,
-                     rank=distributed.rank(), world=distributed.world(), num_workers=settings.num_workers,
-                     pin_memory=device.type == "cuda")
     model = f"aff_{alpha_pair(settings.low, settings.high)}"
-    engine.run_training(objective, network, groups, loader, experiment, model, settings, record, steps=steps,
-                        device=device, weights=official_state, ids=ids)
+    engine.run_training(objective, network, groups, partial(train_loader, dataset), experiment, model, settings, record,
+                        steps=steps, device=device, weights=official_state, ids=ids)
 
 
 def crf_folders(settings, experiment, layout):
@@ -86,17 +84,6 @@ def maker(settings, alphas):
     model = "model_oc" if "model_oc" in settings.crf_dir else "model_cse"
     return (f"Make them: python infer.py --name {settings.name} --model {model} --crf --alphas "
             f"{' '.join(f'{a:g}' for a in alphas)} --infer_list {settings.train_list}")
-
-
-def start(settings, experiment, network):
-    """Load the weights that --init names; returns their digest."""
-    path = experiment.find_init(settings.init, "init")
-    if path is None:
-        return "random"
-    names = load_weights(network, path, head="skip")
-    distributed.say(f"--init: {len(names['loaded'])} tensors from {path}; new: {', '.join(names['new']) or 'none'}; "
-                    f"{len(names['unused'])} of the file are not used")
-    return digest(path)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ from tqdm import tqdm
 
 import config
 from data.dataset import IGNORE, SegSet, VOCLayout, picture_size
-from data.loader import EpochSampler, train_loader
+from data.loader import steps_per_epoch, train_loader
 from data.transforms import augment_labelled
 from methods.segmentation import Segmentation
 from networks import parameter_groups
 from networks.deeplab import deeplab
 from networks.pretrained import find_torchvision, load_weights, official_state
 from tools import distributed, engine
-from tools.experiment import Experiment, digest, digests
+from tools.experiment import Experiment, digests
 
 
 def main():
@@ -31,7 +31,7 @@ def main():
     device = distributed.start(settings.device)
     experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
     ids = layout.ids(settings.train_list)
-    steps = EpochSampler(len(ids), settings.batch_size, settings.max_epochs, settings.seed).steps_per_epoch
+    steps = steps_per_epoch(len(ids), settings.batch_size)
     layout.check(ids, settings.train_list)
     folder = label_folder(settings, experiment, layout, ids)
     inputs = {"labels": distributed.main_first(lambda: check_labels(folder, layout, ids))}
@@ -46,11 +46,8 @@ def main():
     groups = parameter_groups(network, settings.lr, settings.wt_dec, network.new_layers)
 
     record = config.content(settings) | {"classes": layout.classes, "inputs": inputs}
-    loader = partial(train_loader, dataset, settings.batch_size, settings.max_epochs, settings.seed,
-                     rank=distributed.rank(), world=distributed.world(), num_workers=settings.num_workers,
-                     pin_memory=device.type == "cuda")
-    engine.run_training(objective, network, groups, loader, experiment, "seg", settings, record, steps=steps,
-                        device=device, weights=official_state, ids=ids)
+    engine.run_training(objective, network, groups, partial(train_loader, dataset), experiment, "seg", settings, record,
+                        steps=steps, device=device, weights=official_state, ids=ids)
 
 
 def label_folder(settings, experiment, layout, ids):
@@ -113,12 +110,7 @@ def start_network(settings, experiment, layout):
         path = find_torchvision(settings.network)
     else:
         path = experiment.find_init(settings.init, "init")
-    if path is None:
-        return network, "random"
-    names = load_weights(network, path, head="skip")
-    distributed.say(f"--init: {len(names['loaded'])} tensors from {path}; new: {', '.join(names['new']) or 'none'}; "
-                    f"{len(names['unused'])} of the file are not used")
-    return network, digest(path)
+    return network, engine.start_from(path, "init", partial(load_weights, network, head="skip"))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tools import interrupt
-from tools.engine import Meter, fit, poly_sgd
-from tools.experiment import Experiment
+from tools.engine import Meter, fit, poly_sgd, start_from
+from tools.experiment import Experiment, digest
 
 EPOCHS, STEPS = 3, 4
 CPU = torch.device("cpu")
@@ -242,6 +242,16 @@ def test_weights_are_written_as_the_stage_says(tmp_path):
     assert list(state) == ["own." + name for name in objective.network.state_dict()]
     files = sorted(p.name for p in (experiment / "ckpt/model_oc").iterdir())
     assert files == ["000.pth", "001.pth", "002.pth", "last.pth"]
+
+
+def test_the_start_is_told_and_remembered(tmp_path, capsys):
+    assert start_from(None, "init", load=None) == "random" and capsys.readouterr().out == ""
+    path, loaded = tmp_path / "a.pth", []
+    path.write_bytes(b"weights")
+    names = {"loaded": ["a", "b"], "new": ["f9.weight"], "unused": ["fc8.weight"]}
+    assert start_from(path, "er_init", lambda source: loaded.append(source) or names) == digest(path)
+    assert loaded == [path]
+    assert capsys.readouterr().out == f"--er_init: 2 tensors from {path}; new: f9.weight; 1 of the file are not used\n"
 
 
 def test_checkpoints_have_the_authors_names(tmp_path):
