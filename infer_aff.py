@@ -81,11 +81,11 @@ def open_folder(settings, experiment, layout, weights, pair, ids):
 
 def trained_network(settings, experiment, weights):
     """Build the network as it was trained and load its weights."""
-    trained = experiment.settings_of(weights, *config.SEG_FIELDS)
+    trained = experiment.settings_of(weights, *config.BACKBONE_FIELDS)
     if not trained:
         distributed.say(f"no config/ tells how {weights} was trained: taken for one of the recipe {settings.recipe}")
         trained = {k: v for k, (v, _) in config.defaults(config.TrainAff, settings.recipe).items()}
-    network = AffinityNet(**{name: trained[name] for name in config.SEG_FIELDS})
+    network = AffinityNet(**{name: trained[name] for name in config.BACKBONE_FIELDS})
     load_weights(network, weights)
     return network
 

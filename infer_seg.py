@@ -54,7 +54,8 @@ def main():
     distributed.say(f"{folders['seg']}: {done} of {len(ids)} pictures are there")
     mine = distributed.share(ids)
     with interrupt.remembered():
-        network = deeplab(trained["network"], len(trained["classes"]), **{k: trained[k] for k in config.SEG_FIELDS})
+        network = deeplab(trained["network"], len(trained["classes"]),
+                          **{name: trained[name] for name in config.BACKBONE_FIELDS})
         load_weights(network, weights)
         broken = make_labels(settings, network, device, folders["seg"], pictures, mine)
         if "vis" in folders:
@@ -83,7 +84,7 @@ def chosen_pictures(settings, layout):
 
 def settings_of_training(settings, experiment, layout, weights):
     """Return the settings with which the network was trained; ValueError for one of other classes."""
-    trained = experiment.settings_of(weights, "classes", *config.SEG_FIELDS)
+    trained = experiment.settings_of(weights, "classes", *config.BACKBONE_FIELDS)
     if not trained or "network" not in trained:
         raise ValueError(f"no {experiment / 'config/train_seg.json'} tells how {weights} was trained: put it back, or "
                          f"train again: python train_seg.py --name {settings.name}")

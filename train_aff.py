@@ -35,7 +35,7 @@ def main():
     distributed.say(f"{len(ids)} images of {settings.train_list}, labels from {' and '.join(map(str, folders))}")
 
     torch.manual_seed(settings.seed)
-    network = AffinityNet(**{name: getattr(settings, name) for name in config.SEG_FIELDS})
+    network = AffinityNet(**{name: getattr(settings, name) for name in config.BACKBONE_FIELDS})
     init = engine.start_from(experiment.find_init(settings.init, "init"), "init",
                              partial(load_weights, network, head="skip"))
     inputs = {"init": init, "crf low": digest(folders[0]), "crf high": digest(folders[1])}

@@ -105,7 +105,8 @@ def start_network(settings, experiment, layout):
     if settings.network != "largefov" and settings.batch_size // settings.accumulate < 2:
         raise ValueError(f"the head of {settings.network} has a BatchNorm that one image alone cannot train: "
                          "a larger --batch_size, or a smaller --accumulate")
-    network = deeplab(settings.network, len(layout.classes), **{k: getattr(settings, k) for k in config.SEG_FIELDS})
+    network = deeplab(settings.network, len(layout.classes),
+                      **{name: getattr(settings, name) for name in config.BACKBONE_FIELDS})
     if settings.init == "imagenet" and settings.network != "largefov":
         path = find_torchvision(settings.network)
     else:

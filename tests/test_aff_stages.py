@@ -67,7 +67,7 @@ def test_the_files_of_training(walked):
     assert (stored["low"], stored["high"]) == (2, 24) and len(stored["inputs"]["init"]) == 64
     assert stored["inputs"]["crf low"] != stored["inputs"]["crf high"]
     weights = torch.load(folder / "ckpt/aff_02_24/001.pth", weights_only=True)
-    network = AffinityNet(**{name: stored[name] for name in config.SEG_FIELDS})
+    network = AffinityNet(**{name: stored[name] for name in config.BACKBONE_FIELDS})
     assert list(official_state(network)) == list(weights) and "f8_3.weight" in weights
     before = torch.load(folder / "ckpt/model_cse/001.pth", weights_only=True)       # {name}/model_cse
     assert torch.equal(weights["bn7.running_mean"], before["bn7.running_mean"])
@@ -167,7 +167,7 @@ def test_the_label_maps_are_those_of_a_slow_walk(walked):
     """A picture cut to 90x125, which is no multiple of 8: the dense matrix squared, pixel by pixel."""
     folder, image_id = walked / "experiment/X", "train_0003"
     network = AffinityNet(**{k: v for k, (v, _) in config.defaults(config.TrainAff, "demo").items()
-                             if k in config.SEG_FIELDS}).eval()
+                             if k in config.BACKBONE_FIELDS}).eval()
     load_weights(network, folder / "ckpt/aff_02_24/001.pth")
     image = normalize(read_image(VOCLayout(walked / "data/critters").image_path(image_id))[:90, :125])
     classes, scores = read_cam(folder / f"dict/{image_id}.npz")
@@ -191,7 +191,7 @@ def test_what_is_written_is_what_wins(walked):
     """The stage's own PNG beside the walk of the same picture, float16 CAMs and all."""
     folder, layout = walked / "experiment/X", VOCLayout(walked / "data/critters")
     network = AffinityNet(**{k: v for k, (v, _) in config.defaults(config.TrainAff, "demo").items()
-                             if k in config.SEG_FIELDS}).eval()
+                             if k in config.BACKBONE_FIELDS}).eval()
     load_weights(network, folder / "ckpt/aff_02_24/001.pth")
     for image_id in layout.ids("train")[:3]:
         classes, scores = read_cam(folder / f"dict/{image_id}.npz")

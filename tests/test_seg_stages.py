@@ -81,7 +81,7 @@ def test_the_files_of_training(trained):
     assert stored["network"] == "largefov" and stored["classes"] == VOCLayout(trained / "data/critters").classes
     assert len(stored["inputs"]["init"]) == len(stored["inputs"]["labels"]) == 64
     weights = torch.load(folder / "ckpt/seg/001.pth", weights_only=True)
-    network = LargeFOV(6, **{name: stored[name] for name in config.SEG_FIELDS})
+    network = LargeFOV(6, **{name: stored[name] for name in config.BACKBONE_FIELDS})
     assert list(official_state(network)) == list(weights) and weights["b9.weight"].shape[0] == 7
     before = torch.load(folder / "ckpt/model_cse/001.pth", weights_only=True)       # {name}/model_cse
     assert torch.equal(weights["bn7.running_mean"], before["bn7.running_mean"])
