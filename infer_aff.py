@@ -23,7 +23,7 @@ from networks.affinity import AffinityNet
 from networks.pretrained import load_weights
 from tools import distributed, engine, interrupt
 from tools.crf import CRFPool
-from tools.experiment import Experiment, alpha_pair, digests, find_maps, read_cam, require_space, save_labels
+from tools.experiment import Experiment, alpha_pair, digests, find_maps, lacking, read_cam, require_space, save_labels
 
 
 def main():
@@ -53,8 +53,7 @@ def find_cams(settings, experiment, layout, ids):
     cams = {i: find_maps(folder, i) for i in ids}
     if missing := [i for i, path in cams.items() if path is None]:
         model = "model_oc" if "model_oc" in settings.dict_dir else "model_cse"
-        raise ValueError(f"{len(missing)} of the {len(ids)} images of {settings.infer_list} have no CAMs in {folder} "
-                         f"({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}). Make them: python infer.py "
+        raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. Make them: python infer.py "
                          f"--name {settings.name} --model {model} --dict --infer_list {settings.infer_list}")
     experiment.verify(folder, digests(layout.sources()))
     return cams

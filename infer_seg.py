@@ -28,6 +28,7 @@ from tools.experiment import (
     Experiment,
     copy_file,
     digests,
+    lacking,
     read_labels,
     require_space,
     save_image,
@@ -181,8 +182,8 @@ def write_for_server(settings, experiment, layout, folder):
     ids = layout.ids(settings.infer_list)
     missing = [i for i in ids if not (folder / f"{i}.png").exists()]
     if missing:
-        raise ValueError(f"--zip: {len(missing)} of the {len(ids)} images of {settings.infer_list} have no label map "
-                         f"in {folder} ({', '.join(missing[:5])}): run without --only, or the other shards first")
+        raise ValueError(f"--zip: {lacking('label map', folder, missing, ids, settings.infer_list)}: run without "
+                         "--only, or the other shards first")
     server = experiment.claim(SERVER, "infer_seg zip", {"list": settings.infer_list}, [folder],
                               overwrite=settings.overwrite)
     for image_id in ids:

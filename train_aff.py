@@ -18,7 +18,7 @@ from networks import parameter_groups
 from networks.affinity import AffinityNet
 from networks.pretrained import load_weights, official_state
 from tools import distributed, engine
-from tools.experiment import Experiment, alpha_name, alpha_pair, digest, digests, find_maps, read_crf
+from tools.experiment import Experiment, alpha_name, alpha_pair, digest, digests, find_maps, lacking, read_crf
 
 
 def main():
@@ -67,15 +67,14 @@ def crf_folders(settings, experiment, layout):
 def find_pairs(settings, folders, ids):
     """Return {ID: (path of the low alpha's maps, of the high one's)}; ValueError with what is missing and its maker."""
     paths = {i: tuple(find_maps(folder, i) for folder in folders) for i in ids}
-    missing, lacking = [], []
+    words, alphas = [], []
     for side, (folder, alpha) in enumerate(zip(folders, (settings.low, settings.high))):
         gone = [i for i in ids if paths[i][side] is None]
         if gone:
-            lacking.append(alpha)
-            missing.append(f"{len(gone)} of the {len(ids)} images of {settings.train_list} have no CRF map in {folder} "
-                           f"({', '.join(gone[:5])}{' ...' if len(gone) > 5 else ''})")
-    if missing:
-        raise ValueError(f"{'; '.join(missing)}. {maker(settings, lacking)}")
+            alphas.append(alpha)
+            words.append(lacking("CRF map", folder, gone, ids, settings.train_list))
+    if words:
+        raise ValueError(f"{'; '.join(words)}. {maker(settings, alphas)}")
     return paths
 
 

@@ -23,7 +23,7 @@ from networks import parameter_groups
 from networks.deeplab import deeplab
 from networks.pretrained import find_torchvision, load_weights, official_state
 from tools import distributed, engine
-from tools.experiment import Experiment, digests
+from tools.experiment import Experiment, digests, lacking, pair_alphas
 
 
 def main():
@@ -56,13 +56,13 @@ def label_folder(settings, experiment, layout, ids):
     folder = inside if inside.is_dir() else Path(settings.label_dir)
     missing = [i for i in ids if not layout.has_truth(i, folder)]
     if missing:
-        what = f"{len(missing)} of the {len(ids)} images of {settings.train_list} have no label map in {folder}" if (
-            folder.is_dir()) else f"no folder of label maps: neither {inside} nor {folder}"
-        kind, _, alphas = settings.label_dir.strip("/").partition("/")
-        low, _, high = alphas.partition("_")
-        command = (f"python infer_aff.py --name {settings.name} --low {low} --high {high} "
-                   f"--infer_list {settings.train_list}" if kind == "rw" else "the stage that writes this folder")
-        raise ValueError(f"{what} ({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}). Make them: {command}")
+        what = (lacking("label map", folder, missing, ids, settings.train_list) if folder.is_dir() else
+                f"no folder of label maps: neither {inside} nor {folder}")
+        kind, _, pair = settings.label_dir.strip("/").partition("/")
+        alphas = pair_alphas(pair) if kind == "rw" else None
+        command = (f"python infer_aff.py --name {settings.name} --low {alphas[0]} --high {alphas[1]} --infer_list "
+                   f"{settings.train_list}" if alphas else "the stage that writes this folder")
+        raise ValueError(f"{what}. Make them: {command}")
     experiment.verify(folder, digests(layout.sources()))
     return folder
 
