@@ -1,6 +1,6 @@
 """Train AffinityNet: which neighbouring cells belong to the same object?
 
-Reads   JPEGImages/ of --data_root   crf/LOW/ID.npz and crf/HIGH/ID.npz (infer.py)
+Reads   JPEGImages/ of --data_root   crf/LOW/ID.npz and crf/HIGH/ID.npz (infer.py)   starting weights (--init)
 Writes  ckpt/aff_LOW_HIGH/EEE.pth, last.pth   log/train_aff_LOW_HIGH.jsonl
 Run     python train_aff.py --name X --low 4 --high 24
 The same command again goes on where the last one stopped.

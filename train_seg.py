@@ -1,6 +1,7 @@
 """Train DeepLab, the network that is the result, on the pseudo labels.
 
-Reads   JPEGImages/ of --data_root   rw/LOW_HIGH/ID.png, or another folder of label maps (infer_aff.py)
+Reads   JPEGImages/ of --data_root   rw/LOW_HIGH/ID.png (infer_aff.py), or another folder of label maps
+        starting weights (--init)
 Writes  ckpt/seg/EEE.pth, last.pth   log/train_seg.jsonl
 Run     python train_seg.py --name X --label_dir rw/04_24
         python train_seg.py --name X --label_dir rw/04_24 --network deeplabv3_resnet50

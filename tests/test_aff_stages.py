@@ -14,7 +14,7 @@ from PIL import Image
 
 import config
 import infer_aff
-from data.dataset import AffinitySet, VOCLayout, read_image
+from data.dataset import VOC_CLASSES, AffinitySet, VOCLayout, read_image
 from data.prepare import voc_palette
 from data.transforms import augment_mapped, denormalize, normalize
 from methods.affinity import confident_labels, pair_affinity
@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 from tests.stages import DEMO, call, copy_place, files, own_data, refusal
 from tests.test_bad_input import add_to_list, assert_says, cut, mend_labels
 from tests.test_pipeline import rows_of, slow_miou, voc, voc_place  # noqa: F401 (fixtures)
-from tools import interrupt
+from tools import crf, interrupt
 from tools.experiment import read_cam, read_labels, save_cam, save_crf
 
 PAIR = ("--low", 2, "--high", 24)
@@ -97,7 +97,7 @@ def test_the_files_of_the_walk(walked):
 # ---- numbers ----
 
 def test_a_training_item_is_the_authors(golden):
-    """Through the dataset itself: its draws are the manifest's, its maps those of the file."""
+    """Through the stage's own changes: the draws are the manifest's, the maps those of the file."""
     stored = np.load(golden("set07_affdataset_merge.npz"))
 
     class Draws:
@@ -302,16 +302,26 @@ def test_other_settings_are_other_maps(aff):
         assert here.keys() == there.keys() and any((here[i] != there[i]).any() for i in here), words
 
 
-def test_one_crf_iteration(aff, golden):
+def test_what_the_crf_is_given_is_the_authors(aff, golden):
+    """But for their picture's rounding: the label maps agree as the manifest asks."""
     pytest.importorskip("pydensecrf")
-    stored, layout = np.load(golden("set10_random_walk_aeft.npz")), VOCLayout("data/critters")
-    image = stored["img8_padded"][:90, :125]
-    Image.fromarray(image).save(aff / "a.png")
-    layout.image_path = lambda image_id: aff / "a.png"
-    padded, scores = infer_aff.load_for_crf(layout, "a", np.array([0, 2]), np.ones((2, 96, 128), np.float32))
-    np.testing.assert_array_equal(padded, stored["img8_padded"])
-    assert scores.shape == (7, 96, 128) and scores.sum((1, 2)).astype(bool).tolist() == [1, 0, 1, 0, 0, 0, 0]
+    stored, start = np.load(golden("set10_random_walk_aeft.npz")), np.load(golden("set10_random_walk_psa.npz"))
+    Image.fromarray(start["img"]).save(aff / "a.png")
+    layout, classes = VOCLayout("data/critters"), np.array([0, *start["keys"] + 1])
+    layout.image_path, layout.classes = lambda image_id: aff / "a.png", list(VOC_CLASSES)
+    for alpha in (16, 19):
+        padded, scores = infer_aff.load_for_crf(layout, "a", classes, stored[f"alpha{alpha}_soft_up"])
+        assert np.abs(padded.astype(int) - stored["img8_padded"]).max() <= 1
+        np.testing.assert_array_equal(padded[90:], stored["img8_padded"][90:])
+        np.testing.assert_array_equal(padded[:90, 125:], stored["img8_padded"][:90, 125:])
+        assert scores.shape == (21, 96, 128)
+        np.testing.assert_array_equal(np.flatnonzero(scores.any((1, 2))), classes)
+        labels = crf.dense_crf(padded, scores, 1).argmax(0)[:90, :125]
+        assert (labels == stored[f"alpha{alpha}_label_map"]).mean() >= 0.995
 
+
+def test_one_crf_iteration(aff):
+    pytest.importorskip("pydensecrf")
     call("infer_aff", *WALK, "--crf_iterations", 1, "--rw_dir", "sharp")
     plain, sharp = (label_maps(aff / f"experiment/X/{name}") for name in ("rw/02_24", "sharp"))
     assert plain.keys() == sharp.keys()
