@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 import config
 import infer_aff
@@ -25,7 +26,7 @@ from tests.conftest import ROOT
 from tests.stages import DEMO, call, copy_place, files, own_data, refusal
 from tests.test_bad_input import add_to_list, assert_says, cut, mend_labels
 from tests.test_pipeline import rows_of, slow_miou, voc, voc_place  # noqa: F401 (fixtures)
-from tools import crf, interrupt
+from tools import crf, engine, interrupt
 from tools.experiment import read_cam, read_labels, save_cam, save_crf
 
 PAIR = ("--low", 2, "--high", 24)
@@ -73,6 +74,10 @@ def test_the_files_of_training(walked):
     assert torch.equal(weights["bn7.running_mean"], before["bn7.running_mean"])
     assert torch.equal(weights["conv1a.weight"], before["conv1a.weight"])           # BatchNorm and conv1a, b2 are fixed
     assert not torch.equal(weights["b5.conv_branch2a.weight"], before["b5.conv_branch2a.weight"])
+    groups = torch.load(folder / "ckpt/aff_02_24/last.pth", weights_only=True)["optimizer"]["param_groups"]
+    assert [group["initial_lr"] for group in groups] == pytest.approx([0.01, 0.02, 0.1, 0.2])
+    assert [group["weight_decay"] for group in groups] == [5e-4, 0, 5e-4, 0]
+    assert [len(group["params"]) for group in groups] == [13, 0, 4, 0]              # the third: f8_3, f8_4, f8_5, f9
     rows = rows_of(folder / "log/train_aff_02_24.jsonl")
     assert [row["epoch"] for row in rows] == [0, 1]
     assert rows[1]["loss"] < rows[0]["loss"]
@@ -296,10 +301,27 @@ def test_other_settings_are_other_maps(aff):
                   ("--precision", "bf16"), ("--load_epo", 0)):
         name = "000.pth" if words[0] == "--load_epo" else words[0].removeprefix("--")
         assert_says(refusal("infer_aff", *WALK, *words), "rw/02_24 was made differently", name, "--overwrite")
-    for words in (("--dup", 1), ("--beta", 1), ("--logt", 8), ("--load_epo", 0)):
+    for words in (("--dup", 1), ("--beta", 1), ("--logt", 8), ("--load_epo", 0), ("--precision", "bf16")):
         call("infer_aff", *WALK, *words, "--overwrite", "--rw_dir", "other")
         here, there = label_maps(aff / "experiment/X/rw/02_24"), label_maps(aff / "experiment/X/other")
         assert here.keys() == there.keys() and any((here[i] != there[i]).any() for i in here), words
+
+
+def test_the_network_is_made_with_the_flags_and_walks_without_dropout(aff, monkeypatch):
+    seen = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "run_training", lambda objective, network, groups, loader, *rest, **kw: seen.update(
+            loader.args[0].augment.keywords, dropout=[m.p for m in network.modules() if isinstance(m, nn.Dropout2d)]))
+        call("train_aff", *TRAIN, "--jitter", 0.1, 0.2, 0.3, 0.05, "--crop", 80, "--dropout", 0.6, 0.7)
+    assert seen == {"crop_size": 80, "jitter_amounts": (0.1, 0.2, 0.3, 0.05), "dropout": [0.6, 0.6]}    # no b7
+
+    path = aff / "experiment/X/config/train_aff_02_24.json"
+    stored = json.loads(path.read_text())
+    stored["settings"]["dropout"] = [0.9, 0.9]
+    path.write_text(json.dumps(stored))
+    call("infer_aff", *WALK, "--rw_dir", "again")
+    for path in (aff / "experiment/X/rw/02_24").glob("*.png"):
+        assert (aff / "experiment/X/again" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_what_the_crf_is_given_is_the_authors(aff, golden):
@@ -327,6 +349,9 @@ def test_one_crf_iteration(aff):
     assert plain.keys() == sharp.keys()
     agree = [(plain[i] == sharp[i]).mean() for i in plain]
     assert 0.5 < np.mean(agree) < 1
+    call("infer_aff", *WALK, "--crf_iterations", 5, "--rw_dir", "sharper")
+    sharper = label_maps(aff / "experiment/X/sharper")
+    assert np.mean([(plain[i] == sharper[i]).mean() for i in plain]) < np.mean(agree)
 
 
 def test_the_ordinary_classifiers_maps(aff):
