@@ -23,7 +23,7 @@ from methods.random_walk import start_scores, transition, walk_cams
 from networks.affinity import AffinityNet
 from networks.pretrained import load_weights, official_state
 from tests.conftest import ROOT
-from tests.stages import DEMO, call, copy_place, files, own_data, refusal
+from tests.stages import DEMO, call, copy_place, files, own_data, refusal, torchrun
 from tests.test_bad_input import add_to_list, assert_says, cut, mend_labels
 from tests.test_pipeline import rows_of, slow_miou, voc, voc_place  # noqa: F401 (fixtures)
 from tools import crf, engine, interrupt
@@ -272,13 +272,8 @@ def test_shards_and_single_pictures(aff):
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(aff):
-    def run(stage, *words, name):
-        subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--",
-                        ROOT / f"{stage}.py", *map(str, words), "--name", name], check=True, capture_output=True,
-                       env=os.environ | {"OMP_NUM_THREADS": "1"})
-
     train, walk = (*TRAIN, *ELSEWHERE, "--device", "cpu"), (*WALK, "--dict_dir", "experiment/X/dict", "--device", "cpu")
-    run("train_aff", *train, name="two")
+    torchrun("train_aff", *train, "--name", "two")
     call("train_aff", *train, "--name", "one")
     one, two = (torch.load(aff / f"experiment/{name}/ckpt/aff_02_24/001.pth", weights_only=True)
                 for name in ("one", "two"))
@@ -288,7 +283,7 @@ def test_two_processes_do_what_one_does(aff):
     for a, b in zip(*logs):
         assert {k: v for k, v in a.items() if k.startswith("loss")} == pytest.approx(
             {k: v for k, v in b.items() if k.startswith("loss")}, abs=1e-4)
-    run("infer_aff", *walk, name="two")
+    torchrun("infer_aff", *walk, "--name", "two")
     call("infer_aff", *walk, "--name", "one")
     one, two = (label_maps(aff / f"experiment/{name}/rw/02_24") for name in ("one", "two"))
     assert all((one[i] == two[i]).mean() > 0.99 for i in one) and len(two) == 12

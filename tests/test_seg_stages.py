@@ -2,8 +2,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -19,8 +17,7 @@ from data.transforms import views
 from methods.segmentation import multi_scale_scores
 from networks.deeplab import LargeFOV
 from networks.pretrained import load_weights, official_state
-from tests.conftest import ROOT
-from tests.stages import DEMO, call, copy_place, files, own_data, refusal
+from tests.stages import DEMO, call, copy_place, files, own_data, refusal, torchrun
 from tests.test_bad_input import assert_says, cut, mend_labels
 from tests.test_pipeline import rows_of, slow_miou, voc, voc_place  # noqa: F401 (fixtures)
 from tools import crf, engine, interrupt
@@ -224,18 +221,13 @@ def test_shards_and_single_pictures(seg):
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(seg):
-    def run(stage, *words, name):
-        subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-                        ROOT / f"{stage}.py", *map(str, words), "--name", name], check=True, capture_output=True,
-                       env=os.environ | {"OMP_NUM_THREADS": "1"})
-
     line = (*SEG, *ELSEWHERE, "--device", "cpu")
-    run("train_seg", *line, name="two")
+    torchrun("train_seg", *line, "--name", "two")
     call("train_seg", *line, "--name", "one")
     one, two = (torch.load(seg / f"experiment/{name}/ckpt/seg/001.pth", weights_only=True) for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-5)
-    run("infer_seg", *INFER, "--device", "cpu", "--seg_dir", "seg_two", name="X")
+    torchrun("infer_seg", *INFER, "--device", "cpu", "--seg_dir", "seg_two")
     for path in (seg / "experiment/X/seg").glob("*.png"):
         assert (seg / "experiment/X/seg_two" / path.name).read_bytes() == path.read_bytes()
 
