@@ -326,8 +326,9 @@ RECIPES = {
     },
 }
 
-NETWORK_FIELDS = ("width", "blocks", "dilation", "norm", "dropout", "dropout_head")
-SEG_FIELDS = ("width", "blocks", "dilation", "norm", "dropout")
+# What a network is built with: every one on ResNet38d, and a CAMNet.
+BACKBONE_FIELDS = ("width", "blocks", "dilation", "norm", "dropout")
+NETWORK_FIELDS = (*BACKBONE_FIELDS, "dropout_head")
 
 
 def parse(cls, argv=None):

@@ -8,14 +8,23 @@ Run     python evaluation.py --name X --task cam --dict_dir dict
 A CAM needs a background threshold: the best of a range is reported, as the papers do, so it is chosen on pixel truth;
 the value at a fixed threshold stands beside it.
 """
-import re
-
 import numpy as np
 from tqdm import tqdm
 
 import config
 from data.dataset import VOCLayout
-from tools.experiment import Experiment, digest, digests, find_maps, read_cam, read_crf, write_json, written_aside
+from tools.experiment import (
+    Experiment,
+    digest,
+    digests,
+    find_maps,
+    lacking,
+    pair_alphas,
+    read_cam,
+    read_crf,
+    write_json,
+    written_aside,
+)
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
 from tools.visualize import draw_curve
 
@@ -59,9 +68,7 @@ def find_predictions(folder, ids, settings):
         paths = {i: find_maps(folder, i) for i in ids}
         missing = [i for i, p in paths.items() if p is None]
     if missing:
-        raise FileNotFoundError(f"{len(missing)} of the {len(ids)} images of {settings.list} have no prediction in "
-                                f"{folder} ({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}). "
-                                f"{maker(settings)}")
+        raise FileNotFoundError(f"{lacking('prediction', folder, missing, ids, settings.list)}. {maker(settings)}")
     return paths
 
 
@@ -69,9 +76,9 @@ def maker(settings):
     """Name the command that makes what is missing."""
     if settings.task == "png" and settings.dict_dir.split("/")[0] == "seg":
         return f"Make them: python infer_seg.py --name {settings.name} --infer_list {settings.list}"
-    if settings.task == "png" and (alphas := re.fullmatch(r"rw/(\d+\.?\d*)_(\d+\.?\d*)", settings.dict_dir)):
-        low, high = (f"{float(alpha):g}" for alpha in alphas.groups())
-        return (f"Make them: python infer_aff.py --name {settings.name} --low {low} --high {high} "
+    kind, _, pair = settings.dict_dir.partition("/")
+    if settings.task == "png" and kind == "rw" and (alphas := pair_alphas(pair)):
+        return (f"Make them: python infer_aff.py --name {settings.name} --low {alphas[0]} --high {alphas[1]} "
                 f"--infer_list {settings.list}")
     what = {"cam": "--dict", "crf": f"--crf --alphas {settings.dict_dir.split('/')[-1]}"}.get(settings.task)
     model = "model_oc" if "model_oc" in settings.dict_dir else "model_cse"
@@ -82,9 +89,9 @@ def maker(settings):
 def require_truth(layout, ids, settings):
     missing = [i for i in ids if not layout.has_truth(i, settings.gt_dir)]
     if missing:
-        raise FileNotFoundError(f"{len(missing)} of the {len(ids)} images of {settings.list} have no truth in "
-                                f"{settings.gt_dir or layout.root / 'SegmentationClass'} ({', '.join(missing[:5])}): "
-                                "--gt_dir names another folder, --list a split that has it")
+        folder = settings.gt_dir or layout.root / "SegmentationClass"
+        raise FileNotFoundError(f"{lacking('truth', folder, missing, ids, settings.list)}: --gt_dir names another "
+                                "folder, --list a split that has it")
 
 
 def evaluate_cams(settings, layout, paths):

@@ -23,7 +23,7 @@ from networks.affinity import AffinityNet
 from networks.pretrained import load_weights
 from tools import distributed, engine, interrupt
 from tools.crf import CRFPool
-from tools.experiment import Experiment, alpha_pair, digests, find_maps, read_cam, require_space, save_labels
+from tools.experiment import Experiment, alpha_pair, digests, find_maps, lacking, read_cam, require_space, save_labels
 
 
 def main():
@@ -53,8 +53,7 @@ def find_cams(settings, experiment, layout, ids):
     cams = {i: find_maps(folder, i) for i in ids}
     if missing := [i for i, path in cams.items() if path is None]:
         model = "model_oc" if "model_oc" in settings.dict_dir else "model_cse"
-        raise ValueError(f"{len(missing)} of the {len(ids)} images of {settings.infer_list} have no CAMs in {folder} "
-                         f"({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}). Make them: python infer.py "
+        raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. Make them: python infer.py "
                          f"--name {settings.name} --model {model} --dict --infer_list {settings.infer_list}")
     experiment.verify(folder, digests(layout.sources()))
     return cams
@@ -81,11 +80,11 @@ def open_folder(settings, experiment, layout, weights, pair, ids):
 
 def trained_network(settings, experiment, weights):
     """Build the network as it was trained and load its weights."""
-    trained = experiment.settings_of(weights, *config.SEG_FIELDS)
+    trained = experiment.settings_of(weights, *config.BACKBONE_FIELDS)
     if not trained:
         distributed.say(f"no config/ tells how {weights} was trained: taken for one of the recipe {settings.recipe}")
         trained = {k: v for k, (v, _) in config.defaults(config.TrainAff, settings.recipe).items()}
-    network = AffinityNet(**{name: trained[name] for name in config.SEG_FIELDS})
+    network = AffinityNet(**{name: trained[name] for name in config.BACKBONE_FIELDS})
     load_weights(network, weights)
     return network
 
@@ -125,7 +124,10 @@ def read_checked(path, size, layout):
 
 
 def load_for_crf(layout, image_id, classes, walked):
-    """Give the picture, padded with the mean colour, and the scores with a row for every class: AEFT's CRF."""
+    """Give the picture, padded with the mean colour, and the scores with a row for every class: AEFT's CRF.
+
+    AEFT's picture is the normalised one turned back and cut off: many values are one lower, .3 % of the labels change.
+    """
     image = read_image(layout.image_path(image_id))
     padded = np.empty((*walked.shape[1:], 3), np.uint8)
     padded[:] = [int(255 * mean) for mean in MEAN]

@@ -28,6 +28,7 @@ from tools.experiment import (
     Experiment,
     copy_file,
     digests,
+    lacking,
     read_labels,
     require_space,
     save_image,
@@ -54,7 +55,8 @@ def main():
     distributed.say(f"{folders['seg']}: {done} of {len(ids)} pictures are there")
     mine = distributed.share(ids)
     with interrupt.remembered():
-        network = deeplab(trained["network"], len(trained["classes"]), **{k: trained[k] for k in config.SEG_FIELDS})
+        network = deeplab(trained["network"], len(trained["classes"]),
+                          **{name: trained[name] for name in config.BACKBONE_FIELDS})
         load_weights(network, weights)
         broken = make_labels(settings, network, device, folders["seg"], pictures, mine)
         if "vis" in folders:
@@ -83,7 +85,7 @@ def chosen_pictures(settings, layout):
 
 def settings_of_training(settings, experiment, layout, weights):
     """Return the settings with which the network was trained; ValueError for one of other classes."""
-    trained = experiment.settings_of(weights, "classes", *config.SEG_FIELDS)
+    trained = experiment.settings_of(weights, "classes", *config.BACKBONE_FIELDS)
     if not trained or "network" not in trained:
         raise ValueError(f"no {experiment / 'config/train_seg.json'} tells how {weights} was trained: put it back, or "
                          f"train again: python train_seg.py --name {settings.name}")
@@ -180,8 +182,8 @@ def write_for_server(settings, experiment, layout, folder):
     ids = layout.ids(settings.infer_list)
     missing = [i for i in ids if not (folder / f"{i}.png").exists()]
     if missing:
-        raise ValueError(f"--zip: {len(missing)} of the {len(ids)} images of {settings.infer_list} have no label map "
-                         f"in {folder} ({', '.join(missing[:5])}): run without --only, or the other shards first")
+        raise ValueError(f"--zip: {lacking('label map', folder, missing, ids, settings.infer_list)}: run without "
+                         "--only, or the other shards first")
     server = experiment.claim(SERVER, "infer_seg zip", {"list": settings.infer_list}, [folder],
                               overwrite=settings.overwrite)
     for image_id in ids:

@@ -18,7 +18,7 @@ import numpy as np
 
 import config
 from tools import interrupt
-from tools.experiment import Experiment, alpha_name, read_json, write_json
+from tools.experiment import Experiment, alpha_name, alpha_pair, read_json, write_json
 
 STOPPED = 75        # a stage that was asked to stop ends with it: what comes next must not run
 
@@ -64,7 +64,7 @@ def stages(settings, name, seed):
         print("pydensecrf2 is not installed (it needs a C++ compiler): the CRF, and what follows from it, are left out")
     affinity = {flag: f"{config.defaults(config.InferAff, settings.recipe)[flag][0]:g}" for flag in ("low", "high")}
     pair = [word for flag, alpha in affinity.items() for word in (f"--{flag}", alpha)]
-    walk = "rw/" + "_".join(alpha_name(float(alpha)) for alpha in affinity.values())
+    walk = f"rw/{alpha_pair(*map(float, affinity.values()))}"
     alphas = sorted({*alphas, *map(float, affinity.values())} if alphas else ())
     crf = ["--crf", "--alphas", *(f"{a:g}" for a in alphas)] if alphas else []
 

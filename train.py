@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import config
 from data.dataset import TrainSet, VOCLayout
-from data.loader import train_loader, view_loader
+from data.loader import steps_per_epoch, train_loader, view_loader
 from data.transforms import augment, denormalize
 from methods.cam import image_cams
 from methods.classification import Classification
@@ -22,7 +22,7 @@ from networks import parameter_groups
 from networks.cam import CAMNet
 from networks.pretrained import load_weights, official_state
 from tools import distributed, engine, interrupt
-from tools.experiment import Experiment, digest, digests, save_image
+from tools.experiment import Experiment, digests, save_image
 from tools.metrics import ThresholdHistogram, iou, threshold_range
 from tools.visualize import erasing_figure
 
@@ -32,7 +32,7 @@ def main():
     device = distributed.start(settings.device)
     experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
     dataset = train_set(settings, layout)
-    steps = len(dataset) // settings.batch_size
+    steps = steps_per_epoch(len(dataset), settings.batch_size)
 
     torch.manual_seed(settings.seed)
     network, inputs = start_network(settings, experiment, layout, "er_init")
@@ -47,20 +47,14 @@ def main():
     groups = parameter_groups(network, settings.lr, settings.wt_dec, ["fc8"] if settings.lr_new == 10 else [])
 
     record = config.content(settings) | {"classes": layout.classes, "inputs": inputs}
-    loader = partial(train_loader, dataset, settings.batch_size, settings.max_epochs, settings.seed,
-                     rank=distributed.rank(), world=distributed.world(), num_workers=settings.num_workers,
-                     pin_memory=device.type == "cuda")
-    engine.run_training(objective, network, groups, loader, experiment, settings.model, settings, record, steps=steps,
-                        device=device, weights=official_state, ids=dataset.ids,
+    engine.run_training(objective, network, groups, partial(train_loader, dataset), experiment, settings.model,
+                        settings, record, steps=steps, device=device, weights=official_state, ids=dataset.ids,
                         on_step=masks_on_step(settings, experiment, objective, layout),
                         on_epoch=cams_on_epoch(settings, network, layout, device))
 
 
 def train_set(settings, layout):
     ids = layout.ids(settings.train_list)
-    if settings.batch_size > len(ids):
-        raise ValueError(f"--batch_size {settings.batch_size} is larger than the list {settings.train_list}, which has "
-                         f"{len(ids)} images: take a smaller one")
     change = partial(augment, resize=settings.resize, crop_size=settings.crop, jitter_amounts=settings.jitter)
     dataset = TrainSet(layout, ids, settings.seed, change, sample_target if settings.model == "model_cse" else None)
     empty = int((dataset.labels.sum(1) == 0).sum())
@@ -83,14 +77,10 @@ def start_network(settings, experiment, layout, flag):
         if trained["classes"] != layout.classes:
             raise ValueError(f"--cl_init {source} was trained on other classes than those of {layout.root}")
     network = CAMNet(len(layout.classes), **shape)
-    if path is None:
-        if flag == "cl_init":
-            raise ValueError("--cl_init random: the ordinary classifier must be a trained one")
-        return network, {flag: "random"}
-    names = load_weights(network, path, head="require" if flag == "cl_init" else "skip")
-    distributed.say(f"--{flag}: {len(names['loaded'])} tensors from {path}; new: {', '.join(names['new']) or 'none'}; "
-                    f"{len(names['unused'])} of the file are not used")
-    return network, {flag: digest(path)}
+    if path is None and flag == "cl_init":
+        raise ValueError("--cl_init random: the ordinary classifier must be a trained one")
+    load = partial(load_weights, network, head="require" if flag == "cl_init" else "skip")
+    return network, {flag: engine.start_from(path, flag, load)}
 
 
 def cams_on_epoch(settings, network, layout, device):

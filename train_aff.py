@@ -1,6 +1,6 @@
 """Train AffinityNet: which neighbouring cells belong to the same object?
 
-Reads   JPEGImages/ of --data_root   crf/LOW/ID.npz and crf/HIGH/ID.npz (infer.py)
+Reads   JPEGImages/ of --data_root   crf/LOW/ID.npz and crf/HIGH/ID.npz (infer.py)   starting weights (--init)
 Writes  ckpt/aff_LOW_HIGH/EEE.pth, last.pth   log/train_aff_LOW_HIGH.jsonl
 Run     python train_aff.py --name X --low 4 --high 24
 The same command again goes on where the last one stopped.
@@ -11,14 +11,14 @@ import torch
 
 import config
 from data.dataset import AffinitySet, VOCLayout
-from data.loader import EpochSampler, train_loader
+from data.loader import steps_per_epoch, train_loader
 from data.transforms import augment_mapped
 from methods.affinity import AffinityLearning, confident_labels
 from networks import parameter_groups
 from networks.affinity import AffinityNet
 from networks.pretrained import load_weights, official_state
 from tools import distributed, engine
-from tools.experiment import Experiment, alpha_name, alpha_pair, digest, digests, find_maps, read_crf
+from tools.experiment import Experiment, alpha_name, alpha_pair, digest, digests, find_maps, lacking, read_crf
 
 
 def main():
@@ -28,27 +28,25 @@ def main():
     device = distributed.start(settings.device)
     experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
     ids = layout.ids(settings.train_list)
-    steps = EpochSampler(len(ids), settings.batch_size, settings.max_epochs, settings.seed).steps_per_epoch
+    steps = steps_per_epoch(len(ids), settings.batch_size)
     folders = crf_folders(settings, experiment, layout)
     change = partial(augment_mapped, crop_size=settings.crop, jitter_amounts=settings.jitter)
     dataset = AffinitySet(layout, find_pairs(settings, folders, ids), settings.seed, read_crf, change, confident_labels)
     distributed.say(f"{len(ids)} images of {settings.train_list}, labels from {' and '.join(map(str, folders))}")
 
     torch.manual_seed(settings.seed)
-    network = AffinityNet(**{name: getattr(settings, name) for name in config.SEG_FIELDS})
-    inputs = {"init": start(settings, experiment, network)} | {
-        f"crf {side}": digest(folder) for side, folder in zip(("low", "high"), folders)}
+    network = AffinityNet(**{name: getattr(settings, name) for name in config.BACKBONE_FIELDS})
+    init = engine.start_from(experiment.find_init(settings.init, "init"), "init",
+                             partial(load_weights, network, head="skip"))
+    inputs = {"init": init, "crf low": digest(folders[0]), "crf high": digest(folders[1])}
     objective = AffinityLearning(network, global_mean=distributed.global_mean)
     engine.place(objective, device, settings.compile, checkpoint_blocks=settings.checkpoint_blocks)
     groups = parameter_groups(network, settings.lr, settings.wt_dec, network.new_layers)
 
     record = config.content(settings) | {"classes": layout.classes, "inputs": inputs | digests(layout.sources())}
-    loader = partial(train_loader, dataset, settings.batch_size, settings.max_epochs, settings.seed,
-                     rank=distributed.rank(), world=distributed.world(), num_workers=settings.num_workers,
-                     pin_memory=device.type == "cuda")
     model = f"aff_{alpha_pair(settings.low, settings.high)}"
-    engine.run_training(objective, network, groups, loader, experiment, model, settings, record, steps=steps,
-                        device=device, weights=official_state, ids=ids)
+    engine.run_training(objective, network, groups, partial(train_loader, dataset), experiment, model, settings, record,
+                        steps=steps, device=device, weights=official_state, ids=ids)
 
 
 def crf_folders(settings, experiment, layout):
@@ -69,15 +67,14 @@ def crf_folders(settings, experiment, layout):
 def find_pairs(settings, folders, ids):
     """Return {ID: (path of the low alpha's maps, of the high one's)}; ValueError with what is missing and its maker."""
     paths = {i: tuple(find_maps(folder, i) for folder in folders) for i in ids}
-    missing, lacking = [], []
+    words, alphas = [], []
     for side, (folder, alpha) in enumerate(zip(folders, (settings.low, settings.high))):
         gone = [i for i in ids if paths[i][side] is None]
         if gone:
-            lacking.append(alpha)
-            missing.append(f"{len(gone)} of the {len(ids)} images of {settings.train_list} have no CRF map in {folder} "
-                           f"({', '.join(gone[:5])}{' ...' if len(gone) > 5 else ''})")
-    if missing:
-        raise ValueError(f"{'; '.join(missing)}. {maker(settings, lacking)}")
+            alphas.append(alpha)
+            words.append(lacking("CRF map", folder, gone, ids, settings.train_list))
+    if words:
+        raise ValueError(f"{'; '.join(words)}. {maker(settings, alphas)}")
     return paths
 
 
@@ -86,17 +83,6 @@ def maker(settings, alphas):
     model = "model_oc" if "model_oc" in settings.crf_dir else "model_cse"
     return (f"Make them: python infer.py --name {settings.name} --model {model} --crf --alphas "
             f"{' '.join(f'{a:g}' for a in alphas)} --infer_list {settings.train_list}")
-
-
-def start(settings, experiment, network):
-    """Load the weights that --init names; returns their digest."""
-    path = experiment.find_init(settings.init, "init")
-    if path is None:
-        return "random"
-    names = load_weights(network, path, head="skip")
-    distributed.say(f"--init: {len(names['loaded'])} tensors from {path}; new: {', '.join(names['new']) or 'none'}; "
-                    f"{len(names['unused'])} of the file are not used")
-    return digest(path)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Train DeepLab, the network that is the result, on the pseudo labels.
 
-Reads   JPEGImages/ of --data_root   rw/LOW_HIGH/ID.png, or another folder of label maps (infer_aff.py)
+Reads   JPEGImages/ of --data_root   rw/LOW_HIGH/ID.png (infer_aff.py), or another folder of label maps
+        starting weights (--init)
 Writes  ckpt/seg/EEE.pth, last.pth   log/train_seg.jsonl
 Run     python train_seg.py --name X --label_dir rw/04_24
         python train_seg.py --name X --label_dir rw/04_24 --network deeplabv3_resnet50
@@ -16,14 +17,14 @@ from tqdm import tqdm
 
 import config
 from data.dataset import IGNORE, SegSet, VOCLayout, picture_size
-from data.loader import EpochSampler, train_loader
+from data.loader import steps_per_epoch, train_loader
 from data.transforms import augment_labelled
 from methods.segmentation import Segmentation
 from networks import parameter_groups
 from networks.deeplab import deeplab
 from networks.pretrained import find_torchvision, load_weights, official_state
 from tools import distributed, engine
-from tools.experiment import Experiment, digest, digests
+from tools.experiment import Experiment, digests, lacking, pair_alphas
 
 
 def main():
@@ -31,7 +32,7 @@ def main():
     device = distributed.start(settings.device)
     experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
     ids = layout.ids(settings.train_list)
-    steps = EpochSampler(len(ids), settings.batch_size, settings.max_epochs, settings.seed).steps_per_epoch
+    steps = steps_per_epoch(len(ids), settings.batch_size)
     layout.check(ids, settings.train_list)
     folder = label_folder(settings, experiment, layout, ids)
     inputs = {"labels": distributed.main_first(lambda: check_labels(folder, layout, ids))}
@@ -46,11 +47,8 @@ def main():
     groups = parameter_groups(network, settings.lr, settings.wt_dec, network.new_layers)
 
     record = config.content(settings) | {"classes": layout.classes, "inputs": inputs}
-    loader = partial(train_loader, dataset, settings.batch_size, settings.max_epochs, settings.seed,
-                     rank=distributed.rank(), world=distributed.world(), num_workers=settings.num_workers,
-                     pin_memory=device.type == "cuda")
-    engine.run_training(objective, network, groups, loader, experiment, "seg", settings, record, steps=steps,
-                        device=device, weights=official_state, ids=ids)
+    engine.run_training(objective, network, groups, partial(train_loader, dataset), experiment, "seg", settings, record,
+                        steps=steps, device=device, weights=official_state, ids=ids)
 
 
 def label_folder(settings, experiment, layout, ids):
@@ -59,13 +57,13 @@ def label_folder(settings, experiment, layout, ids):
     folder = inside if inside.is_dir() else Path(settings.label_dir)
     missing = [i for i in ids if not layout.has_truth(i, folder)]
     if missing:
-        what = f"{len(missing)} of the {len(ids)} images of {settings.train_list} have no label map in {folder}" if (
-            folder.is_dir()) else f"no folder of label maps: neither {inside} nor {folder}"
-        kind, _, alphas = settings.label_dir.strip("/").partition("/")
-        low, _, high = alphas.partition("_")
-        command = (f"python infer_aff.py --name {settings.name} --low {low} --high {high} "
-                   f"--infer_list {settings.train_list}" if kind == "rw" else "the stage that writes this folder")
-        raise ValueError(f"{what} ({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}). Make them: {command}")
+        what = (lacking("label map", folder, missing, ids, settings.train_list) if folder.is_dir() else
+                f"no folder of label maps: neither {inside} nor {folder}")
+        kind, _, pair = settings.label_dir.strip("/").partition("/")
+        alphas = pair_alphas(pair) if kind == "rw" else None
+        command = (f"python infer_aff.py --name {settings.name} --low {alphas[0]} --high {alphas[1]} --infer_list "
+                   f"{settings.train_list}" if alphas else "the stage that writes this folder")
+        raise ValueError(f"{what}. Make them: {command}")
     experiment.verify(folder, digests(layout.sources()))
     return folder
 
@@ -108,17 +106,13 @@ def start_network(settings, experiment, layout):
     if settings.network != "largefov" and settings.batch_size // settings.accumulate < 2:
         raise ValueError(f"the head of {settings.network} has a BatchNorm that one image alone cannot train: "
                          "a larger --batch_size, or a smaller --accumulate")
-    network = deeplab(settings.network, len(layout.classes), **{k: getattr(settings, k) for k in config.SEG_FIELDS})
+    network = deeplab(settings.network, len(layout.classes),
+                      **{name: getattr(settings, name) for name in config.BACKBONE_FIELDS})
     if settings.init == "imagenet" and settings.network != "largefov":
         path = find_torchvision(settings.network)
     else:
         path = experiment.find_init(settings.init, "init")
-    if path is None:
-        return network, "random"
-    names = load_weights(network, path, head="skip")
-    distributed.say(f"--init: {len(names['loaded'])} tensors from {path}; new: {', '.join(names['new']) or 'none'}; "
-                    f"{len(names['unused'])} of the file are not used")
-    return network, digest(path)
+    return network, engine.start_from(path, "init", partial(load_weights, network, head="skip"))
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ Prints  the median time of a step, of its network alone, of the pairs' affinitie
         share of the step, peak memory
 Run     python -m benchmarks.affinity_step --width 1 --batch_size 2 --crop 192
 """
-import argparse
 import statistics
 import time
 
 import torch
 
-from benchmarks.cse_step import machine, peak_memory, synchronize
+from benchmarks.cse_step import machine, peak_memory, step_parser, synchronize
 from methods.affinity import AffinityLearning, affinity_labels, affinity_loss, pair_affinity
 from networks import parameter_groups
 from networks.affinity import AffinityNet
@@ -18,7 +17,7 @@ from tools import engine
 
 
 def main():
-    args = parse()
+    args = step_parser(__doc__).parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu")
     network = AffinityNet(args.width)
     objective = AffinityLearning(network)
@@ -40,17 +39,6 @@ def main():
         print(f"{part:<18} {seconds:8.4f} s  {seconds / whole:6.1%}")
     print(f"{'step':<18} {whole:8.4f} s  {args.batch_size / whole:.2f} images/s")
     print(f"peak memory        {peak_memory(device):8.2f} GiB")
-
-
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--batch_size", type=int, default=2)
-    parser.add_argument("--crop", type=int, default=192)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    return parser.parse_args()
 
 
 def make_batch(args, device):

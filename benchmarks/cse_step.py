@@ -50,10 +50,7 @@ def main():
     print(f"step                       {without:.3f} s  {args.batch_size / without:.2f} images/s")
     print(f"with the OC's gradients    {with_:.3f} s")
     print(f"ratio                      {without / with_:.3f}")
-    flop = FORWARD_GFLOP_384 * 1e9 * STEP_IN_FORWARDS * (args.crop / 384) ** 2 * args.width**2 * args.batch_size
-    print(f"rate                       {flop / without / 1e12:.2f} TFLOP/s")
-    if args.peak_tflops:
-        print(f"share of the peak          {flop / without / 1e12 / args.peak_tflops:.1%}")
+    print_rate(FORWARD_GFLOP_384 * STEP_IN_FORWARDS * (args.crop / 384) ** 2, args, without)
     print(f"peak memory                {peak_memory(device):.2f} GiB")
     if args.data_root:
         rate = loader_rate(args)
@@ -62,18 +59,24 @@ def main():
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = step_parser(__doc__)
+    parser.add_argument("--peak_tflops", type=float, help="the chip's peak at this precision")
+    parser.add_argument("--data_root", help="dataset for the loader's rate")
+    parser.add_argument("--train_list", default="train")
+    parser.add_argument("--num_workers", type=int, default=1)
+    return parser.parse_args()
+
+
+def step_parser(doc):
+    """Make a parser of what each benchmark of a training step takes."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--crop", type=int, default=192)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--peak_tflops", type=float, help="the chip's peak at this precision")
-    parser.add_argument("--data_root", help="dataset for the loader's rate")
-    parser.add_argument("--train_list", default="train")
-    parser.add_argument("--num_workers", type=int, default=1)
-    return parser.parse_args()
+    return parser
 
 
 def make_batch(args, device):
@@ -97,6 +100,14 @@ def step(objective, optimizer, batch, device, precision):
     optimizer.step()
     synchronize(device)
     return time.perf_counter() - start
+
+
+def print_rate(gflop, args, seconds):
+    """Print the rate of a step, whose images cost so many GFLOP at width 1, and on demand its share of the peak."""
+    tflops = gflop * args.width**2 * args.batch_size / seconds / 1e3
+    print(f"rate                       {tflops:.2f} TFLOP/s")
+    if args.peak_tflops:
+        print(f"share of the peak          {tflops / args.peak_tflops:.1%}")
 
 
 def loader_rate(args):

@@ -4,14 +4,13 @@ Prints  the median time of a step, the share of the loss in it, peak memory, and
         a share of its peak
 Run     python -m benchmarks.seg_step --width 1 --batch_size 2 --crop 192
 """
-import argparse
 import statistics
 import time
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.cse_step import machine, peak_memory, step, synchronize
+from benchmarks.cse_step import machine, peak_memory, print_rate, step, step_parser, synchronize
 from methods.segmentation import Segmentation
 from networks import parameter_groups
 from networks.deeplab import deeplab
@@ -48,23 +47,14 @@ def main():
     print(f"step                       {whole:.3f} s  {args.batch_size / whole:.2f} images/s")
     print(f"upsampling and loss        {loss / whole:.1%} of it")
     if args.network == "largefov":
-        flop = FORWARD_GFLOP_448 * 1e9 * STEP_IN_FORWARDS * (args.crop / 448) ** 2 * args.width**2 * args.batch_size
-        print(f"rate                       {flop / whole / 1e12:.2f} TFLOP/s")
-        if args.peak_tflops:
-            print(f"share of the peak          {flop / whole / 1e12 / args.peak_tflops:.1%}")
+        print_rate(FORWARD_GFLOP_448 * STEP_IN_FORWARDS * (args.crop / 448) ** 2, args, whole)
     print(f"peak memory                {peak_memory(device):.2f} GiB")
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = step_parser(__doc__)
     parser.add_argument("--network", default="largefov", choices=("largefov", "deeplabv3_resnet50",
                                                                   "deeplabv3_resnet101"))
-    parser.add_argument("--width", type=float, default=1.0, help="of largefov")
-    parser.add_argument("--batch_size", type=int, default=2)
-    parser.add_argument("--crop", type=int, default=192)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--peak_tflops", type=float, help="the chip's peak at this precision")
     return parser.parse_args()
 

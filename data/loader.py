@@ -22,6 +22,14 @@ def train_loader(dataset, batch_size, epochs, seed, start_step=0, rank=0, world=
                       generator=torch.Generator().manual_seed(seed), worker_init_fn=_leave_signals_to_the_parent)
 
 
+def steps_per_epoch(images, batch_size):
+    """Count the batches of an epoch; ValueError for a batch_size of none, or of more than there are images."""
+    if not 1 <= batch_size <= images:
+        raise ValueError(f"a batch of {batch_size} cannot be drawn from a list of {images} images: "
+                         f"--batch_size takes 1 to {images} here")
+    return images // batch_size
+
+
 class EpochSampler:
     """Yield the (epoch, index) of each step's samples, step after step and epoch after epoch, from `start_step` on.
 
@@ -30,14 +38,11 @@ class EpochSampler:
     """
 
     def __init__(self, images, batch_size, epochs, seed, start_step=0, rank=0, world=1):
-        if not 1 <= batch_size <= images:
-            raise ValueError(f"a batch of {batch_size} cannot be drawn from a list of {images} images: "
-                             f"--batch_size takes 1 to {images} here")
+        self.steps_per_epoch = steps_per_epoch(images, batch_size)
         if batch_size % world:
             raise ValueError(f"--batch_size {batch_size} is the batch of all processes together, and {world} processes "
                              f"cannot share it evenly: take a multiple of {world}, or another number of processes")
         self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.steps_per_epoch = images // batch_size
         self.start_step, self.steps = start_step, epochs * self.steps_per_epoch
         self.rank, self.world = rank, world
 

@@ -3,7 +3,9 @@ import contextlib
 import hashlib
 import importlib
 import io
+import os
 import shutil
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -29,6 +31,15 @@ def call(stage, *words):
         patch.setattr(sys, "argv", [f"{stage}.py", *map(str, words)])
         config.run(module.main)
     return printed.getvalue()
+
+
+def torchrun(stage, *words):
+    """Run a stage in two processes; where they fail, the test shows what they said."""
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--",
+            Path(__file__).resolve().parent.parent / f"{stage}.py", *map(str, words)]
+    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout[-5000:]
 
 
 def refusal(stage, *words):

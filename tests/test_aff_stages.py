@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 import config
 import infer_aff
-from data.dataset import AffinitySet, VOCLayout, read_image
+from data.dataset import VOC_CLASSES, AffinitySet, VOCLayout, read_image
 from data.prepare import voc_palette
 from data.transforms import augment_mapped, denormalize, normalize
 from methods.affinity import confident_labels, pair_affinity
@@ -22,10 +23,10 @@ from methods.random_walk import start_scores, transition, walk_cams
 from networks.affinity import AffinityNet
 from networks.pretrained import load_weights, official_state
 from tests.conftest import ROOT
-from tests.stages import DEMO, call, copy_place, files, own_data, refusal
+from tests.stages import DEMO, call, copy_place, files, own_data, refusal, torchrun
 from tests.test_bad_input import add_to_list, assert_says, cut, mend_labels
 from tests.test_pipeline import rows_of, slow_miou, voc, voc_place  # noqa: F401 (fixtures)
-from tools import interrupt
+from tools import crf, engine, interrupt
 from tools.experiment import read_cam, read_labels, save_cam, save_crf
 
 PAIR = ("--low", 2, "--high", 24)
@@ -67,12 +68,16 @@ def test_the_files_of_training(walked):
     assert (stored["low"], stored["high"]) == (2, 24) and len(stored["inputs"]["init"]) == 64
     assert stored["inputs"]["crf low"] != stored["inputs"]["crf high"]
     weights = torch.load(folder / "ckpt/aff_02_24/001.pth", weights_only=True)
-    network = AffinityNet(**{name: stored[name] for name in config.SEG_FIELDS})
+    network = AffinityNet(**{name: stored[name] for name in config.BACKBONE_FIELDS})
     assert list(official_state(network)) == list(weights) and "f8_3.weight" in weights
     before = torch.load(folder / "ckpt/model_cse/001.pth", weights_only=True)       # {name}/model_cse
     assert torch.equal(weights["bn7.running_mean"], before["bn7.running_mean"])
     assert torch.equal(weights["conv1a.weight"], before["conv1a.weight"])           # BatchNorm and conv1a, b2 are fixed
     assert not torch.equal(weights["b5.conv_branch2a.weight"], before["b5.conv_branch2a.weight"])
+    groups = torch.load(folder / "ckpt/aff_02_24/last.pth", weights_only=True)["optimizer"]["param_groups"]
+    assert [group["initial_lr"] for group in groups] == pytest.approx([0.01, 0.02, 0.1, 0.2])
+    assert [group["weight_decay"] for group in groups] == [5e-4, 0, 5e-4, 0]
+    assert [len(group["params"]) for group in groups] == [13, 0, 4, 0]              # the third: f8_3, f8_4, f8_5, f9
     rows = rows_of(folder / "log/train_aff_02_24.jsonl")
     assert [row["epoch"] for row in rows] == [0, 1]
     assert rows[1]["loss"] < rows[0]["loss"]
@@ -97,7 +102,7 @@ def test_the_files_of_the_walk(walked):
 # ---- numbers ----
 
 def test_a_training_item_is_the_authors(golden):
-    """Through the dataset itself: its draws are the manifest's, its maps those of the file."""
+    """Through the stage's own changes: the draws are the manifest's, the maps those of the file."""
     stored = np.load(golden("set07_affdataset_merge.npz"))
 
     class Draws:
@@ -167,7 +172,7 @@ def test_the_label_maps_are_those_of_a_slow_walk(walked):
     """A picture cut to 90x125, which is no multiple of 8: the dense matrix squared, pixel by pixel."""
     folder, image_id = walked / "experiment/X", "train_0003"
     network = AffinityNet(**{k: v for k, (v, _) in config.defaults(config.TrainAff, "demo").items()
-                             if k in config.SEG_FIELDS}).eval()
+                             if k in config.BACKBONE_FIELDS}).eval()
     load_weights(network, folder / "ckpt/aff_02_24/001.pth")
     image = normalize(read_image(VOCLayout(walked / "data/critters").image_path(image_id))[:90, :125])
     classes, scores = read_cam(folder / f"dict/{image_id}.npz")
@@ -191,7 +196,7 @@ def test_what_is_written_is_what_wins(walked):
     """The stage's own PNG beside the walk of the same picture, float16 CAMs and all."""
     folder, layout = walked / "experiment/X", VOCLayout(walked / "data/critters")
     network = AffinityNet(**{k: v for k, (v, _) in config.defaults(config.TrainAff, "demo").items()
-                             if k in config.SEG_FIELDS}).eval()
+                             if k in config.BACKBONE_FIELDS}).eval()
     load_weights(network, folder / "ckpt/aff_02_24/001.pth")
     for image_id in layout.ids("train")[:3]:
         classes, scores = read_cam(folder / f"dict/{image_id}.npz")
@@ -267,13 +272,8 @@ def test_shards_and_single_pictures(aff):
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(aff):
-    def run(stage, *words, name):
-        subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--",
-                        ROOT / f"{stage}.py", *map(str, words), "--name", name], check=True, capture_output=True,
-                       env=os.environ | {"OMP_NUM_THREADS": "1"})
-
     train, walk = (*TRAIN, *ELSEWHERE, "--device", "cpu"), (*WALK, "--dict_dir", "experiment/X/dict", "--device", "cpu")
-    run("train_aff", *train, name="two")
+    torchrun("train_aff", *train, "--name", "two")
     call("train_aff", *train, "--name", "one")
     one, two = (torch.load(aff / f"experiment/{name}/ckpt/aff_02_24/001.pth", weights_only=True)
                 for name in ("one", "two"))
@@ -283,7 +283,7 @@ def test_two_processes_do_what_one_does(aff):
     for a, b in zip(*logs):
         assert {k: v for k, v in a.items() if k.startswith("loss")} == pytest.approx(
             {k: v for k, v in b.items() if k.startswith("loss")}, abs=1e-4)
-    run("infer_aff", *walk, name="two")
+    torchrun("infer_aff", *walk, "--name", "two")
     call("infer_aff", *walk, "--name", "one")
     one, two = (label_maps(aff / f"experiment/{name}/rw/02_24") for name in ("one", "two"))
     assert all((one[i] == two[i]).mean() > 0.99 for i in one) and len(two) == 12
@@ -296,27 +296,57 @@ def test_other_settings_are_other_maps(aff):
                   ("--precision", "bf16"), ("--load_epo", 0)):
         name = "000.pth" if words[0] == "--load_epo" else words[0].removeprefix("--")
         assert_says(refusal("infer_aff", *WALK, *words), "rw/02_24 was made differently", name, "--overwrite")
-    for words in (("--dup", 1), ("--beta", 1), ("--logt", 8), ("--load_epo", 0)):
+    for words in (("--dup", 1), ("--beta", 1), ("--logt", 8), ("--load_epo", 0), ("--precision", "bf16")):
         call("infer_aff", *WALK, *words, "--overwrite", "--rw_dir", "other")
         here, there = label_maps(aff / "experiment/X/rw/02_24"), label_maps(aff / "experiment/X/other")
         assert here.keys() == there.keys() and any((here[i] != there[i]).any() for i in here), words
 
 
-def test_one_crf_iteration(aff, golden):
-    pytest.importorskip("pydensecrf")
-    stored, layout = np.load(golden("set10_random_walk_aeft.npz")), VOCLayout("data/critters")
-    image = stored["img8_padded"][:90, :125]
-    Image.fromarray(image).save(aff / "a.png")
-    layout.image_path = lambda image_id: aff / "a.png"
-    padded, scores = infer_aff.load_for_crf(layout, "a", np.array([0, 2]), np.ones((2, 96, 128), np.float32))
-    np.testing.assert_array_equal(padded, stored["img8_padded"])
-    assert scores.shape == (7, 96, 128) and scores.sum((1, 2)).astype(bool).tolist() == [1, 0, 1, 0, 0, 0, 0]
+def test_the_network_is_made_with_the_flags_and_walks_without_dropout(aff, monkeypatch):
+    seen = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "run_training", lambda objective, network, groups, loader, *rest, **kw: seen.update(
+            loader.args[0].augment.keywords, dropout=[m.p for m in network.modules() if isinstance(m, nn.Dropout2d)]))
+        call("train_aff", *TRAIN, "--jitter", 0.1, 0.2, 0.3, 0.05, "--crop", 80, "--dropout", 0.6, 0.7)
+    assert seen == {"crop_size": 80, "jitter_amounts": (0.1, 0.2, 0.3, 0.05), "dropout": [0.6, 0.6]}    # no b7
 
+    path = aff / "experiment/X/config/train_aff_02_24.json"
+    stored = json.loads(path.read_text())
+    stored["settings"]["dropout"] = [0.9, 0.9]
+    path.write_text(json.dumps(stored))
+    call("infer_aff", *WALK, "--rw_dir", "again")
+    for path in (aff / "experiment/X/rw/02_24").glob("*.png"):
+        assert (aff / "experiment/X/again" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_what_the_crf_is_given_is_the_authors(aff, golden):
+    """But for their picture's rounding: the label maps agree as the manifest asks."""
+    pytest.importorskip("pydensecrf")
+    stored, start = np.load(golden("set10_random_walk_aeft.npz")), np.load(golden("set10_random_walk_psa.npz"))
+    Image.fromarray(start["img"]).save(aff / "a.png")
+    layout, classes = VOCLayout("data/critters"), np.array([0, *start["keys"] + 1])
+    layout.image_path, layout.classes = lambda image_id: aff / "a.png", list(VOC_CLASSES)
+    for alpha in (16, 19):
+        padded, scores = infer_aff.load_for_crf(layout, "a", classes, stored[f"alpha{alpha}_soft_up"])
+        assert np.abs(padded.astype(int) - stored["img8_padded"]).max() <= 1
+        np.testing.assert_array_equal(padded[90:], stored["img8_padded"][90:])
+        np.testing.assert_array_equal(padded[:90, 125:], stored["img8_padded"][:90, 125:])
+        assert scores.shape == (21, 96, 128)
+        np.testing.assert_array_equal(np.flatnonzero(scores.any((1, 2))), classes)
+        labels = crf.dense_crf(padded, scores, 1).argmax(0)[:90, :125]
+        assert (labels == stored[f"alpha{alpha}_label_map"]).mean() >= 0.995
+
+
+def test_one_crf_iteration(aff):
+    pytest.importorskip("pydensecrf")
     call("infer_aff", *WALK, "--crf_iterations", 1, "--rw_dir", "sharp")
     plain, sharp = (label_maps(aff / f"experiment/X/{name}") for name in ("rw/02_24", "sharp"))
     assert plain.keys() == sharp.keys()
     agree = [(plain[i] == sharp[i]).mean() for i in plain]
     assert 0.5 < np.mean(agree) < 1
+    call("infer_aff", *WALK, "--crf_iterations", 5, "--rw_dir", "sharper")
+    sharper = label_maps(aff / "experiment/X/sharper")
+    assert np.mean([(plain[i] == sharper[i]).mean() for i in plain]) < np.mean(agree)
 
 
 def test_the_ordinary_classifiers_maps(aff):

@@ -196,6 +196,7 @@ def test_new_layers_start_as_the_authors(small):
     for name in ("f8_3", "f8_4", "f8_5"):
         weight = getattr(net, name).weight
         assert weight.std().item() == pytest.approx((2 / weight.shape[1]) ** 0.5, rel=0.05)
+        assert weight.abs().max() > 2.5 * weight.std()              # normal: a uniform one ends at 1.73
     bound = 4 * (6 / (2 * 224)) ** 0.5
     assert 0.98 * bound < net.f9.weight.abs().max() <= bound
     assert net.f9.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
@@ -360,8 +361,9 @@ def test_each_kind_weighs_by_its_pairs_not_by_its_share():
     few = torch.zeros_like(kinds[0])
     few[0, 0, 0] = 1
     terms = affinity_loss(affinity, kinds[0], few, few)
-    for name in ("loss", "loss_bg", "loss_fg", "loss_neg"):
-        assert float(terms[name]) == pytest.approx(np.log(2), rel=1e-4)
+    for name, pairs in (("loss_bg", 34 * 6), ("loss_fg", 1), ("loss_neg", 1)):
+        assert float(terms[name]) == pytest.approx(-np.log(0.5 + 1e-5) * pairs / (pairs + 1e-5), rel=1e-6)
+    assert float(terms["loss"]) == pytest.approx(np.log(2), rel=1e-4)
 
 
 def test_processes_with_few_and_many_pairs_are_one(batch):

@@ -87,10 +87,13 @@ def test_the_faithful_recipe_is_the_authors():
     assert values(TrainSeg) | {
         "network": "largefov", "init": "imagenet", "train_list": "train_aug", "batch_size": 10, "max_epochs": 19,
         "lr": 0.001, "wt_dec": 5e-4, "momentum": 0.9, "power": 0.9, "scale": (0.5, 1.5), "crop": 448,
+        "jitter": (0.3, 0.3, 0.3, 0.1),
         "dropout": (0.3, 0.5), "width": 1.0, "norm": "frozen", "blocks": (3, 3, 6, 3, 1, 1), "dilation": (2, 4, 4),
     } == values(TrainSeg)
     assert 19_900 < 10_582 // 10 * values(TrainSeg)["max_epochs"] < 20_200
-    assert values(InferSeg)["scales"] == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) and values(InferSeg)["infer_list"] == "val"
+    assert values(InferSeg) | {
+        "infer_list": "val", "scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "crf": False, "crf_iterations": 10,
+    } == values(InferSeg)
     assert values(Infer)["alphas"] == (6, 10, 24) and values(Infer)["scales"] == (0.5, 1.0, 1.5, 2.0)
     assert values(Infer)["infer_list"] == values(Evaluate)["list"] == "train" and values(Infer)["crf_iterations"] == 10
     assert values(Evaluate)["thresholds"] == (0.10, 0.39, 0.01)

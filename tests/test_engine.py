@@ -3,14 +3,15 @@ import json
 import os
 import signal
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from tools import interrupt
-from tools.engine import Meter, fit, poly_sgd
-from tools.experiment import Experiment
+from tools.engine import Meter, fit, poly_sgd, run_training, start_from
+from tools.experiment import Experiment, digest
 
 EPOCHS, STEPS = 3, 4
 CPU = torch.device("cpu")
@@ -242,6 +243,37 @@ def test_weights_are_written_as_the_stage_says(tmp_path):
     assert list(state) == ["own." + name for name in objective.network.state_dict()]
     files = sorted(p.name for p in (experiment / "ckpt/model_oc").iterdir())
     assert files == ["000.pth", "001.pth", "002.pth", "last.pth"]
+
+
+def test_a_stages_settings_reach_loader_and_optimizer(tmp_path):
+    asked, objective = [], Objective()
+
+    def train_loader(batch_size, epochs, seed, start_step, **kw):
+        asked.append((batch_size, epochs, seed, start_step, kw))
+        return loader(start_step)
+
+    settings = SimpleNamespace(batch_size=5, max_epochs=EPOCHS, seed=77, num_workers=3, lr=0.05, power=0.5,
+                               momentum=0.4, accumulate=1, overwrite=False, precision="fp32", skip_nonfinite=0,
+                               save_minutes=9, print_freq=1)
+    experiment = Experiment(tmp_path, "X")
+    run_training(objective, objective.network, [{"params": list(objective.parameters()), "lr": 0.05}], train_loader,
+                 experiment, "model_oc", settings, {"lr": 0.05}, steps=STEPS, device=CPU,
+                 weights=lambda net: net.state_dict())
+    assert asked == [(5, EPOCHS, 77, 0, {"rank": 0, "world": 1, "num_workers": 3, "pin_memory": False})]
+    assert [row["lr"] for row in experiment.epochs("train_model_oc")] == pytest.approx(
+        [0.05 * (1 - step / 12) ** 0.5 for step in (4, 8, 11)])
+    last = torch.load(experiment / "ckpt/model_oc/last.pth")
+    assert last["optimizer"]["param_groups"][0]["momentum"] == 0.4
+
+
+def test_the_start_is_told_and_remembered(tmp_path, capsys):
+    assert start_from(None, "init", load=None) == "random" and capsys.readouterr().out == ""
+    path, loaded = tmp_path / "a.pth", []
+    path.write_bytes(b"weights")
+    names = {"loaded": ["a", "b"], "new": ["f9.weight"], "unused": ["fc8.weight"]}
+    assert start_from(path, "er_init", lambda source: loaded.append(source) or names) == digest(path)
+    assert loaded == [path]
+    assert capsys.readouterr().out == f"--er_init: 2 tensors from {path}; new: f9.weight; 1 of the file are not used\n"
 
 
 def test_checkpoints_have_the_authors_names(tmp_path):

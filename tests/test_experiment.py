@@ -15,9 +15,12 @@ import torch
 from tools.experiment import (
     Experiment,
     alpha_name,
+    alpha_pair,
     digest,
     find_maps,
+    lacking,
     load_checkpoint,
+    pair_alphas,
     read_cam,
     read_crf,
     read_json,
@@ -419,6 +422,18 @@ def test_maps_that_are_not_there(tmp_path):
 @pytest.mark.parametrize(("alpha", "name"), [(4, "04"), (6.0, "06"), (24, "24"), (2.5, "02.5"), (12.5, "12.5")])
 def test_folders_of_alphas(alpha, name):
     assert alpha_name(alpha) == name
+
+
+@pytest.mark.parametrize(("low", "high", "name"), [(4, 24, "04_24"), (2.5, 10.0, "02.5_10")])
+def test_a_pair_of_alphas_and_back(low, high, name):
+    assert alpha_pair(low, high) == name and pair_alphas(name) == (f"{low:g}", f"{high:g}")
+    assert [pair_alphas(other) for other in ("mine", "04", "04_24_30", "a_b", "")] == [None] * 5
+
+
+def test_what_a_folder_lacks():
+    ids = list("abcdefgh")
+    assert lacking("CAMs", "X/dict", ids[:2], ids, "val") == "2 of the 8 images of val have no CAMs in X/dict (a, b)"
+    assert lacking("CAMs", "X/dict", ids[:6], ids, "val").endswith("(a, b, c, d, e ...)")
 
 
 # ---- checkpoints ----

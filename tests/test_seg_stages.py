@@ -2,25 +2,25 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import config
-from data.dataset import VOC_CLASSES, VOCLayout
+from data.dataset import VOC_CLASSES, VOCLayout, read_image
 from data.prepare import voc_palette
+from data.transforms import views
+from methods.segmentation import multi_scale_scores
 from networks.deeplab import LargeFOV
-from networks.pretrained import official_state
-from tests.conftest import ROOT
-from tests.stages import DEMO, call, copy_place, files, own_data, refusal
+from networks.pretrained import load_weights, official_state
+from tests.stages import DEMO, call, copy_place, files, own_data, refusal, torchrun
 from tests.test_bad_input import assert_says, cut, mend_labels
 from tests.test_pipeline import rows_of, slow_miou, voc, voc_place  # noqa: F401 (fixtures)
-from tools import interrupt
+from tools import crf, engine, interrupt
 from tools.experiment import read_crf, save_labels
 
 SEG = (*DEMO, "--label_dir", "rw/02_24", "--batch_size", 4, "--max_epochs", 2)
@@ -81,7 +81,7 @@ def test_the_files_of_training(trained):
     assert stored["network"] == "largefov" and stored["classes"] == VOCLayout(trained / "data/critters").classes
     assert len(stored["inputs"]["init"]) == len(stored["inputs"]["labels"]) == 64
     weights = torch.load(folder / "ckpt/seg/001.pth", weights_only=True)
-    network = LargeFOV(6, **{name: stored[name] for name in config.SEG_FIELDS})
+    network = LargeFOV(6, **{name: stored[name] for name in config.BACKBONE_FIELDS})
     assert list(official_state(network)) == list(weights) and weights["b9.weight"].shape[0] == 7
     before = torch.load(folder / "ckpt/model_cse/001.pth", weights_only=True)       # {name}/model_cse
     assert torch.equal(weights["bn7.running_mean"], before["bn7.running_mean"])
@@ -90,6 +90,7 @@ def test_the_files_of_training(trained):
     assert [group["initial_lr"] for group in groups] == pytest.approx([0.01, 0.02, 0.1, 0.2])
     assert [len(group["params"]) for group in groups] == [17, 0, 2, 2]              # the last: of b8 and b9
     assert [group["momentum"] for group in groups] == 4 * [0.9]
+    assert [group["weight_decay"] for group in groups] == [5e-4, 0, 5e-4, 0]
     rows = rows_of(folder / "log/train_seg.jsonl")
     assert [row["epoch"] for row in rows] == [0, 1]
     assert all(np.isfinite(row["loss"]) and 0 < row["accuracy"] <= 1 for row in rows)
@@ -220,18 +221,13 @@ def test_shards_and_single_pictures(seg):
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(seg):
-    def run(stage, *words, name):
-        subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-                        ROOT / f"{stage}.py", *map(str, words), "--name", name], check=True, capture_output=True,
-                       env=os.environ | {"OMP_NUM_THREADS": "1"})
-
     line = (*SEG, *ELSEWHERE, "--device", "cpu")
-    run("train_seg", *line, name="two")
+    torchrun("train_seg", *line, "--name", "two")
     call("train_seg", *line, "--name", "one")
     one, two = (torch.load(seg / f"experiment/{name}/ckpt/seg/001.pth", weights_only=True) for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-5)
-    run("infer_seg", *INFER, "--device", "cpu", "--seg_dir", "seg_two", name="X")
+    torchrun("infer_seg", *INFER, "--device", "cpu", "--seg_dir", "seg_two")
     for path in (seg / "experiment/X/seg").glob("*.png"):
         assert (seg / "experiment/X/seg_two" / path.name).read_bytes() == path.read_bytes()
 
@@ -249,6 +245,37 @@ def test_the_crf_and_other_scales_are_other_maps(seg):
     pairs = [(label_map(p), label_map(seg / f"experiment/X/seg/{p.name}"))
              for p in (seg / "experiment/X/seg_crf").glob("*.png")]
     assert len(pairs) == 6 and any((a != b).any() for a, b in pairs)
+
+
+@pytest.mark.parametrize("words", [(), ("--crf", "--crf_iterations", 2)])
+def test_the_maps_are_those_of_all_scales_without_dropout(seg, words):
+    """Beside the same by hand: the network in eval mode, its views averaged, the CRF of a segmentation network."""
+    if words:
+        pytest.importorskip("pydensecrf")
+    path = seg / "experiment/X/config/train_seg.json"
+    stored, layout = json.loads(path.read_text()), VOCLayout("data/critters")
+    stored["settings"]["dropout"] = [0.9, 0.9]
+    path.write_text(json.dumps(stored))
+    call("infer_seg", *DEMO, "--scales", 0.5, 1.25, *words, "--seg_dir", "other", "--only", "val_0003")
+    network = LargeFOV(6, **{name: stored["settings"][name] for name in config.BACKBONE_FIELDS}).eval()
+    load_weights(network, seg / "experiment/X/ckpt/seg/001.pth")
+    image = read_image(layout.image_path("val_0003"))
+    scores = multi_scale_scores(network, views(image, (0.5, 1.25)), (128, 128)).numpy()
+    plain = scores.argmax(0)
+    if words:
+        scores = crf.dense_crf(image, scores, 2, crf.DEEPLAB_BILATERAL)
+    found = label_map(seg / "experiment/X/other/val_0003.png")
+    assert (found == scores.argmax(0)).mean() > 0.999
+    assert (found != label_map(seg / "experiment/X/seg/val_0003.png")).any() and bool(words) == (found != plain).any()
+
+
+def test_the_flags_of_training_reach_their_places(seg, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(engine, "run_training", lambda objective, network, groups, loader, *rest, **kw: seen.update(
+        loader.args[0].augment.keywords, dropout=[m.p for m in network.modules() if isinstance(m, nn.Dropout2d)]))
+    call("train_seg", *SEG, "--jitter", 0.1, 0.2, 0.3, 0.05, "--crop", 80, "--scale", 0.6, 1.1, "--dropout", 0.6, 0.7)
+    assert seen == {"crop_size": 80, "scale": (0.6, 1.1), "jitter_amounts": (0.1, 0.2, 0.3, 0.05),
+                    "dropout": [0.6, 0.6]}              # no b7
 
 
 def test_labels_that_have_changed_are_other_labels(seg):
@@ -350,14 +377,16 @@ def test_folders_that_are_none(seg):
 
 def test_no_labels(seg):
     assert_says(refusal("train_seg", *SEG, "--label_dir", "rw/04_24"), "neither experiment/X/rw/04_24 nor rw/04_24",
-                "python infer_aff.py --name X --low 04 --high 24 --infer_list train_aug")
+                "python infer_aff.py --name X --low 4 --high 24 --infer_list train_aug")
     for number in range(7):
         (seg / f"experiment/X/rw/02_24/train_{number:04d}.png").unlink()
     assert_says(refusal("train_seg", *SEG), "7 of the 12 images of train_aug have no label map in experiment/X/rw",
                 "train_0000, train_0001, train_0002, train_0003, train_0004 ...",
-                "python infer_aff.py --name X --low 02 --high 24")
-    assert_says(refusal("train_seg", *SEG, "--label_dir", "mine"), "neither experiment/X/mine nor mine",
-                "the stage that writes this folder")
+                "python infer_aff.py --name X --low 2 --high 24")
+    for name in ("mine", "rw/mine"):        # --rw_dir's: no alphas to name
+        assert_says(refusal("train_seg", *SEG, "--label_dir", name), f"neither experiment/X/{name} nor {name}",
+                    "the stage that writes this folder")
+    assert "could not convert" not in refusal("train_seg", *SEG, "--init", "X/aff_mine")
 
 
 def spoil(seg, change, image_id="train_0004"):

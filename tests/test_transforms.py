@@ -168,6 +168,28 @@ def test_augment_can_leave_the_jitter_out():
     assert not any(torch.equal(view(), p) for p in (plain, plain.flip(-1)))
 
 
+def test_only_the_picture_is_jittered_and_before_anything_is_cut():
+    """Of what AffinityNet and DeepLab learn from: at the picture's own size the colours are jitter's, to the bit."""
+    image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    labels = np.random.default_rng(1).integers(0, 3, (24, 24), dtype=np.uint8)
+    amounts = (0.3, 0.2, 0.1, 0.05)
+    for seed in range(4):
+        found, [scores] = transforms.augment_mapped(image, [labels[None].astype(np.float32)],
+                                                    np.random.default_rng(seed), 24, amounts)
+        expected = transforms.normalize(transforms.jitter(image, np.random.default_rng(seed), *amounts))
+        flipped = not np.array_equal(scores[0], labels)
+        np.testing.assert_array_equal(scores[0], labels[:, ::-1] if flipped else labels)
+        np.testing.assert_array_equal(found.permute(1, 2, 0), expected[:, ::-1] if flipped else expected)
+
+        rng = np.random.default_rng(seed)
+        found, other = transforms.augment_labelled(image, labels, np.random.default_rng(seed), (1, 1), 24, amounts)
+        rng.uniform(1, 1)
+        flipped = rng.random() < 0.5
+        expected = transforms.normalize(transforms.jitter(image[:, ::-1] if flipped else image, rng, *amounts))
+        np.testing.assert_array_equal(other, labels[:, ::-1] if flipped else labels)
+        np.testing.assert_array_equal(found.permute(1, 2, 0), expected)
+
+
 def test_denormalize_undoes_normalize():
     image = picture()
     tensor = torch.from_numpy(transforms.normalize(image)).permute(2, 0, 1).requires_grad_()

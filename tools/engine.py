@@ -2,6 +2,7 @@
 import math
 import time
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -9,7 +10,7 @@ from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
 from tools import distributed, interrupt
-from tools.experiment import load_checkpoint, save_checkpoint
+from tools.experiment import digest, load_checkpoint, save_checkpoint
 
 
 def poly_sgd(groups, lr, steps, power=0.9, momentum=5e-4):
@@ -24,10 +25,24 @@ def poly_sgd(groups, lr, steps, power=0.9, momentum=5e-4):
     return optimizer, schedule
 
 
-def run_training(objective, network, groups, make_loader, experiment, model, settings, record, *, steps, device,
+def start_from(path, flag, load):
+    """Load the weights that a flag names, and say what came of it; returns their digest, "random" where path is None.
+
+    load  path -> networks.pretrained.load_weights's {"loaded", "new", "unused"}
+    """
+    if path is None:
+        return "random"
+    names = load(path)
+    distributed.say(f"--{flag}: {len(names['loaded'])} tensors from {path}; new: {', '.join(names['new']) or 'none'}; "
+                    f"{len(names['unused'])} of the file are not used")
+    return digest(path)
+
+
+def run_training(objective, network, groups, train_loader, experiment, model, settings, record, *, steps, device,
                  weights, **hooks):
     """Open the training of a stage, or go on with it, and fit: what every training script ends with.
 
+    train_loader  data.loader.train_loader with its dataset: what else it takes is read from settings
     settings  the stage's: lr, power, momentum, max_epochs, overwrite and those that fit takes by name are read here
     record    what must be equal for a run to go on (JSON);  hooks  ids, on_step, on_epoch of fit
     """
@@ -39,6 +54,9 @@ def run_training(objective, network, groups, make_loader, experiment, model, set
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     distributed.main_first(lambda: experiment.open_training(model, vars(settings) | record, size, settings.overwrite,
                                                             record))
+    make_loader = partial(train_loader, settings.batch_size, settings.max_epochs, settings.seed,
+                          rank=distributed.rank(), world=distributed.world(), num_workers=settings.num_workers,
+                          pin_memory=device.type == "cuda")
     fit(objective, network, optimizer, schedule, make_loader, experiment, f"train_{model}", record,
         epochs=settings.max_epochs, steps=steps, device=device, weights=weights, precision=settings.precision,
         seed=settings.seed, accumulate=settings.accumulate, skip_nonfinite=settings.skip_nonfinite,

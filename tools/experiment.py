@@ -331,6 +331,18 @@ def alpha_pair(low, high):
     return f"{alpha_name(low)}_{alpha_name(high)}"
 
 
+def pair_alphas(name):
+    """Read the name of a pair again, as flags write it: 04_24 -> ("4", "24"); None for any other name."""
+    found = re.fullmatch(r"(\d+\.?\d*)_(\d+\.?\d*)", name)
+    return found and tuple(f"{float(alpha):g}" for alpha in found.groups())
+
+
+def lacking(what, folder, missing, ids, list_name):
+    """Say how many images of a list have no `what` in a folder, and which."""
+    return (f"{len(missing)} of the {len(ids)} images of {list_name} have no {what} in {folder} "
+            f"({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''})")
+
+
 def _save_maps(path, classes, scores, format, first, compress):
     classes = np.asarray(classes)
     with written_aside(path) as aside:
@@ -577,9 +589,8 @@ def _explained(path):
 
 def _trainer(name, model):
     """Give the command that trains ckpt/MODEL."""
-    if model.startswith("aff_"):
-        low, high = (f"{float(alpha):g}" for alpha in model.split("_")[1:])
-        return f"python train_aff.py --name {name} --low {low} --high {high}"
+    if model.startswith("aff_") and (alphas := pair_alphas(model.removeprefix("aff_"))):
+        return f"python train_aff.py --name {name} --low {alphas[0]} --high {alphas[1]}"
     return f"python train_seg.py --name {name}" if model == "seg" else f"python train.py --name {name} --model {model}"
 
 
