@@ -539,13 +539,19 @@ def test_the_keyboard_is_enough(made, browser):
     browser.press("Enter")
     browser.wait("document.querySelector('dialog').open")
     assert browser.ask("document.querySelector('dialog h1').textContent") == order(browser)[0]
-    browser.press("ArrowRight")
-    assert browser.ask("document.querySelector('dialog h1').textContent") == order(browser)[1]
+    browser.press("ArrowRight", "ArrowRight")
+    assert browser.ask("document.querySelector('dialog h1').textContent") == order(browser)[2]
+    browser.ask("document.querySelector('dialog button').focus()")      # "previous"
+    browser.press("Enter", "ArrowLeft")
+    assert browser.ask("document.querySelector('dialog h1').textContent") == order(browser)[0]
     browser.press("Escape")
     browser.wait("!document.querySelector('dialog').open")
     browser.ask("document.querySelector('svg.chart').focus()")
     browser.press("ArrowRight", "ArrowRight")
     assert "epoch 1" in browser.ask("document.getElementById('tip').innerText") and unharmed(browser)
+    browser.ask("document.querySelector('[name=at]').focus()")
+    browser.press("Tab")                                                # past the bars, of which there may be hundreds
+    assert browser.ask("document.activeElement.textContent") == "The same as numbers"
 
 
 def test_hovering_shows_the_iou_of_each_stage(made, browser):

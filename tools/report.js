@@ -365,7 +365,7 @@ function barChart(names, evals, at) {
         if (iou == null) return null;
         const words = () => make("div", {}, make("strong", {}, name), table(["", ""], [[nameOf(e), ""],
           ["IoU", `${one(iou)} %`], ["precision", `${one(precision)} %`], ["recall", `${one(recall)} %`]], [1]));
-        return make("g", tipped(words),
+        return make("g", {tabindex: -1, ...tipped(words)},     // the table below is for the keyboard
           make("rect", {x: left, y: y + i * thick, width: right - left, height: thick, fill: "transparent"}),
           make("rect", {class: "value", x: left, y: y + i * thick, width: Math.max(0, x(iou) - left), height: thick - 1.5,
             fill: colour(colourOf.get(e)), "data-iou": iou}),
@@ -521,17 +521,20 @@ function drawGallery() {
 function enlarge(rows, i) {
   const row = rows[i];
   const go = step => rows[i + step] && enlarge(rows, i + step);
+  const held = document.activeElement?.closest("dialog button")?.name || "close";
   hideTip();
   large.className = `${state.cams} ${state.maps === "over" ? "over" : ""}`;
   large.replaceChildren(
     make("header", {}, make("h1", {id: "large-title"}, row.id), make("div", {class: "keys"},
       make("span", {class: "soft"}, `${i + 1} of ${rows.length}`),
-      make("button", {onclick: () => go(-1), disabled: i === 0}, "← previous"),
-      make("button", {onclick: () => go(1), disabled: i === rows.length - 1}, "next →"),
-      make("button", {onclick: () => large.close(), autofocus: true}, "close"))),
+      make("button", {name: "previous", onclick: () => go(-1), disabled: i === 0}, "← previous"),
+      make("button", {name: "next", onclick: () => go(1), disabled: i === rows.length - 1}, "next →"),
+      make("button", {name: "close", onclick: () => large.close(), autofocus: true}, "close"))),
     make("div", {class: "views"}, cells(row)), make("div", {class: "scroll"}, scores(row)));
   large.onkeydown = event => ({ArrowLeft: () => go(-1), ArrowRight: () => go(1)}[event.key]?.());
   if (!large.open) large.showModal();
+  // The button that had the focus is gone; without one in the dialog it would hear no key.
+  (large.querySelector(`button[name=${held}]:enabled`) ?? large.querySelector("[autofocus]")).focus();
 }
 
 // ---- how it was made

@@ -69,7 +69,7 @@ def _note_trainings(logs, runs):
     for log in logs:
         run = started.get(log["stage"], {})
         burst = [row["epoch"] for row in log["rows"]
-                 if not all(math.isfinite(value) for name, value in row.items() if name.startswith("loss"))]
+                 if any(_finite(value) is None for name, value in row.items() if name.startswith("loss"))]
         if burst:
             yield {"about": "training", "what": f"{log['name']}: the loss is no number in {len(burst)} of "
                    f"{len(log['rows'])} epochs, first in epoch {burst[0]} (a lower --lr?)"}
