@@ -43,6 +43,9 @@ def main():
     columns = open_columns(settings, experiment, layout, ids, data["evals"], notes)
     notes += [{"about": about, "what": what, "command": words and command(settings, *words)}
               for about, what, words in missing(settings, experiment, layout, data, columns, ids)]
+    if notes and not data["results"]:       # of a chain made by hand nothing is missing
+        notes.append({"about": "results", "what": "No results.json: the table is made of eval/. If reproduce.py began "
+                      "this experiment, it goes on with all of it", "command": command(settings, "reproduce.py")})
 
     classes = layout.classes if layout else []
     palette = np.frombuffer(voc_palette(), np.uint8).reshape(-1, 3)[:len(classes) + 1]
@@ -106,6 +109,7 @@ def missing(settings, experiment, layout, data, columns, ids):
     trainings = {"dict_model_oc": ("model_oc", ("train.py", "--model", "model_oc")),
                  "dict": ("model_cse", ("train.py", "--model", "model_cse", "--cl_init", f"{settings.name}/model_oc")),
                  "rw": ("aff", ("train_aff.py", *pair)), "seg": ("seg", ("train_seg.py", "--label_dir", walk))}
+    train_list = ("--train_list", settings.list) if layout and not has_list(layout, config.Train.train_list) else ()
     infer = "infer.py", "--infer_list", settings.list, "--model"
     makers = {"dict_model_oc": ("CAMs of the ordinary classifier", (*infer, "model_oc", "--dict")),
               "dict": ("CAMs of the CGNet", (*infer, "model_cse", "--dict")),
@@ -116,7 +120,7 @@ def missing(settings, experiment, layout, data, columns, ids):
     for name in dict.fromkeys([*makers, *settings.dirs]):
         model, words = trainings.get(name, (None, None))
         if model and not any(stage.startswith(f"train_{model}") for stage in logged):
-            yield "training", f"{TRAINED[model]}: no log of its training", words
+            yield "training", f"{TRAINED[model]}: no log of its training", (*words, *train_list)
         if not layout or name not in settings.dirs:
             continue
         what, words = makers.get(name, ("maps", None))
@@ -136,8 +140,13 @@ def missing(settings, experiment, layout, data, columns, ids):
             yield ("evaluation", f"{folder}/ was made anew after {found[0]['file']}" if found else
                    f"{folder}/ is not evaluated on {settings.list}",
                    ("evaluation.py", "--task", column["task"], "--dict_dir", folder, "--list", settings.list))
-    if not data["results"]:
-        yield "results", "No results.json: the table is made of eval/", ("reproduce.py",)
+
+
+def has_list(layout, name):
+    try:
+        return bool(layout.list_path(name))
+    except FileNotFoundError:
+        return False
 
 
 def command(settings, script, *words):

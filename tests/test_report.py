@@ -323,7 +323,15 @@ def test_what_is_missing_is_named_in_the_order_in_which_it_is_made(own):
     for line, stage in zip(commands, (config.Train, config.Train, config.Infer, config.Infer, config.TrainAff,
                                       config.InferAff, config.TrainSeg, config.InferSeg)):
         config.parse(stage, shlex.split(line)[2:])
-    assert commands[4].endswith("--low 4 --high 24") and commands[6].endswith("--label_dir rw/04_24")
+    assert commands[4].endswith("--low 4 --high 24 --train_list train")   # there is no train_aug
+    assert commands[6].endswith("--label_dir rw/04_24 --train_list train")
+
+
+def test_of_a_chain_made_by_hand_nothing_is_missing(own, browser):
+    (own / "experiment/X/results.json").unlink()
+    assert report()["notes"] == []
+    assert "Read from eval/" in look(browser, own).ask("document.querySelector('section').innerText")
+    assert "time" not in browser.ask("[...document.querySelectorAll('section thead')][0].innerText").split()
 
 
 def test_a_training_cut_off_is_told_with_its_own_command(own):

@@ -153,16 +153,16 @@ function drawResults() {
     number(spread(row.miou), null, mean(known(row.miou)) === best(row.split) ? "best" : ""),
     number(known(row.threshold).length ? mean(known(row.threshold)).toFixed(2) : "–"), number(spread(row.fixed_miou)),
     ...withPaper ? [number(row.paper == null ? "–" : one(row.paper), row.paper_source)] : [],
-    number(duration(mean(known(row.seconds)))), ...withInit ? [row.init ?? "–"] : []];
+    ...own.length ? [number(duration(mean(known(row.seconds))))] : [], ...withInit ? [row.init ?? "–"] : []];
   const head = ["stage", "split", "mIoU, best threshold", "at", "mIoU, fixed threshold", ...withPaper ? ["paper"] : [],
-    "time", ...withInit ? ["init"] : []];
+    ...own.length ? ["time"] : [], ...withInit ? ["init"] : []];
   const networks = [...new Set(data.results.map(row => row.backbone))].filter(Boolean).join("; ");
   const shown = table(head, rows.map(cells), head.flatMap((text, i) =>
     ["stage", "split", "init"].includes(text) ? [] : [i]));
   const fixed = [...new Set(known(data.evals.map(e => e.fixed_threshold)))].join(", ");
   const caption = make("p", {class: "soft"}, [
     "Best: the threshold of the highest mIoU, chosen on pixel truth, as the papers do. Fixed: one set beforehand",
-    fixed && ` (${fixed})`, ". Time: of all stages since the row before.",
+    fixed && ` (${fixed})`, own.length ? ". Time: of all stages since the row before." : ". Read from eval/: reproduce.py adds times and the paper's numbers.",
     seeds > 1 && ` Mean and standard deviation of ${seeds} seeds.`, networks && ` Network: ${networks}.`].filter(Boolean));
   return section("Results", make("div", {class: "scroll"}, shown), caption);
 }
