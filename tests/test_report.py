@@ -27,7 +27,8 @@ PLANTED = ["</script><b>bold</b><script>window.planted = 1</script>", "<img src=
            "\"'&amp; --> <!-- {{ script }} __proto__"]
 RESULTS = {"rows": [
     {"variant": "voc", "stage": "ordinary classifier, CAM", "split": "train", "miou": [40.0, 44.0],
-     "threshold": [.2, .3], "fixed_miou": [39.0, 43.0], "paper": 48.0, "paper_source": "AffinityNet",
+     "threshold": [.2, .3], "fixed_miou": [39.0, 43.0], "paper": 48.0,
+     "paper_source": "AffinityNet, README and paper, tables of later papers and the authors' own words",
      "seconds": [60.0, 62.0], "command": "python evaluation.py", "backbone": "ResNet38d", "init": "imagenet"}]}
 
 
@@ -466,7 +467,9 @@ def test_the_browser_shows_everything(made, browser):
     assert browser.ask("[...document.querySelectorAll('h2')].map(h => h.textContent)") == [
         "Results", "Training", "mIoU against threshold", "IoU of each class", "Gallery", "How it was made"]
     text = browser.ask("document.body.innerText")
-    assert "42.0 ± 2.8" in text and "AffinityNet" in text and "ordinary classifier: 4 epochs, 8.0 s" in text
+    assert "42.0 ± 2.8" in text and "what follows is of the first" in text and "tables of later papers" in text
+    assert browser.ask("document.querySelector('td small').parentNode.getBoundingClientRect().width") < 250
+    assert "ordinary classifier: 4 epochs, 8.0 s" in text
     assert browser.ask("document.title") == "X: report"
     data = data_of(made)
     assert order(browser) == [row["id"] for row in data["rows"]]

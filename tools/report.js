@@ -163,7 +163,7 @@ function drawResults() {
   const caption = make("p", {class: "soft"}, [
     "Best: the threshold of the highest mIoU, chosen on pixel truth, as the papers do. Fixed: one set beforehand",
     fixed && ` (${fixed})`, own.length ? ". Time: of all stages since the row before." : ". Read from eval/: reproduce.py adds times and the paper's numbers.",
-    seeds > 1 && ` Mean and standard deviation of ${seeds} seeds.`, networks && ` Network: ${networks}.`].filter(Boolean));
+    seeds > 1 && ` Mean and standard deviation of ${seeds} seeds; what follows is of the first.`, networks && ` Network: ${networks}.`].filter(Boolean));
   return section("Results", make("div", {class: "scroll"}, shown), caption);
 }
 
