@@ -530,7 +530,8 @@ def test_a_caption_tells_how_much_a_stage_helped_or_hurt(made, browser):
         sign = "▲" if change > .05 else "▼" if change < -.05 else "="
         assert f"{score(row, folder):.1f}" in text and sign in text
         assert sign == "=" or float(text.split(sign)[1]) == pytest.approx(abs(change), abs=.06)
-    # the walk is compared with the CAM that it spread
+    # the walk is compared with the CAM that it spread; it is said above the pictures, not below hundreds of them
+    assert browser.ask("document.body.innerText.indexOf('▲ ▼:') < document.body.innerText.indexOf('worst first')")
     assert "random walk, alphas 4 and 24 against CGNet, CAM;" in browser.ask("document.body.innerText")
 
 
@@ -624,6 +625,8 @@ def test_long_names_of_classes_stay_apart_and_in_the_page(tmp_path, browser):
     assert len({name for name, _ in names}) == 11 and min(left for _, left in names) >= 0
     browser.ask("document.querySelector('.row .about button').click()")
     right = "[...document.querySelectorAll('dialog tbody tr')].map(r => r.cells[1].getBoundingClientRect().right)"
+    browser.ask("large.scrollTo(0, 1e6)")                               # as far down as it goes, it can be closed
+    assert browser.ask("large.querySelector('[name=close]').getBoundingClientRect().top") > 0
     assert max(browser.ask(right)) < 420 and browser.ask("document.documentElement.scrollWidth") <= 420
 
 

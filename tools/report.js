@@ -502,18 +502,18 @@ function drawGallery() {
       button.setAttribute("aria-pressed", button.dataset.class === state.class);
   };
   listeners.push(render);
-  const node = section("Gallery", legend,
+  const thresholds = [...new Set(known(data.columns.map(c => c.threshold)))].join(", ");
+  const against = changed.map(c => `${c.stage} against ${stage.get(c.before)}`).join("; ");
+  const caption = make("p", {class: "soft"}, [
+    "The score of a picture is the mean IoU, in percent, over the classes in its truth or in the map",
+    thresholds && `; of a CAM at the fixed threshold ${thresholds}, whatever is shown`, ". ",
+    against && `▲ ▼: ${against}. `, thresholds && "Activation is the highest of the classes', blue 0 to red 1. ",
+    "Columns: ", data.columns.map(c => `${c.folder}/`).join(", ") || "no maps yet", "."].filter(Boolean));
+  const node = section("Gallery", caption, legend,
     make("div", {class: "bar"}, make("div", {class: "controls"}, order,
       make("label", {}, box, "worst first"), filter, data.columns.some(c => c.threshold != null) && cams, maps,
       count), heads), rows);
   node.style.setProperty("--columns", data.columns.length + 2);
-  const thresholds = [...new Set(known(data.columns.map(c => c.threshold)))].join(", ");
-  const against = changed.map(c => `${c.stage} against ${stage.get(c.before)}`).join("; ");
-  node.append(make("p", {class: "soft"}, [
-    "The score of a picture is the mean IoU, in percent, over the classes in its truth or in the map",
-    thresholds && `; of a CAM at the fixed threshold ${thresholds}, whatever is shown`, ". ",
-    against && `▲ ▼: ${against}. `, thresholds && "Activation is the highest of the classes', blue 0 to red 1. ",
-    "Columns: ", data.columns.map(c => `${c.folder}/`).join(", ") || "no maps yet", "."].filter(Boolean)));
   return node;
 }
 
