@@ -85,7 +85,7 @@ def open_columns(settings, experiment, layout, ids, evals, notes):
             continue
         try:
             experiment.verify(experiment / folder, digests(layout.sources()))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             notes.append({"what": f"{stage_of(folder)} is left out: {error}"})
             continue
         path, task = experiment / folder, task_of(folder)

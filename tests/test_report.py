@@ -389,6 +389,12 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(own, name, content):
     assert name in notes(data) and len(data["rows"]) == 3 and len(data["columns"]) >= 4
 
 
+def test_a_record_that_cannot_be_read_now_leaves_out_its_column(own):
+    (own / "experiment/X/seg/made_by.json").mkdir()
+    data = report()
+    assert "DeepLab is left out" in notes(data) and len(data["columns"]) == 4
+
+
 @pytest.mark.parametrize("name", ["experiment/X/dict/{}.npz", "experiment/X/crf/04/{}.npz", "experiment/X/seg/{}.png",
                                   "data/JPEGImages/{}.png", "data/SegmentationClass/{}.png"])
 def test_a_damaged_picture_or_map(own, name):
@@ -403,10 +409,10 @@ def test_a_damaged_picture_or_map(own, name):
 
 
 def test_a_loss_that_burst_is_a_gap(own):
-    burst = {"epoch": 4, "loss": float("nan"), "p_present": float("inf")}
+    burst = {"epoch": 4, "loss": float("nan"), "p_present": float("inf"), "lr": 10**400}
     Experiment("experiment", "X").log_epoch("train_model_oc", burst)
     data = report()
-    assert data["logs"][0]["rows"][-1] == {"epoch": 4, "loss": None, "p_present": None}
+    assert data["logs"][0]["rows"][-1] == {"epoch": 4, "loss": None, "p_present": None, "lr": None}
     assert "ordinary classifier: the loss is no number in 1 of 5 epochs, first in epoch 4" in notes(data)
 
 

@@ -7,7 +7,6 @@ import base64
 import hashlib
 import io
 import json
-import math
 import re
 from pathlib import Path
 
@@ -269,9 +268,9 @@ def _number(value):
 
 
 def _finite(value):
-    """Replace NaN and infinity, which JSON cannot say, by null: a loss that burst is a gap in its curve."""
+    """Replace NaN, infinity and what a chart would make infinite by null: a loss that burst is a gap in its curve."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return None if isinstance(value, (int, float)) and not abs(value) < 1e300 else value
