@@ -583,6 +583,11 @@ def test_hovering_shows_the_iou_of_each_stage(made, browser):
     assert [line[0] for line in lines[1:3]] == ["background", "cat"]
     browser.point("h1")
     browser.wait("document.getElementById('tip').hidden")
+    browser.point("svg .name + g")
+    browser.wait("!document.getElementById('tip').hidden")
+    tip = browser.ask("document.getElementById('tip').innerText")
+    assert tip.startswith("background\nordinary classifier, CAM") and "precision" in tip
+    assert browser.ask("[...document.querySelectorAll('#tip th')].every(h => h.scrollWidth <= h.clientWidth)")
 
 
 def test_clicks_filter_enlarge_and_hide(made, browser):

@@ -363,7 +363,7 @@ function barChart(names, evals, at) {
       evals.map((e, i) => {
         const [, iou, precision, recall] = classOfEval(e, name, at);
         if (iou == null) return null;
-        const words = () => make("div", {}, make("strong", {}, name), table(["", ""], [[nameOf(e), ""],
+        const words = () => make("div", {}, make("strong", {}, name), make("div", {}, nameOf(e)), table(["", ""], [
           ["IoU", `${one(iou)} %`], ["precision", `${one(precision)} %`], ["recall", `${one(recall)} %`]], [1]));
         return make("g", {tabindex: -1, ...tipped(words)},     // the table below is for the keyboard
           make("rect", {x: left, y: y + i * thick, width: right - left, height: thick, fill: "transparent"}),
