@@ -15,8 +15,9 @@ from tqdm import tqdm
 import config
 from data.dataset import VOCLayout, read_image
 from data.prepare import voc_palette
-from tools.experiment import Experiment, digests, find_maps, read_cam, read_crf, save_text
+from tools.experiment import Experiment, alpha_pair, digests, find_maps, read_cam, read_crf, save_text
 from tools.report import (
+    TRAINED,
     cam_labels,
     evenly,
     find_folders,
@@ -42,6 +43,9 @@ def main():
     columns = open_columns(settings, experiment, layout, ids, data["evals"], notes)
     notes += [{"about": about, "what": what, "command": words and command(settings, *words)}
               for about, what, words in missing(settings, experiment, layout, data, columns, ids)]
+    if notes and not data["results"]:       # of a chain made by hand nothing is missing
+        notes.append({"about": "results", "what": "No results.json: the table is made of eval/. If reproduce.py began "
+                      "this experiment, it goes on with all of it", "command": command(settings, "reproduce.py")})
 
     classes = layout.classes if layout else []
     palette = np.frombuffer(voc_palette(), np.uint8).reshape(-1, 3)[:len(classes) + 1]
@@ -54,7 +58,7 @@ def main():
     path = experiment / "report.html"
     save_text(path, page(data))
     print(f"{path}: {len(data['rows'])} pictures, {path.stat().st_size / 1e6:.1f} MB"
-          + (f"; not there yet, or not readable: {len(notes)} things, named at its top" if notes else ""))
+          + (f"; missing, unfinished or not readable: {len(notes)}, named at its top" if notes else ""))
 
 
 def open_dataset(settings, notes):
@@ -81,7 +85,7 @@ def open_columns(settings, experiment, layout, ids, evals, notes):
             continue
         try:
             experiment.verify(experiment / folder, digests(layout.sources()))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             notes.append({"what": f"{stage_of(folder)} is left out: {error}"})
             continue
         path, task = experiment / folder, task_of(folder)
@@ -97,22 +101,28 @@ def open_columns(settings, experiment, layout, ids, evals, notes):
 
 def missing(settings, experiment, layout, data, columns, ids):
     """Give (section of the page, what is not there, words of the command that makes it) in the order of the stages."""
-    logged = {log["stage"] for log in data["logs"]}
-    for model, words in (("model_oc", ()), ("model_cse", ("--cl_init", f"{settings.name}/model_oc"))):
-        if f"train_{model}" not in logged:
-            yield "training", f"No log of the training of {model}", ("train.py", "--model", model, *words)
-
+    logged = [log["stage"] for log in data["logs"]]
     alphas = [f.removeprefix("crf/").lstrip("0") or "0" for f in find_folders(experiment) if f.startswith("crf/")]
     low, high = (alphas[0], alphas[-1]) if len(alphas) > 1 else ("4", "24")
+    pair = "--low", low, "--high", high
+    walk = first_folder(experiment, "rw") or f"rw/{alpha_pair(float(low), float(high))}"
+    trainings = {"dict_model_oc": ("model_oc", ("train.py", "--model", "model_oc")),
+                 "dict": ("model_cse", ("train.py", "--model", "model_cse", "--cl_init", f"{settings.name}/model_oc")),
+                 "rw": ("aff", ("train_aff.py", *pair)), "seg": ("seg", ("train_seg.py", "--label_dir", walk))}
+    train_list = ("--train_list", settings.list) if layout and not has_list(layout, config.Train.train_list) else ()
     infer = "infer.py", "--infer_list", settings.list, "--model"
     makers = {"dict_model_oc": ("CAMs of the ordinary classifier", (*infer, "model_oc", "--dict")),
               "dict": ("CAMs of the CGNet", (*infer, "model_cse", "--dict")),
-              "crf": ("CRF maps", (*infer, "model_cse", "--crf")),
-              "rw": ("label maps of the random walk",
-                     ("infer_aff.py", "--infer_list", settings.list, "--low", low, "--high", high)),
+              "crf": ("CRF maps", (*infer, "model_cse", "--crf", "--alphas", *(alphas or (low, high)))),
+              "rw": ("label maps of the random walk", ("infer_aff.py", "--infer_list", settings.list, *pair)),
               "seg": ("label maps of DeepLab", ("infer_seg.py", "--infer_list", settings.list))}
     there = {column["name"]: (column["folder"], len(column["there"])) for column in columns}
-    for name in settings.dirs if layout else ():
+    for name in dict.fromkeys([*makers, *settings.dirs]):
+        model, words = trainings.get(name, (None, None))
+        if model and not any(stage.startswith(f"train_{model}") for stage in logged):
+            yield "training", f"{TRAINED[model]}: no log of its training", (*words, *train_list)
+        if not layout or name not in settings.dirs:
+            continue
         what, words = makers.get(name, ("maps", None))
         folder, count = there.get(name, (name, 0))
         if first_folder(experiment, name) is None:
@@ -130,8 +140,13 @@ def missing(settings, experiment, layout, data, columns, ids):
             yield ("evaluation", f"{folder}/ was made anew after {found[0]['file']}" if found else
                    f"{folder}/ is not evaluated on {settings.list}",
                    ("evaluation.py", "--task", column["task"], "--dict_dir", folder, "--list", settings.list))
-    if not data["results"]:
-        yield "results", "No results.json: the table is made of eval/", ("reproduce.py",)
+
+
+def has_list(layout, name):
+    try:
+        return bool(layout.list_path(name))
+    except FileNotFoundError:
+        return False
 
 
 def command(settings, script, *words):

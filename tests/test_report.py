@@ -27,7 +27,8 @@ PLANTED = ["</script><b>bold</b><script>window.planted = 1</script>", "<img src=
            "\"'&amp; --> <!-- {{ script }} __proto__"]
 RESULTS = {"rows": [
     {"variant": "voc", "stage": "ordinary classifier, CAM", "split": "train", "miou": [40.0, 44.0],
-     "threshold": [.2, .3], "fixed_miou": [39.0, 43.0], "paper": 48.0, "paper_source": "AffinityNet",
+     "threshold": [.2, .3], "fixed_miou": [39.0, 43.0], "paper": 48.0,
+     "paper_source": "AffinityNet, README and paper, tables of later papers and the authors' own words",
      "seconds": [60.0, 62.0], "command": "python evaluation.py", "backbone": "ResNet38d", "init": "imagenet"}]}
 
 
@@ -66,6 +67,8 @@ def make_experiment(home, classes=CLASSES, count=8, size=(60, 80)):
         for epoch in range(4):
             experiment.log_epoch(f"train_{model}", {"epoch": epoch, "loss": 1 / (epoch + 1), "p_present": .2 * epoch,
                                                     "lr": .1, "seconds": 2.0, "images_per_second": 9.0})
+    experiment.log_epoch("train_aff_04_24", {"epoch": 0, "loss": .5, "affinity_same": .8, "affinity_different": .1})
+    experiment.log_epoch("train_seg", {"epoch": 0, "loss": .5, "accuracy": .9})
     write_json(experiment / "results.json", RESULTS)
     with chdir(home):
         for folder in FOLDERS:
@@ -191,7 +194,8 @@ def test_the_numbers_of_the_experiment_are_those_on_disk(made):
         assert {name: iou for name, iou, *_ in e["best"]} == found["per_class"]
         assert [recall for *_, recall in e["best"]] == list(found["recall"].values())
         assert bool(e["fixed"]) == (e["task"] == "cam")
-    assert [log["stage"] for log in data["logs"]] == ["train_model_oc", "train_model_cse"]
+    assert [log["name"] for log in data["logs"]] == [
+        "ordinary classifier", "CGNet", "AffinityNet, alphas 4 and 24", "DeepLab"]
     assert [row["loss"] for row in data["logs"][0]["rows"]] == [1, 1 / 2, 1 / 3, 1 / 4]
     assert data["results"][0]["miou"] == [40.0, 44.0] and data["results"][0]["paper"] == 48.0
 
@@ -227,8 +231,8 @@ def test_the_columns_are_chosen(own):
 @pytest.mark.parametrize(("folder", "name"), [
     ("dict", "CGNet, CAM"), ("dict_model_oc", "ordinary classifier, CAM"), ("dict_aeft_gpp", "aeft_gpp, CAM"),
     ("crf/06", "CGNet, CAM + CRF, alpha 6"), ("crf_model_oc/24", "ordinary classifier, CAM + CRF, alpha 24"),
-    ("crf/02.5", "CGNet, CAM + CRF, alpha 2.5"), ("rw/04_24", "random walk 04_24"), ("seg", "DeepLab"),
-    ("mine", "mine")])
+    ("crf/02.5", "CGNet, CAM + CRF, alpha 2.5"), ("rw/04_24", "CGNet, random walk, alphas 4 and 24"),
+    ("rw/mine", "CGNet, random walk, mine"), ("seg", "DeepLab"), ("mine", "mine")])
 def test_stages_have_names(folder, name):
     assert stage_of(folder) == name
 
@@ -291,7 +295,8 @@ def test_nothing_but_a_log(tmp_path, monkeypatch):
     data = data_of(tmp_path) if call("report", *X) else None
     assert data["logs"][0]["rows"] == [{"epoch": 0, "loss": .5}] and data["rows"] == data["columns"] == []
     assert "No pictures: no dataset at data" in notes(data)
-    assert "train.py --name X --data_root data --model model_cse" in notes(data) and "model_oc |" not in notes(data)
+    assert "train.py --name X --data_root data --model model_cse" in notes(data)
+    assert "ordinary classifier: no" not in notes(data)
 
 
 def test_a_log_and_the_dataset(own):
@@ -307,7 +312,35 @@ def test_a_log_and_the_dataset(own):
     for line in commands:
         settings = config.parse(stages[line.split()[1]], shlex.split(line)[2:])
         assert settings.data_root == "data" and getattr(settings, "infer_list", "train") == "train"
-    assert "--model model_cse --crf" in commands[2]
+    assert "--model model_cse --crf --alphas 4 24" in commands[2]       # what AffinityNet needs
+
+
+def test_what_is_missing_is_named_in_the_order_in_which_it_is_made(own):
+    for folder in ("dict", "crf", "rw", "seg", "log"):
+        shutil.rmtree(own / "experiment/X" / folder)
+    commands = [note["command"] for note in report()["notes"]]
+    assert [line.split()[1] for line in commands] == [
+        "train.py", "train.py", "infer.py", "infer.py", "train_aff.py", "infer_aff.py", "train_seg.py", "infer_seg.py"]
+    for line, stage in zip(commands, (config.Train, config.Train, config.Infer, config.Infer, config.TrainAff,
+                                      config.InferAff, config.TrainSeg, config.InferSeg)):
+        config.parse(stage, shlex.split(line)[2:])
+    assert commands[4].endswith("--low 4 --high 24 --train_list train")   # there is no train_aug
+    assert commands[6].endswith("--label_dir rw/04_24 --train_list train")
+
+
+def test_of_a_chain_made_by_hand_nothing_is_missing(own, browser):
+    (own / "experiment/X/results.json").unlink()
+    assert report()["notes"] == []
+    assert "Read from eval/" in look(browser, own).ask("document.querySelector('section').innerText")
+    assert "time" not in browser.ask("[...document.querySelectorAll('section thead')][0].innerText").split()
+
+
+def test_a_training_cut_off_is_told_with_its_own_command(own):
+    record = {"settings": {"max_epochs": 15}, "when": "", "command": "/a/b/train.py --name X --lr 1 --data_root a/b"}
+    write_json(own / "experiment/X/config/train_model_cse.json", record)
+    write_json(own / "experiment/X/config/train_model_oc.json", record | {"settings": {"max_epochs": 4}})
+    assert notes(report()) == ("CGNet: 4 of 15 epochs are trained; the same command goes on | "
+                               "python train.py --name X --lr 1 --data_root a/b")
 
 
 def test_without_truth_pictures_are_shown_and_not_scored(own):
@@ -324,6 +357,8 @@ def test_maps_of_some_pictures(own):
     (own / f"experiment/X/dict/{first}.npz").unlink()
     data = report()
     assert "dict/ holds 2 of the 3 CAMs of the CGNet of train | python infer.py" in notes(data)
+    (own / f"experiment/X/crf/04/{first}.npz").unlink()
+    assert "--crf --alphas 4\n" in notes(report()) + "\n"                # those that are there, not the default ones
     assert "dict" not in data["rows"][0]["stages"] and "dict" in data["rows"][1]["stages"]
     for path in (own / "experiment/X").rglob("*bild-[02].*"):
         path.unlink()
@@ -354,6 +389,12 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(own, name, content):
     assert name in notes(data) and len(data["rows"]) == 3 and len(data["columns"]) >= 4
 
 
+def test_a_record_that_cannot_be_read_now_leaves_out_its_column(own):
+    (own / "experiment/X/seg/made_by.json").mkdir()
+    data = report()
+    assert "DeepLab is left out" in notes(data) and len(data["columns"]) == 4
+
+
 @pytest.mark.parametrize("name", ["experiment/X/dict/{}.npz", "experiment/X/crf/04/{}.npz", "experiment/X/seg/{}.png",
                                   "data/JPEGImages/{}.png", "data/SegmentationClass/{}.png"])
 def test_a_damaged_picture_or_map(own, name):
@@ -368,10 +409,11 @@ def test_a_damaged_picture_or_map(own, name):
 
 
 def test_a_loss_that_burst_is_a_gap(own):
-    burst = {"epoch": 4, "loss": float("nan"), "p_present": float("inf")}
+    burst = {"epoch": 4, "loss": float("nan"), "p_present": float("inf"), "lr": 10**400}
     Experiment("experiment", "X").log_epoch("train_model_oc", burst)
-    row = report()["logs"][0]["rows"][-1]
-    assert row == {"epoch": 4, "loss": None, "p_present": None}
+    data = report()
+    assert data["logs"][0]["rows"][-1] == {"epoch": 4, "loss": None, "p_present": None, "lr": None}
+    assert "ordinary classifier: the loss is no number in 1 of 5 epochs, first in epoch 4" in notes(data)
 
 
 def test_no_experiment_is_an_error_with_its_first_command(tmp_path, monkeypatch):
@@ -431,12 +473,16 @@ def test_the_browser_shows_everything(made, browser):
     assert browser.ask("[...document.querySelectorAll('h2')].map(h => h.textContent)") == [
         "Results", "Training", "mIoU against threshold", "IoU of each class", "Gallery", "How it was made"]
     text = browser.ask("document.body.innerText")
-    assert "42.0 ± 2.8" in text and "AffinityNet" in text and "ordinary classifier: 4 epochs, 8.0 s" in text
+    assert "42.0 ± 2.8" in text and "what follows is of the first" in text and "tables of later papers" in text
+    assert browser.ask("document.querySelector('td small').parentNode.getBoundingClientRect().width") < 250
+    assert "ordinary classifier: 4 epochs, 8.0 s" in text
     assert browser.ask("document.title") == "X: report"
     data = data_of(made)
     assert order(browser) == [row["id"] for row in data["rows"]]
-    # four curves of training, one of thresholds with two lines, a bar for each class of each stage
-    assert browser.ask("document.querySelectorAll('.charts:not(.bars) svg.chart').length") == 5
+    # eight curves of training, one of thresholds with two lines, a bar for each class of each stage
+    assert browser.ask("document.querySelectorAll('.charts:not(.bars) svg.chart').length") == 9
+    assert browser.ask("document.querySelectorAll('[aria-label^=\"AffinityNet, alphas 4 and 24: affinity\"] .line')"
+                       ".length") == 2 and "affinity_same: mean of the pairs" in text
     assert browser.ask("document.querySelectorAll('.wide path.line').length") == 2
     bars = browser.ask("[...document.querySelectorAll('rect.value')].map(b => [+b.dataset.iou, b.width.baseVal.value])")
     assert len(bars) == 5 * 4 and {round(iou, 6) for iou, _ in bars} == {
@@ -477,7 +523,8 @@ def test_sorting_and_filtering_change_what_is_shown(made, browser, name, worst):
     assert len(seen) > 3 and f"{len(rows)} of 8 pictures" in browser.ask("document.getElementById('count').textContent")
     browser.ask("location.hash = '#worst=1'" if worst else "location.hash = ''")
     browser.wait("document.querySelector('[name=sort]').value === 'list'")
-    assert order(browser) == [row["id"] for row in data["rows"]][::-1 if worst else 1] and unharmed(browser)
+    assert order(browser) == [row["id"] for row in data["rows"]] and unharmed(browser)
+    assert browser.ask("document.querySelector('[name=worst]').disabled")          # a list has no worst end
 
 
 def test_a_caption_tells_how_much_a_stage_helped_or_hurt(made, browser):
@@ -489,8 +536,9 @@ def test_a_caption_tells_how_much_a_stage_helped_or_hurt(made, browser):
         sign = "▲" if change > .05 else "▼" if change < -.05 else "="
         assert f"{score(row, folder):.1f}" in text and sign in text
         assert sign == "=" or float(text.split(sign)[1]) == pytest.approx(abs(change), abs=.06)
-    # the walk is compared with the CAM that it spread
-    assert "random walk 04_24 against CGNet, CAM;" in browser.ask("document.body.innerText")
+    # the walk is compared with the CAM that it spread; it is said above the pictures, not below hundreds of them
+    assert browser.ask("document.body.innerText.indexOf('▲ ▼:') < document.body.innerText.indexOf('worst first')")
+    assert "random walk, alphas 4 and 24 against CGNet, CAM;" in browser.ask("document.body.innerText")
 
 
 def test_the_keyboard_is_enough(made, browser):
@@ -509,13 +557,19 @@ def test_the_keyboard_is_enough(made, browser):
     browser.press("Enter")
     browser.wait("document.querySelector('dialog').open")
     assert browser.ask("document.querySelector('dialog h1').textContent") == order(browser)[0]
-    browser.press("ArrowRight")
-    assert browser.ask("document.querySelector('dialog h1').textContent") == order(browser)[1]
+    browser.press("ArrowRight", "ArrowRight")
+    assert browser.ask("document.querySelector('dialog h1').textContent") == order(browser)[2]
+    browser.ask("document.querySelector('dialog button').focus()")      # "previous"
+    browser.press("Enter", "ArrowLeft")
+    assert browser.ask("document.querySelector('dialog h1').textContent") == order(browser)[0]
     browser.press("Escape")
     browser.wait("!document.querySelector('dialog').open")
     browser.ask("document.querySelector('svg.chart').focus()")
     browser.press("ArrowRight", "ArrowRight")
     assert "epoch 1" in browser.ask("document.getElementById('tip').innerText") and unharmed(browser)
+    browser.ask("document.querySelector('[name=at]').focus()")
+    browser.press("Tab")                                                # past the bars, of which there may be hundreds
+    assert browser.ask("document.activeElement.textContent") == "The same as numbers"
 
 
 def test_hovering_shows_the_iou_of_each_stage(made, browser):
@@ -529,6 +583,11 @@ def test_hovering_shows_the_iou_of_each_stage(made, browser):
     assert [line[0] for line in lines[1:3]] == ["background", "cat"]
     browser.point("h1")
     browser.wait("document.getElementById('tip').hidden")
+    browser.point("svg .name + g")
+    browser.wait("!document.getElementById('tip').hidden")
+    tip = browser.ask("document.getElementById('tip').innerText")
+    assert tip.startswith("background\nordinary classifier, CAM") and "precision" in tip
+    assert browser.ask("[...document.querySelectorAll('#tip th')].every(h => h.scrollWidth <= h.clientWidth)")
 
 
 def test_clicks_filter_enlarge_and_hide(made, browser):
@@ -554,6 +613,54 @@ def test_cams_are_shown_as_activation_or_labels(made, browser):
     assert browser.ask("getComputedStyle(document.querySelector('.row .labels')).opacity") == "0.6"
 
 
+def test_the_bars_are_there_as_numbers(made, browser):
+    look(browser, made)
+    table = browser.ask("[...document.querySelectorAll('.numbers tr')].map(r => [...r.cells].map(c => c.textContent))")
+    evals = data_of(made)["evals"]
+    assert table[0][1:] == [e["stage"] for e in evals]
+    assert table[1:] == [[name, *(f"{e['best'][i][1]:.1f}" for e in evals)]
+                         for i, name in enumerate(["background", *CLASSES])]
+    colours = browser.ask("Array.from({length: 10}, (_, i) => getComputedStyle(document.documentElement)"
+                          ".getPropertyValue(colour(i).slice(4, -1)))")
+    assert len(set(colours)) == 10 and all(colours)         # demo measures nine maps
+
+
+def test_long_names_of_classes_stay_apart_and_in_the_page(tmp_path, browser):
+    classes = ["W" * 100, *(f"{'a very long class ' * 3}{i}" for i in range(9))]
+    make_experiment(tmp_path, classes, count=2)
+    with chdir(tmp_path):
+        call("report", *X)
+    look(browser, tmp_path, width=420)
+    names = browser.ask("[...document.querySelectorAll('svg text.name')].map("
+                        "t => [t.firstChild.textContent, t.getBoundingClientRect().left])")
+    assert len({name for name, _ in names}) == 11 and min(left for _, left in names) >= 0
+    browser.ask("document.querySelector('.row .about button').click()")
+    right = "[...document.querySelectorAll('dialog tbody tr')].map(r => r.cells[1].getBoundingClientRect().right)"
+    browser.ask("large.scrollTo(0, 1e6)")                               # as far down as it goes, it can be closed
+    assert browser.ask("large.querySelector('[name=close]').getBoundingClientRect().top") > 0
+    assert max(browser.ask(right)) < 420 and browser.ask("document.documentElement.scrollWidth") <= 420
+
+
+def test_a_best_threshold_at_an_end_of_the_range_is_told(own, browser):
+    call("evaluation", *X, "--dict_dir", "dict", "--thresholds", ".1", ".2", ".05")
+    whole = json.loads((own / "experiment/X/eval/cam_dict_train.json").read_text())["whole_range"]
+    call("report", *X)
+    assert (f"CGNet, CAM: the best lies at an end of the range; over 0 to 1 it is {whole[1]:.1f} at {whole[0]}"
+            in look(browser, own).ask("document.body.innerText"))
+
+
+def test_a_mean_over_fewer_pictures_says_so(own, browser):
+    next((own / "experiment/X/dict").glob("*.npz")).unlink()
+    call("report", *X)
+    heads = look(browser, own).ask("[...document.querySelectorAll('.heads > span')].map(h => h.textContent)")
+    assert ["of 2 pictures" in head for head in heads[3:]] == [False, True, False, False, False]
+
+
+def test_what_only_an_evaluation_tells_is_marked_in_the_table(made, browser):
+    rows = look(browser, made).ask("[...document.querySelectorAll('section tbody')][0].innerText").split("\n")
+    assert "only in eval/png_seg_train.json" in "".join(rows) and "eval" not in rows[0]
+
+
 def test_light_and_dark(made, browser, tmp_path):
     """By the system's wish and by the switch: the paper is light or dark, and the ink the other."""
     def brightness(fragment, dark, media="screen"):
@@ -575,6 +682,7 @@ def test_light_and_dark(made, browser, tmp_path):
 def test_a_narrow_window_needs_no_scrolling_sideways(made, browser):
     look(browser, made, width=360, height=700)
     assert browser.ask("document.documentElement.scrollWidth") <= 360
+    assert browser.ask("document.querySelector('td.number').getBoundingClientRect().right") <= 360     # the mIoU
     assert browser.ask("getComputedStyle(document.querySelector('.row .stage')).display") == "block"
 
 

@@ -9,7 +9,7 @@ window.addEventListener("error", event => {
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const tip = document.getElementById("tip"), large = document.getElementById("large");
-const SERIES = 8, DASHES = ["", "7 3", "2 3", "9 3 2 3"];
+const SERIES = 10, DASHES = ["", "7 3", "2 3", "9 3 2 3"];
 
 // ---- what the page is made of
 
@@ -122,7 +122,7 @@ function drawHead() {
   if (!data.notes.length) return;
   const item = note => make("li", {}, note.what, note.command && make("code", {class: "command"}, note.command));
   document.getElementById("report").append(make("details", {class: "notes", open: true},
-    make("summary", {}, `${plural(data.notes.length, "thing")} not there yet, or not readable`),
+    make("summary", {}, `${plural(data.notes.length, "thing")} missing, unfinished or not readable`),
     make("ul", {}, data.notes.map(item))));
 }
 
@@ -144,25 +144,26 @@ function drawResults() {
   if (!rows.length) return section("Results", nothing("Nothing is measured yet.", "results"));
   const seeds = Math.max(...rows.map(row => row.miou.length));
   const withPaper = rows.some(row => row.paper != null), withInit = rows.some(row => row.init);
-  const best = Math.max(...rows.map(row => mean(known(row.miou)) ?? 0));
+  const best = split => Math.max(...rows.filter(row => row.split === split).map(row => mean(known(row.miou)) ?? 0));
   const number = (text, small, more = "") => make("td", {class: `number ${more}`}, text, small && make("small", {}, small));
   const cells = row => [
-    make("span", tipped(() => make("span", {}, row.command ?? row.from)), row.stage ?? "–",
+    make("span", {tabindex: 0, ...tipped(() => make("span", {}, row.command ?? row.from))}, row.stage ?? "–",
+      row.from !== "results.json" && own.length > 0 && make("small", {class: "soft"}, ` only in ${row.from}`),
       row.stale ? make("small", {class: "down"}, " the maps were made anew since") : null), row.split,
-    number(spread(row.miou), null, mean(known(row.miou)) === best ? "best" : ""),
+    number(spread(row.miou), null, mean(known(row.miou)) === best(row.split) ? "best" : ""),
     number(known(row.threshold).length ? mean(known(row.threshold)).toFixed(2) : "–"), number(spread(row.fixed_miou)),
     ...withPaper ? [number(row.paper == null ? "–" : one(row.paper), row.paper_source)] : [],
-    number(duration(mean(known(row.seconds)))), ...withInit ? [row.init ?? "–"] : []];
+    ...own.length ? [number(duration(mean(known(row.seconds))))] : [], ...withInit ? [row.init ?? "–"] : []];
   const head = ["stage", "split", "mIoU, best threshold", "at", "mIoU, fixed threshold", ...withPaper ? ["paper"] : [],
-    "time", ...withInit ? ["init"] : []];
+    ...own.length ? ["time"] : [], ...withInit ? ["init"] : []];
   const networks = [...new Set(data.results.map(row => row.backbone))].filter(Boolean).join("; ");
   const shown = table(head, rows.map(cells), head.flatMap((text, i) =>
     ["stage", "split", "init"].includes(text) ? [] : [i]));
   const fixed = [...new Set(known(data.evals.map(e => e.fixed_threshold)))].join(", ");
   const caption = make("p", {class: "soft"}, [
     "Best: the threshold of the highest mIoU, chosen on pixel truth, as the papers do. Fixed: one set beforehand",
-    fixed && ` (${fixed})`, ". Time: of all stages since the row before.",
-    seeds > 1 && ` Mean and standard deviation of ${seeds} seeds.`, networks && ` Network: ${networks}.`].filter(Boolean));
+    fixed && ` (${fixed})`, own.length ? ". Time: of all stages since the row before." : ". Read from eval/: reproduce.py adds times and the paper's numbers.",
+    seeds > 1 && ` Mean and standard deviation of ${seeds} seeds; what follows is of the first.`, networks && ` Network: ${networks}.`].filter(Boolean));
   return section("Results", make("div", {class: "scroll"}, shown), caption);
 }
 
@@ -175,8 +176,8 @@ function ticks(low, high) {
   const first = Math.floor(low / step + 1e-9), last = Math.ceil(high / step - 1e-9);
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   return Array.from({length: Math.max(2, last - first + 1)}, (_, i) => {
-    const value = (first + i) * step;
-    return {value, text: value.toFixed(digits).replace("-", "−")};
+    const value = (first + i) * step, short = value === 0 || (step >= 1e-4 && Math.abs(value) < 1e6);
+    return {value, text: (short ? value.toFixed(digits) : Number(value.toPrecision(3)).toExponential()).replace("-", "−")};
   });
 }
 
@@ -191,7 +192,7 @@ function lineChart(title, series, xName, yName, {width = 400, height = 230, low,
   const left = 46, right = width - 14, top = 20, bottom = height - 38;
   const yTicks = ticks(low ?? Math.min(...points.map(p => p[1])), high ?? Math.max(...points.map(p => p[1])));
   let xTicks = ticks(xs[0], xs[xs.length - 1]).filter(t => t.value >= xs[0] - 1e-9 && t.value <= xs[xs.length - 1] + 1e-9);
-  if (whole) xTicks = xTicks.filter(t => Number.isInteger(+t.value.toFixed(6)));
+  if (whole) xTicks = xTicks.filter(t => Number.isInteger(+t.value.toFixed(6))).map(t => ({...t, text: t.value.toFixed(0)}));
   const x = v => xs.length < 2 ? (left + right) / 2 : left + (v - xs[0]) / (xs[xs.length - 1] - xs[0]) * (right - left);
   const [y0, y1] = [yTicks[0].value, yTicks[yTicks.length - 1].value];
   const y = v => bottom - (v - y0) / (y1 - y0) * (bottom - top);
@@ -247,28 +248,43 @@ function lineChart(title, series, xName, yName, {width = 400, height = 230, low,
     make("div", {class: "keys"}, series.map((s, i) => key(s.name, s.colour ?? i, DASHES[i % DASHES.length]))), chart);
 }
 
+// What the logged names mean (methods/).
+const MEANINGS = {
+  loss_cls: "the picture's classes", loss_cse: "the erased picture's classes, weight included",
+  p_present: "probability given to the classes in the picture", p_absent: "to the others",
+  p_target_erased: "probability that the ordinary classifier still gives the erased class",
+  p_rest_erased: "and the picture's other classes", loss_bg: "pairs in the background",
+  loss_fg: "pairs within an object class", loss_neg: "pairs of different classes",
+  affinity_same: "mean of the pairs that belong together", affinity_different: "of those that do not",
+  accuracy: "share of the labelled pixels that get their label",
+};
+
 function drawTraining() {
   const quiet = ["epoch", "lr", "seconds", "images_per_second", "memory_gib", "threshold", "skipped"];
   const groups = [
     ["loss", "loss", name => name.startsWith("loss"), {low: 0}],
     ["probability", "probability", name => name.startsWith("p_"), {low: 0, high: 1}],
+    ["affinity", "affinity, 0 to 1", name => name.startsWith("affinity_"), {low: 0, high: 1}],
+    ["accuracy", "share of pixels", name => name === "accuracy", {}],
     ["mIoU", "mIoU in percent", name => name === "miou", {}]];
   const charts = data.logs.filter(log => log.rows.length).map(log => {
     const names = [...new Set(log.rows.flatMap(Object.keys))].filter(name => !quiet.includes(name));
     const rest = names.filter(name => !groups.some(([, , has]) => has(name))).map(name => [name, name, n => n === name, {}]);
     const points = name => log.rows.map(row => [row.epoch, row[name] ?? null]);
-    return make("div", {class: "charts"}, groups.concat(rest).map(([group, yName, has, range]) => {
+    const meant = names.filter(name => name in MEANINGS).map(name => `${name}: ${MEANINGS[name]}`).join("; ");
+    return [make("div", {class: "charts"}, groups.concat(rest).map(([group, yName, has, range]) => {
       const series = names.filter(has).map(name => ({name, points: points(name)}));
       return lineChart(`${log.name}: ${group}`, series, "epoch", yName, {...range, whole: true});
-    }));
+    })), meant && make("p", {class: "soft"}, `${meant}.`)];
   });
   const total = log => {
     const seconds = known(log.rows.map(row => row.seconds)), speed = mean(known(log.rows.map(row => row.images_per_second)));
-    return `${log.name}: ${plural(log.rows.length, "epoch")}, ` +
-      `${duration(seconds.reduce((sum, s) => sum + s, 0))}${speed ? `, ${speed.toFixed(0)} images a second` : ""}`;
+    return `${log.name}: ${plural(log.rows.length, "epoch")}` +
+      (seconds.length ? `, ${duration(seconds.reduce((sum, s) => sum + s, 0))}` : "") +
+      (speed ? `, ${speed.toFixed(0)} images a second` : "");
   };
   section("Training", charts.length ? charts : nothing("No training has logged an epoch yet.", "training"),
-    charts.length > 0 && make("p", {class: "soft"}, data.logs.map(total).join(" · ")));
+    charts.length > 0 && make("p", {class: "soft"}, data.logs.filter(log => log.rows.length).map(total).join(" · ")));
 }
 
 const colourOf = new Map(data.evals.map((e, i) => [e, i]));
@@ -284,13 +300,15 @@ function drawThresholds() {
     {width: Math.min(640, Math.max(360, innerWidth - 40)), height: 300});
   section("mIoU against threshold", chart ? make("div", {class: "charts wide"}, chart) :
     nothing("No CAMs are evaluated yet.", "evaluation"),
-    chart && make("p", {class: "soft"}, "Filled: the best, chosen on pixel truth. Open: the fixed threshold."));
+    chart && make("p", {class: "soft"}, "Filled: the best, chosen on pixel truth. Open: the fixed threshold.",
+      data.evals.filter(e => e.whole).map(e => ` ${nameOf(e)}: the best lies at an end of the range; ` +
+        `over 0 to 1 it is ${one(e.whole[1])} at ${e.whole[0]}.`)));
 }
 
 function drawClasses() {
   if (!data.evals.length) return section("IoU of each class", nothing("Nothing is evaluated yet.", "evaluation"));
   const shown = new Set(data.evals.filter((e, i) => e.list === data.list || !data.evals.some(o => o.list === data.list)));
-  const charts = make("div", {class: "charts bars"});
+  const charts = make("div", {class: "charts bars"}), numbers = make("div", {class: "scroll"});
   let at = "best";
   const draw = () => {
     const evals = data.evals.filter(e => shown.has(e));
@@ -298,6 +316,8 @@ function drawClasses() {
     const parts = names.length < 5 ? 1 : 2, size = Math.ceil(names.length / parts);
     charts.replaceChildren(...Array.from({length: parts}, (_, i) => names.slice(i * size, (i + 1) * size))
       .filter(part => part.length && evals.length).map(part => barChart(part, evals, at)));
+    const rows = names.map(name => [name, ...evals.map(e => one(classOfEval(e, name, at)[1]))]);
+    numbers.replaceChildren(table(["IoU in percent", ...evals.map(nameOf)], rows, evals.map((_, i) => i + 1)));
   };
   const toggles = data.evals.map((e, i) => {
     const button = make("button", {class: "key", "aria-pressed": String(shown.has(e)), onclick: () => {
@@ -311,24 +331,41 @@ function drawClasses() {
     make("option", {value: "best"}, "their best threshold"), make("option", {value: "fixed"}, "the fixed threshold"));
   draw();
   return section("IoU of each class", make("div", {class: "keys"}, toggles,
-    data.evals.some(e => e.fixed) && make("label", {}, "CAMs at", select)), charts);
+    data.evals.some(e => e.fixed) && make("label", {}, "CAMs at", select)), charts,
+    make("details", {class: "numbers"}, make("summary", {}, "The same as numbers"), numbers));
+}
+
+/** Give an evaluation's [class, IoU, precision, recall], of a CAM at its best or the fixed threshold. */
+const classOfEval = (e, name, at) => ((at === "fixed" && e.fixed) || e.best).find(([other]) => other === name) ?? [];
+
+const pen = document.createElement("canvas").getContext("2d");
+pen.font = `11.5px ${getComputedStyle(document.documentElement).fontFamily}`;
+
+/** Shorten a name in its middle until it fits: its ends tell "class number 10" from "class number 11". */
+function fitted(name, room) {
+  const letters = Array.from(name), wide = text => pen.measureText(text).width > room;
+  let text = name;
+  for (let kept = letters.length - 1; kept > 1 && wide(text); kept--)
+    text = letters.slice(0, Math.ceil(kept / 2)).join("") + "…" + letters.slice(-Math.floor(kept / 2)).join("");
+  return text;
 }
 
 /** Draw a bar an evaluation for each class. */
 function barChart(names, evals, at) {
-  const width = Math.min(560, Math.max(340, innerWidth - 40)), left = 100, right = width - 36, thick = evals.length > 6 ? 8 : evals.length > 3 ? 10 : 12;
+  const width = Math.min(560, Math.max(340, innerWidth - 40)), longest = Math.max(...names.map(name => pen.measureText(name).width));
+  const left = Math.min(longest + 14, .32 * width), right = width - 36, thick = evals.length > 6 ? 8 : evals.length > 3 ? 10 : 12;
   const group = evals.length * thick + 12, top = 22, bottom = top + names.length * group;
   const x = v => left + v / 100 * (right - left);
   const bars = names.map((name, row) => {
-    const y = top + row * group + 6, short = name.length > 14 ? name.slice(0, 13) + "…" : name;
+    const y = top + row * group + 6, short = fitted(name, left - 8);
     return make("g", {},
       make("text", {class: "name", x: left - 8, y: y + (group - 12) / 2 + 4, "text-anchor": "end"}, short, make("title", {}, name)),
       evals.map((e, i) => {
-        const [, iou, precision, recall] = ((at === "fixed" && e.fixed) || e.best).find(([other]) => other === name) ?? [];
+        const [, iou, precision, recall] = classOfEval(e, name, at);
         if (iou == null) return null;
-        const words = () => make("div", {}, make("strong", {}, name), table(["", ""], [[nameOf(e), ""],
+        const words = () => make("div", {}, make("strong", {}, name), make("div", {}, nameOf(e)), table(["", ""], [
           ["IoU", `${one(iou)} %`], ["precision", `${one(precision)} %`], ["recall", `${one(recall)} %`]], [1]));
-        return make("g", tipped(words),
+        return make("g", {tabindex: -1, ...tipped(words)},     // the table below is for the keyboard
           make("rect", {x: left, y: y + i * thick, width: right - left, height: thick, fill: "transparent"}),
           make("rect", {class: "value", x: left, y: y + i * thick, width: Math.max(0, x(iou) - left), height: thick - 1.5,
             fill: colour(colourOf.get(e)), "data-iou": iou}),
@@ -437,8 +474,10 @@ function drawGallery() {
         const [u, v] = [values.get(a), values.get(b)];
         return u == null || v == null ? (u == null) - (v == null) : sign * (u - v);
       });
-    } else if (worst) visible.reverse();
+    }
     box.checked = worst;
+    box.disabled = !column;
+    box.title = column ? "" : "of what? Choose what to sort by first";
     rows.className = `${state.cams} ${state.maps === "over" ? "over" : ""}`;
     rows.replaceChildren(...visible.map((row, i) => {
       const open = () => enlarge(visible, i);
@@ -449,28 +488,32 @@ function drawGallery() {
       about(row, open), shown);
       return node;
     }));
-    const means = c => mean(known(visible.map(row => score(row, c.folder))));
+    const means = c => {
+      const values = known(visible.map(row => score(row, c.folder)));
+      return [make("strong", {}, one(mean(values))),
+        values.length > 0 && values.length < visible.length && `of ${plural(values.length, "picture")}`];
+    };
     heads.replaceChildren(make("span", {}, id ? `IoU of ${state.class}` : "mIoU of a picture", make("br"), "and its mean"),
       make("span", {}, "image"), make("span", {}, "truth"),
-      ...data.columns.map(c => make("span", {}, c.stage, make("strong", {}, one(means(c))))));
+      ...data.columns.map(c => make("span", {}, c.stage, means(c))));
     count.textContent = `${visible.length} of ${plural(data.rows.length, "picture")}` +
-      ` (${data.list} has ${data.listed})`;
+      ` (${data.list} has ${data.listed})` + (column ? `, by ${by} of ${column.stage}${worst ? ", worst first" : ""}` : "");
     for (const button of legend.querySelectorAll("button"))
       button.setAttribute("aria-pressed", button.dataset.class === state.class);
   };
   listeners.push(render);
-  const node = section("Gallery", legend,
+  const thresholds = [...new Set(known(data.columns.map(c => c.threshold)))].join(", ");
+  const against = changed.map(c => `${c.stage} against ${stage.get(c.before)}`).join("; ");
+  const caption = make("p", {class: "soft"}, [
+    "The score of a picture is the mean IoU, in percent, over the classes in its truth or in the map",
+    thresholds && `; of a CAM at the fixed threshold ${thresholds}, whatever is shown`, ". ",
+    against && `▲ ▼: ${against}. `, thresholds && "Activation is the highest of the classes', blue 0 to red 1. ",
+    "Columns: ", data.columns.map(c => `${c.folder}/`).join(", ") || "no maps yet", "."].filter(Boolean));
+  const node = section("Gallery", caption, legend,
     make("div", {class: "bar"}, make("div", {class: "controls"}, order,
       make("label", {}, box, "worst first"), filter, data.columns.some(c => c.threshold != null) && cams, maps,
       count), heads), rows);
   node.style.setProperty("--columns", data.columns.length + 2);
-  const thresholds = [...new Set(known(data.columns.map(c => c.threshold)))].join(", ");
-  const against = changed.map(c => `${c.stage} against ${stage.get(c.before)}`).join("; ");
-  node.append(make("p", {class: "soft"}, [
-    "The score of a picture is the mean IoU, in percent, over the classes in its truth or in the map",
-    thresholds && `; of a CAM at the fixed threshold ${thresholds}, whatever is shown`, ". ",
-    against && `▲ ▼: ${against}. `, thresholds && "Activation is the highest of the classes', blue 0 to red 1. ",
-    "Columns: ", data.columns.map(c => `${c.folder}/`).join(", ") || "no maps yet", "."].filter(Boolean)));
   return node;
 }
 
@@ -478,17 +521,20 @@ function drawGallery() {
 function enlarge(rows, i) {
   const row = rows[i];
   const go = step => rows[i + step] && enlarge(rows, i + step);
+  const held = document.activeElement?.closest("dialog button")?.name || "close";
   hideTip();
   large.className = `${state.cams} ${state.maps === "over" ? "over" : ""}`;
   large.replaceChildren(
     make("header", {}, make("h1", {id: "large-title"}, row.id), make("div", {class: "keys"},
       make("span", {class: "soft"}, `${i + 1} of ${rows.length}`),
-      make("button", {onclick: () => go(-1), disabled: i === 0}, "← before"),
-      make("button", {onclick: () => go(1), disabled: i === rows.length - 1}, "next →"),
-      make("button", {onclick: () => large.close(), autofocus: true}, "close"))),
+      make("button", {name: "previous", onclick: () => go(-1), disabled: i === 0}, "← previous"),
+      make("button", {name: "next", onclick: () => go(1), disabled: i === rows.length - 1}, "next →"),
+      make("button", {name: "close", onclick: () => large.close(), autofocus: true}, "close"))),
     make("div", {class: "views"}, cells(row)), make("div", {class: "scroll"}, scores(row)));
   large.onkeydown = event => ({ArrowLeft: () => go(-1), ArrowRight: () => go(1)}[event.key]?.());
   if (!large.open) large.showModal();
+  // The button that had the focus is gone; without one in the dialog it would hear no key.
+  (large.querySelector(`button[name=${held}]:enabled`) ?? large.querySelector("[autofocus]")).focus();
 }
 
 // ---- how it was made

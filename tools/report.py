@@ -7,7 +7,6 @@ import base64
 import hashlib
 import io
 import json
-import math
 import re
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def read_numbers(experiment, notes):
                 notes.append({"what": f"{path} is not what a stage writes there: delete it, and run the stage again"})
 
     folders = find_folders(experiment)
-    return {
+    numbers = {
         "name": experiment.name,
         "results": [row for rows in each("results.json", _read_results) for row in rows],
         # By name: cam, crf, png is also the order of the stages.
@@ -59,6 +58,23 @@ def read_numbers(experiment, notes):
         "logs": sorted(each("log/*.jsonl", lambda path: _read_log(path, experiment)), key=lambda log: log["order"]),
         "runs": sorted(each("config/*.json", _read_config), key=lambda run: run["when"]),
     }
+    notes += _note_trainings(numbers["logs"], numbers["runs"])
+    return numbers
+
+
+def _note_trainings(logs, runs):
+    """Note the trainings that have fewer epochs than they were to have, and those whose loss burst."""
+    started = {run["stage"]: run for run in runs}
+    for log in logs:
+        run = started.get(log["stage"], {})
+        burst = [row["epoch"] for row in log["rows"]
+                 if any(_finite(value) is None for name, value in row.items() if name.startswith("loss"))]
+        if burst:
+            yield {"about": "training", "what": f"{log['name']}: the loss is no number in {len(burst)} of "
+                   f"{len(log['rows'])} epochs, first in epoch {burst[0]} (a lower --lr?)"}
+        if run.get("epochs") and len(log["rows"]) < run["epochs"]:
+            yield {"about": "training", "what": f"{log['name']}: {len(log['rows'])} of {run['epochs']} epochs are "
+                   "trained; the same command goes on", "command": run["command"]}
 
 
 def find_folders(experiment):
@@ -79,9 +95,16 @@ def stage_of(folder):
     head, _, part = folder.partition("/")
     kind, _, model = head.partition("_")
     model = MODELS.get(model, model) or MODELS["model_cse"]
-    named = {"dict": f"{model}, CAM", "rw": f"random walk {part}", "seg": f"DeepLab {folder[4:]}",
-             "crf": f"{model}, CAM + CRF, alpha {part.lstrip('0') or 0}"}
+    named = {"dict": f"{model}, CAM", "rw": f"{model}, random walk, {_alphas(part)}", "seg": f"DeepLab {folder[4:]}",
+             "crf": f"{model}, CAM + CRF, {_alphas(part)}"}
     return named.get(kind, folder).strip()
+
+
+def _alphas(name):
+    """Write the alphas in a folder's name as people do: 06 -> alpha 6, 04_24 -> alphas 4 and 24; others as they are."""
+    if not re.fullmatch(r"[\d.]+(_[\d.]+)?", name):
+        return name
+    return f"alpha{'s' * ('_' in name)} " + " and ".join(part.lstrip("0") or "0" for part in name.split("_"))
 
 
 def task_of(folder):
@@ -195,6 +218,7 @@ def _read_eval(path, experiment, folders):
             "list": result["list"], "images": int(result["images"]),
             **{key: _number(result[key]) for key in ("miou", "threshold", "fixed_threshold", "fixed_miou")},
             "curve": [[_number(t), _number(miou)] for t, miou in result["curve"]],
+            "whole": [_number(v) for v in result["whole_range"]] if result.get("at_an_end") else None,
             "best": _per_class(result), "fixed": _per_class(fixed) if fixed else None,
             "stale": folder in folders and result.get("made_by") not in (None, digest(experiment / folder))}
 
@@ -220,7 +244,8 @@ def _read_log(path, experiment):
     stage = path.stem.removeprefix("train_")
     rows = [{k: v for k, v in row.items() if type(v) in (int, float)} for row in experiment.epochs(path.stem)]
     known = next((start for start in TRAINED if stage.startswith(start)), None)
-    name = f"{TRAINED[known]} {stage.removeprefix(known).strip('_')}".strip() if known else stage
+    more = stage.removeprefix(known or "").strip("_")
+    name = ", ".join(part for part in (TRAINED.get(known), _alphas(more)) if part)
     return {"stage": path.stem, "name": name, "rows": rows, "order": [*TRAINED, known].index(known)}
 
 
@@ -230,6 +255,8 @@ def _read_config(path):
     settings = record["settings"]
     return {"stage": path.stem, **{key: str(record.get(key) or "-") for key in ("when", "revision")},
             **{key: str(settings.get(key, "-")) for key in ("recipe", "seed", "precision")},
+            "epochs": _number(settings.get("max_epochs")),
+            "command": "python " + re.sub(r"^\S*/", "", str(record.get("command"))),     # without the program's folder
             "versions": ", ".join(f"{name} {number}" for name, number in record.get("versions", {}).items() if number)}
 
 
@@ -241,9 +268,9 @@ def _number(value):
 
 
 def _finite(value):
-    """Replace NaN and infinity, which JSON cannot say, by null: a loss that burst is a gap in its curve."""
+    """Replace NaN, infinity and what a chart would make infinite by null: a loss that burst is a gap in its curve."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return None if isinstance(value, (int, float)) and not abs(value) < 1e300 else value
