@@ -234,8 +234,8 @@ class Report(Common):
     images: int = option(100, "pictures in the gallery, spread evenly over the list; about 50 KB each", content=False,
                          least=0)
     dirs: tuple[str, ...] = option(("dict_model_oc", "dict", "crf", "rw", "seg"), "folders of maps in the gallery; crf "
-                                   "and rw: the first in them. dict...: CAMs, crf...: CRF maps, others: label maps",
-                                   content=False)
+                                   "and rw: the best in them by mIoU, or the first. dict...: CAMs, crf...: CRF maps, "
+                                   "others: label maps", content=False)
 
 
 # The ordinary classifier's training where it differs from the CGNet's.

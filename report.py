@@ -18,10 +18,10 @@ from data.prepare import voc_palette
 from tools.experiment import Experiment, alpha_pair, digests, find_maps, read_cam, read_crf, save_text
 from tools.report import (
     TRAINED,
+    best_folder,
     cam_labels,
     evenly,
     find_folders,
-    first_folder,
     gallery_row,
     made_from,
     page,
@@ -80,7 +80,7 @@ def open_columns(settings, experiment, layout, ids, evals, notes):
     """
     columns = []
     for name in settings.dirs if layout else ():
-        folder = first_folder(experiment, name)
+        folder = best_folder(experiment, name, [e for e in evals if e["list"] == settings.list])
         if folder is None:
             continue
         try:
@@ -105,7 +105,7 @@ def missing(settings, experiment, layout, data, columns, ids):
     alphas = [f.removeprefix("crf/").lstrip("0") or "0" for f in find_folders(experiment) if f.startswith("crf/")]
     low, high = (alphas[0], alphas[-1]) if len(alphas) > 1 else ("4", "24")
     pair = "--low", low, "--high", high
-    walk = first_folder(experiment, "rw") or f"rw/{alpha_pair(float(low), float(high))}"
+    walk = best_folder(experiment, "rw") or f"rw/{alpha_pair(float(low), float(high))}"
     trainings = {"dict_model_oc": ("model_oc", ("train.py", "--model", "model_oc")),
                  "dict": ("model_cse", ("train.py", "--model", "model_cse", "--cl_init", f"{settings.name}/model_oc")),
                  "rw": ("aff", ("train_aff.py", *pair)), "seg": ("seg", ("train_seg.py", "--label_dir", walk))}
@@ -125,7 +125,7 @@ def missing(settings, experiment, layout, data, columns, ids):
             continue
         what, words = makers.get(name, ("maps", None))
         folder, count = there.get(name, (name, 0))
-        if first_folder(experiment, name) is None:
+        if best_folder(experiment, name) is None:
             yield "maps", f"No {what}: {name}/", words
         elif name in there and count < len(ids):
             yield "maps", f"{folder}/ holds {count} of the {len(ids)} {what} of {settings.list}", words

@@ -228,6 +228,15 @@ def test_the_columns_are_chosen(own):
     assert report("--images", "0")["rows"] == []
 
 
+@pytest.mark.parametrize("list_name, chosen", [("train", "crf/24"), ("val", "crf/04")])
+def test_of_several_alphas_the_one_that_scored_best_on_the_list_is_shown(own, list_name, chosen):
+    shutil.copytree(own / "experiment/X/crf/04", own / "experiment/X/crf/24")
+    result = json.loads((own / "experiment/X/eval/crf_crf_04_train.json").read_text())
+    result |= {"miou": result["miou"] + 1, "list": list_name, "made_by": None}
+    (own / f"experiment/X/eval/crf_crf_24_{list_name}.json").write_text(json.dumps(result))
+    assert report()["columns"][2]["folder"] == chosen
+
+
 @pytest.mark.parametrize(("folder", "name"), [
     ("dict", "CGNet, CAM"), ("dict_model_oc", "ordinary classifier, CAM"), ("dict_aeft_gpp", "aeft_gpp, CAM"),
     ("crf/06", "CGNet, CAM + CRF, alpha 6"), ("crf_model_oc/24", "ordinary classifier, CAM + CRF, alpha 24"),

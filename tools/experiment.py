@@ -24,6 +24,7 @@ import os
 import pickle
 import pickletools
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -76,7 +77,7 @@ class Experiment:
         """Write config/STAGE.json: {"settings", "versions", "revision", "command", "when"}."""
         self._sweep_small_files()
         write_json(self / f"config/{stage}.json", {
-            "settings": settings, "versions": versions(), "revision": revision(), "command": " ".join(sys.argv),
+            "settings": settings, "versions": versions(), "revision": revision(), "command": shlex.join(sys.argv),
             "when": f"{datetime.now():%Y-%m-%d %H:%M:%S}"})
 
     def log(self, stage, text):

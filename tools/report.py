@@ -84,10 +84,11 @@ def find_folders(experiment):
     return list(dict.fromkeys(there))
 
 
-def first_folder(experiment, name):
-    """Give the folder of that name, or the first in it (crf -> crf/06); None if there is none."""
-    found = (f for f in find_folders(experiment) if name in (f, f.split("/")[0]))
-    return next(found, name if (experiment / name).is_dir() else None)
+def best_folder(experiment, name, evals=()):
+    """Give the folder of that name, or the one in it of the best mIoU in `evals`, else the first; None without any."""
+    found = [f for f in find_folders(experiment) if name in (f, f.split("/")[0])]
+    score = {e["folder"]: e["miou"] for e in evals if e["miou"] is not None}
+    return max(found, key=lambda f: score.get(f, -1), default=name if (experiment / name).is_dir() else None)
 
 
 def stage_of(folder):
