@@ -25,10 +25,10 @@ WHOLE_RANGE = [t / 100 for t in range(101)]
 def main():
     settings = config.parse(config.Evaluate)
     settings.dict_dir = settings.dict_dir.rstrip("/") or "/"
-    experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
+    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
     folder = experiment.find_folder(settings.dict_dir)
     ids = layout.ids(settings.list)
-    paths = find_predictions(folder, ids, settings)
+    paths = find_predictions(experiment, folder, ids, settings)
     require_truth(layout, ids, settings)
     experiment.verify(folder, digests(layout.sources()))
 
@@ -48,10 +48,10 @@ def main():
     experiment.log("evaluation", f"{settings.task} {settings.dict_dir} {settings.list}: mIoU {result['miou']:.2f}")
 
 
-def find_predictions(folder, ids, settings):
+def find_predictions(experiment, folder, ids, settings):
     """Return {ID: path}; raises FileNotFoundError with the count and first names of what is missing."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder} (--dict_dir). {maker(settings)}")
+        raise FileNotFoundError(f"no folder {folder} (--dict_dir). {maker(experiment, settings)}")
     if settings.task == "png":
         paths = {i: folder / f"{i}.png" for i in ids}
         missing = [i for i, p in paths.items() if not p.exists()]
@@ -61,22 +61,16 @@ def find_predictions(folder, ids, settings):
     if missing:
         raise FileNotFoundError(f"{len(missing)} of the {len(ids)} images of {settings.list} have no prediction in "
                                 f"{folder} ({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}). "
-                                f"{maker(settings)}")
+                                f"{maker(experiment, settings)}")
     return paths
 
 
-def maker(settings):
+def maker(experiment, settings):
     """Name the command that makes what is missing."""
-    if settings.task == "png" and settings.dict_dir.split("/")[0] == "seg":
-        return f"Make them: python infer_seg.py --name {settings.name} --infer_list {settings.list}"
-    if settings.task == "png" and (alphas := re.fullmatch(r"rw/(\d+\.?\d*)_(\d+\.?\d*)", settings.dict_dir)):
-        low, high = (f"{float(alpha):g}" for alpha in alphas.groups())
-        return (f"Make them: python infer_aff.py --name {settings.name} --low {low} --high {high} "
-                f"--infer_list {settings.list}")
-    what = {"cam": "--dict", "crf": f"--crf --alphas {settings.dict_dir.split('/')[-1]}"}.get(settings.task)
-    model = "model_oc" if "model_oc" in settings.dict_dir else "model_cse"
-    return (f"Make them: python infer.py --name {settings.name} --model {model} {what} --infer_list {settings.list}"
-            if what else "Make them with the stage that writes this folder")
+    folder, _, alpha = settings.dict_dir.rpartition("/")
+    if settings.task != "crf" or not re.fullmatch(r"\d+\.?\d*", alpha):
+        return experiment.maker(settings.task, settings.dict_dir, settings.list)
+    return experiment.maker("crf", folder, settings.list, [float(alpha)])
 
 
 def require_truth(layout, ids, settings):

@@ -47,7 +47,7 @@ def main():
     write_json(experiment / "results.json", {"rows": rows})
     print_table(rows, settings)
     report = ["report.py", "--recipe", settings.recipe, "--name", settings.name,
-              *changed(settings, "data_root", "experiment_root")]
+              *config.changed(settings, "data_root", "experiment_root")]
     print(f"\n$ python {shlex.join(report)}", flush=True)
     run_stage(report)
     print_places(experiment)
@@ -55,8 +55,8 @@ def main():
 
 def stages(settings, name, seed):
     """List (part, label, command, the evaluation's result file or None) of all stages in order; part: see --from."""
-    data = ["--recipe", settings.recipe, "--name", name, *changed(settings, "data_root", "experiment_root")]
-    compute = changed(settings, "device", "precision", "num_workers") + ["--overwrite"] * settings.overwrite
+    data = ["--recipe", settings.recipe, "--name", name, *config.changed(settings, "data_root", "experiment_root")]
+    compute = config.changed(settings, "device", "precision", "num_workers") + ["--overwrite"] * settings.overwrite
     train = ["--seed", str(seed), *compute]
     alphas = config.defaults(config.Infer, settings.recipe)["alphas"][0] if find_spec("pydensecrf") else ()
     if not alphas:
@@ -102,13 +102,6 @@ def drawn_here(settings):
     """Say whether the dataset is the embedded one, to be drawn first; another of the user's is left as it is."""
     root = Path(settings.data_root)
     return settings.recipe == "demo" and (not root.exists() or (root / "Heads").is_dir())
-
-
-def changed(settings, *names):
-    """Return the flags among `names` whose values are not the recipe's own."""
-    own = config.defaults(config.Reproduce, settings.recipe)
-    return [word for name in names if getattr(settings, name) != own[name][0]
-            for word in (f"--{name}", str(getattr(settings, name)))]
 
 
 def run_stages(settings, plan):

@@ -29,7 +29,7 @@ from tools.experiment import Experiment, digest, digests
 def main():
     settings = config.parse(config.TrainSeg)
     device = distributed.start(settings.device)
-    experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
+    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
     ids = layout.ids(settings.train_list)
     steps = EpochSampler(len(ids), settings.batch_size, settings.max_epochs, settings.seed).steps_per_epoch
     layout.check(ids, settings.train_list)
@@ -61,11 +61,8 @@ def label_folder(settings, experiment, layout, ids):
     if missing:
         what = f"{len(missing)} of the {len(ids)} images of {settings.train_list} have no label map in {folder}" if (
             folder.is_dir()) else f"no folder of label maps: neither {inside} nor {folder}"
-        kind, _, alphas = settings.label_dir.strip("/").partition("/")
-        low, _, high = alphas.partition("_")
-        command = (f"python infer_aff.py --name {settings.name} --low {low} --high {high} "
-                   f"--infer_list {settings.train_list}" if kind == "rw" else "the stage that writes this folder")
-        raise ValueError(f"{what} ({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}). Make them: {command}")
+        raise ValueError(f"{what} ({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}). "
+                         f"{experiment.maker('png', settings.label_dir, settings.train_list)}")
     experiment.verify(folder, digests(layout.sources()))
     return folder
 

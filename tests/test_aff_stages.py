@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -398,6 +399,42 @@ def test_crf_maps_that_are_missing(aff):
                 "--crf --alphas 24 --infer_list train_aug")
     assert "crf/02" not in message
     assert_says(refusal("train_aff", *TRAIN, "--crf_dir", "crf_model_oc", "--high", 30), "--model model_oc --crf")
+
+
+def advice(message):
+    """Return the stage and the words of the command that a message names."""
+    stage, words = re.search(r"python (\w+)\.py (.*)$", message).groups()
+    return stage, *shlex.split(words)
+
+
+def test_the_commands_in_messages_make_what_is_missing(aff):
+    """As printed, with the flags that were given; of another experiment's folder in that experiment."""
+    (aff / "data").rename(aff / "my data")
+    (aff / "experiment").rename(aff / "elsewhere")
+    place = ("--recipe", "demo", "--data_root", "my data/critters", "--experiment_root", "elsewhere")
+    line, folder = (*place, "--name", "X", *PAIR), aff / "elsewhere/X"
+    for stage, words, missing in (
+            ("train_aff", (), "crf/24/train_0003.npz"), ("infer_aff", (), "dict/train_0002.npz"),
+            ("train_aff", ("--name", "Y", "--crf_dir", "elsewhere/X/crf_model_oc"), "crf_model_oc/02/train_0001.npz"),
+            ("infer_aff", ("--name", "Y", "--dict_dir", "elsewhere/X/dict_model_oc"), "dict_model_oc/train_0004.npz")):
+        content = (folder / missing).read_bytes()
+        (folder / missing).unlink()
+        call(*advice(refusal(stage, *line, *words)))
+        assert (folder / missing).read_bytes() == content
+    (folder / "crf/24").rename(folder / "crf_sharp")
+    call(*advice(refusal("train_aff", *line, "--crf_dir", "mine")))
+    assert len(list((folder / "mine/02").glob("*.npz"))) == len(list((folder / "mine/24").glob("*.npz"))) == 12
+
+    (folder / "rw/02_24/train_0001.png").unlink()
+    seg = (*place, "--name", "X", "--label_dir", "rw/02_24")
+    evaluation = (*place, "--name", "X", "--task", "png", "--dict_dir", "rw/02_24")
+    for stage, words in (("train_seg", seg), ("evaluation", evaluation)):
+        assert advice(refusal(stage, *words)) == ("infer_aff", "--name", "X", *map(str, PAIR), "--infer_list", (
+            "train_aug" if stage == "train_seg" else "train"), *place)
+    for stage, words, trainer in (("infer_aff", (*PAIR, "--high", 30), "train_aff"), ("infer_seg", (), "train_seg"),
+                                  ("infer", ("--name", "Y", "--dict"), "train")):
+        found, *words = advice(refusal(stage, *line[:8], *words))
+        assert found == trainer and tuple(words[-6:]) == place
 
 
 def test_crf_maps_of_another_alpha(aff):

@@ -350,12 +350,12 @@ def test_folders_that_are_none(seg):
 
 def test_no_labels(seg):
     assert_says(refusal("train_seg", *SEG, "--label_dir", "rw/04_24"), "neither experiment/X/rw/04_24 nor rw/04_24",
-                "python infer_aff.py --name X --low 04 --high 24 --infer_list train_aug")
+                "python infer_aff.py --name X --low 4 --high 24 --infer_list train_aug")
     for number in range(7):
         (seg / f"experiment/X/rw/02_24/train_{number:04d}.png").unlink()
     assert_says(refusal("train_seg", *SEG), "7 of the 12 images of train_aug have no label map in experiment/X/rw",
                 "train_0000, train_0001, train_0002, train_0003, train_0004 ...",
-                "python infer_aff.py --name X --low 02 --high 24")
+                "python infer_aff.py --name X --low 2 --high 24")
     assert_says(refusal("train_seg", *SEG, "--label_dir", "mine"), "neither experiment/X/mine nor mine",
                 "the stage that writes this folder")
 

@@ -24,6 +24,7 @@ import os
 import pickle
 import pickletools
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -43,10 +44,13 @@ MADE_BY = "made_by.json"
 
 
 class Experiment:
-    """The folder ROOT/NAME. Paths are given relative to it ("ckpt/model_oc/last.pth")."""
+    """The folder ROOT/NAME. Paths are given relative to it ("ckpt/model_oc/last.pth").
 
-    def __init__(self, root, name):
-        self.root, self.name = Path(root), name
+    flags  words that a stage needs to work there on the same data, in the commands that messages name
+    """
+
+    def __init__(self, root, name, flags=()):
+        self.root, self.name, self.flags = Path(root), name, flags
         self.folder = self.root / name
 
     def __truediv__(self, path):
@@ -69,6 +73,45 @@ class Experiment:
     def find_folder(self, name):
         """Return the folder of that name in the experiment, or else wherever the name leads."""
         return self / name if (self / name).is_dir() else Path(name)
+
+    # -- the commands that messages name
+
+    def command(self, script, *words):
+        """Write the command line that runs a stage here."""
+        return f"python {shlex.join([script, '--name', self.name, *words, *self.flags])}"
+
+    def maker(self, kind, folder, list_name, alphas=()):
+        """Say how the maps of a list in a folder are made. kind: cam | crf (folder: that of all alphas) | png."""
+        home, name = self._home_of(folder)
+        pair = re.fullmatch(r"rw/(\d+\.?\d*)_(\d+\.?\d*)", name)
+        if (not alphas if kind == "crf" else kind == "png" and not pair and name.split("/")[0] != "seg"):
+            return "Make them with the stage that writes this folder"
+        of_list = ("--infer_list", list_name)
+        if pair:
+            low, high = (f"{float(alpha):g}" for alpha in pair.groups())
+            return "Make them: " + home.command("infer_aff.py", "--low", low, "--high", high, *of_list)
+        if kind == "png":
+            return "Make them: " + home.command("infer_seg.py", *of_list)
+        model, flag = "model_oc" if "model_oc" in name else "model_cse", "dict" if kind == "cam" else "crf"
+        usual = flag if model == "model_cse" else f"{flag}_{model}"
+        what = ["--dict"] if kind == "cam" else ["--crf", "--alphas", *(f"{a:g}" for a in alphas)]
+        there = [] if name == usual else [f"--{flag}_dir", name]
+        return "Make them: " + home.command("infer.py", "--model", model, *what, *there, *of_list)
+
+    def trainer(self, model):
+        """Write the command that trains ckpt/MODEL."""
+        if model.startswith("aff_"):
+            low, high = (f"{float(alpha):g}" for alpha in model.split("_")[1:])
+            return self.command("train_aff.py", "--low", low, "--high", high)
+        return self.command("train_seg.py") if model == "seg" else self.command("train.py", "--model", model)
+
+    def _home_of(self, folder):
+        """Return the experiment in which a folder lies, this one unless it is another, and the folder's name there."""
+        path, root = Path(os.path.abspath(folder)), Path(os.path.abspath(self.root))
+        name, *rest = path.relative_to(root).parts if path.is_relative_to(root) else ("",)
+        if not rest or (self / folder).is_dir() or not (root / name).is_dir():
+            return self, str(Path(folder))
+        return Experiment(self.root, name, self.flags), "/".join(rest)
 
     # -- what a stage leaves about itself
 
@@ -116,7 +159,7 @@ class Experiment:
         folder = self / f"ckpt/{model}"
         there = sorted((p.stem for p in folder.glob("*.pth") if p.stem.isdecimal()), key=int)
         if not there:
-            raise ValueError(f"{folder} holds no weights: {_trainer(self.name, model)}")
+            raise ValueError(f"{folder} holds no weights: {self.trainer(model)}")
         if which == "best":
             scored = [r for r in self.epochs(f"train_{model}") if r.get("miou") is not None
                       and f"{r['epoch']:03d}" in there]
@@ -187,16 +230,16 @@ class Experiment:
                 return path
             instead = (f"--{flag} random starts without it (and --norm train, since BatchNorm then has to learn)"
                        if source == "imagenet" else
-                       f"or train one: python train.py --name {self.name} --model model_oc, "
+                       f"or train one: {self.trainer('model_oc')}, "
                        f"then --{flag} {self.name}/model_oc")
             raise ValueError(f"{path} is not there. pretrained/README.md says where it comes from; {instead}")
         if Path(source).is_file():
             return Path(source)
         parts = source.split("/")
         if len(parts) in (2, 3) and (self.root / parts[0]).is_dir():
-            other = Experiment(self.root, parts[0])
-            return other.weights(parts[1], *parts[2:])
-        command = (f": {_trainer(*parts[:2])}" if len(parts) in (2, 3) and parts[1].startswith("model_") else
+            return Experiment(self.root, parts[0], self.flags).weights(parts[1], *parts[2:])
+        command = (f": {Experiment(self.root, parts[0], self.flags).trainer(parts[1])}"
+                   if len(parts) in (2, 3) and parts[1].startswith("model_") else
                    ": random, imagenet, cam, a file, or EXPERIMENT/MODEL")
         raise ValueError(f"no weights {source!r} (neither a file nor in {self.root}/){command}")
 
@@ -573,14 +616,6 @@ def _explained(path):
 
 
 # -- room, digests, versions
-
-
-def _trainer(name, model):
-    """Give the command that trains ckpt/MODEL."""
-    if model.startswith("aff_"):
-        low, high = (f"{float(alpha):g}" for alpha in model.split("_")[1:])
-        return f"python train_aff.py --name {name} --low {low} --high {high}"
-    return f"python train_seg.py --name {name}" if model == "seg" else f"python train.py --name {name} --model {model}"
 
 
 def _goes_on(path, content):
