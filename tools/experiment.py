@@ -5,6 +5,7 @@ experiment/NAME/
   ckpt/MODEL/EEE.pth        weights after epoch EEE, the authors' names
   ckpt/MODEL/last.pth       everything needed to go on
   log/STAGE_MODEL.jsonl     one line an epoch;  log.txt for people;  train/ pictures of masks
+  log/reproduce.json        what each stage took, over all runs of reproduce.py
   dict/ID.npz               classes uint8 (K,) ids 1..C;  scores float16 (K, H, W) in [0, 1]
   crf/06/ID.npz             classes (K+1,), 0 first;  scores float16 (K+1, H, W), sums to 1
   infer/ID_cam_CLASS.png    overlays
