@@ -284,6 +284,9 @@ class AffinitySet(torch.utils.data.Dataset):
         for path, (own, scores) in zip(self.paths[image_id], found):
             if not len(own) or own[0] != 0:
                 raise ValueError(f"{path}: no map of the background: these are not CRF maps")
+            if own.max() > (most := len(self.layout.classes)):
+                raise ValueError(f"{path} holds the class {own.max()}, but the object classes of {self.layout.root} "
+                                 f"are 1..{most}: delete both and run infer.py again, or mend classes.txt")
             if own.tolist() != classes or scores.shape[1:] != size:
                 raise ValueError(f"{path} holds maps of the classes {own.tolist()} and of size {scores.shape[1:]}, "
                                  f"{self.paths[image_id][0]} those of {classes}, its picture is of size {size}: "

@@ -447,13 +447,20 @@ def test_crf_maps_of_another_alpha(aff):
     (lambda path: cut(path), ("cannot be read", "delete it")),
     (lambda path: save_crf(path, [0, 1], np.ones((2, 5, 6))), ("crf/02/train_0000.npz holds maps", "(5, 6)",
                                                                "delete both and run infer.py again")),
-    (lambda path: save_crf(path, [0, 9], np.ones((2, 128, 128))), ("holds maps of the classes", "[0, 9]")),
+    (lambda path: save_crf(path, [0, 6], np.ones((2, 128, 128))), ("holds maps of the classes", "[0, 6]")),
     (lambda path: save_cam(path, [1], np.ones((1, 128, 128))), ("no map of the background", "not CRF maps"))])
 def test_a_bad_crf_map(aff, spoil, words):
     spoil(aff / "experiment/X/crf/02/train_0000.npz")
     for workers in (0, 1):
         assert_says(refusal("train_aff", *TRAIN, *ELSEWHERE, "--name", f"N{workers}", "--num_workers", workers),
                     "train_0000.npz", *words)
+
+
+def test_crf_maps_of_a_class_that_the_dataset_lacks(aff):
+    for alpha in ("02", "24"):
+        save_crf(f"experiment/X/crf/{alpha}/train_0000.npz", [0, 7], np.full((2, 128, 128), 0.5))
+    assert_says(refusal("train_aff", *TRAIN, *ELSEWHERE, "--name", "N"), "crf/02/train_0000.npz holds the class 7",
+                "data/critters are 1..6", "run infer.py again", "classes.txt")
 
 
 def test_crf_maps_of_other_cams(aff):
