@@ -137,7 +137,7 @@ def count(settings, layout, paths, predict, add):
             else:
                 wrong_size.append(f"{image_id}: {size} and {truth.shape}")
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(error if str(path) in str(error) else f"{path}: {error}") from None
     if wrong_size:
         raise ValueError(f"{len(wrong_size)} of {len(paths)} predictions are not of their truth's size "
                          f"({'; '.join(wrong_size[:3])}): were they made from other pictures?")
