@@ -380,6 +380,19 @@ def as_json(settings):
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
 
 
+def changed(settings, *names):
+    """Return the flags among `names` whose values are not the recipe's own, as words of a command line."""
+    own = defaults(type(settings), settings.recipe)
+    return [word for name in names if getattr(settings, name) != own[name][0]
+            for word in (f"--{name}", str(getattr(settings, name)))]
+
+
+def place(settings):
+    """Say where a stage works, as tools.experiment.Experiment takes it: the folder of all experiments, the name of
+    its own, and the flags with which another stage works there on the same data."""
+    return settings.experiment_root, settings.name, changed(settings, "recipe", "data_root", "experiment_root")
+
+
 def _add(parser, f, default, source):
     kind, meta = f.type, f.metadata
     required = default is MISSING

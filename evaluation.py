@@ -8,6 +8,8 @@ Run     python evaluation.py --name X --task cam --dict_dir dict
 A CAM needs a background threshold: the best of a range is reported, as the papers do, so it is chosen on pixel truth;
 the value at a fixed threshold stands beside it.
 """
+import re
+
 import numpy as np
 from tqdm import tqdm
 
@@ -19,7 +21,6 @@ from tools.experiment import (
     digests,
     find_maps,
     lacking,
-    pair_alphas,
     read_cam,
     read_crf,
     write_json,
@@ -34,10 +35,10 @@ WHOLE_RANGE = [t / 100 for t in range(101)]
 def main():
     settings = config.parse(config.Evaluate)
     settings.dict_dir = settings.dict_dir.rstrip("/") or "/"
-    experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
+    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
     folder = experiment.find_folder(settings.dict_dir)
     ids = layout.ids(settings.list)
-    paths = find_predictions(folder, ids, settings)
+    paths = find_predictions(experiment, folder, ids, settings)
     require_truth(layout, ids, settings)
     experiment.verify(folder, digests(layout.sources()))
 
@@ -57,10 +58,10 @@ def main():
     experiment.log("evaluation", f"{settings.task} {settings.dict_dir} {settings.list}: mIoU {result['miou']:.2f}")
 
 
-def find_predictions(folder, ids, settings):
+def find_predictions(experiment, folder, ids, settings):
     """Return {ID: path}; raises FileNotFoundError with the count and first names of what is missing."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder} (--dict_dir). {maker(settings)}")
+        raise FileNotFoundError(f"no folder {folder} (--dict_dir). {maker(experiment, settings)}")
     if settings.task == "png":
         paths = {i: folder / f"{i}.png" for i in ids}
         missing = [i for i, p in paths.items() if not p.exists()]
@@ -68,22 +69,17 @@ def find_predictions(folder, ids, settings):
         paths = {i: find_maps(folder, i) for i in ids}
         missing = [i for i, p in paths.items() if p is None]
     if missing:
-        raise FileNotFoundError(f"{lacking('prediction', folder, missing, ids, settings.list)}. {maker(settings)}")
+        raise FileNotFoundError(f"{lacking('prediction', folder, missing, ids, settings.list)}. "
+                                f"{maker(experiment, settings)}")
     return paths
 
 
-def maker(settings):
+def maker(experiment, settings):
     """Name the command that makes what is missing."""
-    if settings.task == "png" and settings.dict_dir.split("/")[0] == "seg":
-        return f"Make them: python infer_seg.py --name {settings.name} --infer_list {settings.list}"
-    kind, _, pair = settings.dict_dir.partition("/")
-    if settings.task == "png" and kind == "rw" and (alphas := pair_alphas(pair)):
-        return (f"Make them: python infer_aff.py --name {settings.name} --low {alphas[0]} --high {alphas[1]} "
-                f"--infer_list {settings.list}")
-    what = {"cam": "--dict", "crf": f"--crf --alphas {settings.dict_dir.split('/')[-1]}"}.get(settings.task)
-    model = "model_oc" if "model_oc" in settings.dict_dir else "model_cse"
-    return (f"Make them: python infer.py --name {settings.name} --model {model} {what} --infer_list {settings.list}"
-            if what else "Make them with the stage that writes this folder")
+    folder, _, alpha = settings.dict_dir.rpartition("/")
+    if settings.task != "crf" or not re.fullmatch(r"\d+\.?\d*", alpha):
+        return experiment.maker(settings.task, settings.dict_dir, settings.list)
+    return experiment.maker("crf", folder, settings.list, [float(alpha)])
 
 
 def require_truth(layout, ids, settings):
@@ -150,7 +146,7 @@ def count(settings, layout, paths, predict, add):
             else:
                 wrong_size.append(f"{image_id}: {size} and {truth.shape}")
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(error if str(path) in str(error) else f"{path}: {error}") from None
     if wrong_size:
         raise ValueError(f"{len(wrong_size)} of {len(paths)} predictions are not of their truth's size "
                          f"({'; '.join(wrong_size[:3])}): were they made from other pictures?")

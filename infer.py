@@ -40,7 +40,7 @@ def main():
     if not (settings.dict or settings.crf or settings.vis):
         raise ValueError("nothing is asked for: --dict writes CAMs, --crf CRF maps, --vis overlays")
     device = distributed.start(settings.device)
-    experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
+    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
     ids = chosen_ids(settings, layout)
     weights = distributed.main_first(lambda: experiment.weights(settings.model, settings.load_epo))
     folders = distributed.main_first(lambda: open_folders(settings, experiment, layout, weights, ids))

@@ -29,7 +29,7 @@ from tools.experiment import Experiment, alpha_pair, digests, find_maps, lacking
 def main():
     settings = config.parse(config.InferAff)
     device = distributed.start(settings.device)
-    experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
+    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
     ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
     cams = find_cams(settings, experiment, layout, ids)
     pair = alpha_pair(settings.low, settings.high)
@@ -52,9 +52,8 @@ def find_cams(settings, experiment, layout, ids):
     folder = experiment.find_folder(settings.dict_dir)
     cams = {i: find_maps(folder, i) for i in ids}
     if missing := [i for i, path in cams.items() if path is None]:
-        model = "model_oc" if "model_oc" in settings.dict_dir else "model_cse"
-        raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. Make them: python infer.py "
-                         f"--name {settings.name} --model {model} --dict --infer_list {settings.infer_list}")
+        raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
+                         f"{experiment.maker('cam', settings.dict_dir, settings.infer_list)}")
     experiment.verify(folder, digests(layout.sources()))
     return cams
 

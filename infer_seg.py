@@ -43,7 +43,7 @@ SERVER = "results/VOC2012/Segmentation/comp6_test_cls"
 def main():
     settings = config.parse(config.InferSeg)
     device = distributed.start(settings.device)
-    experiment = Experiment(settings.experiment_root, settings.name)
+    experiment = Experiment(*config.place(settings))
     layout = None if settings.images else VOCLayout(settings.data_root)
     pictures, ids = chosen_pictures(settings, layout)
     weights = distributed.main_first(lambda: experiment.weights("seg", settings.load_epo))
@@ -88,7 +88,7 @@ def settings_of_training(settings, experiment, layout, weights):
     trained = experiment.settings_of(weights, "classes", *config.BACKBONE_FIELDS)
     if not trained or "network" not in trained:
         raise ValueError(f"no {experiment / 'config/train_seg.json'} tells how {weights} was trained: put it back, or "
-                         f"train again: python train_seg.py --name {settings.name}")
+                         f"train again: {experiment.trainer('seg')}")
     if layout and trained["classes"] != layout.classes:
         raise ValueError(f"{weights} was trained on other classes ({', '.join(trained['classes'])}) than those of "
                          f"{layout.root} ({', '.join(layout.classes)}): --data_root must have its classes")

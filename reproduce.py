@@ -20,6 +20,7 @@ import config
 from tools import interrupt
 from tools.experiment import Experiment, alpha_name, alpha_pair, read_json, write_json
 
+TIMES = "log/reproduce.json"
 STOPPED = 75        # a stage that was asked to stop ends with it: what comes next must not run
 
 # mIoU on VOC train (DeepLab: val), percent, and where it is stated. What is missing is not known to us.
@@ -39,15 +40,16 @@ def main():
     runs = []
     for i in range(settings.seeds):
         name = settings.name if i == 0 else f"{settings.name}_{settings.seed + i}"
-        runs.append(run_stages(settings, stages(settings, name, settings.seed + i)))
+        runs.append(run_stages(settings, name, stages(settings, name, settings.seed + i)))
     if settings.dry_run:
         return
     experiment = Experiment(settings.experiment_root, settings.name)
-    rows = collect(settings, experiment, runs)
-    write_json(experiment / "results.json", {"rows": rows})
+    rows = collect(settings, runs)
+    if rows:
+        write_json(experiment / "results.json", {"rows": rows})
     print_table(rows, settings)
     report = ["report.py", "--recipe", settings.recipe, "--name", settings.name,
-              *changed(settings, "data_root", "experiment_root")]
+              *config.changed(settings, "data_root", "experiment_root")]
     print(f"\n$ python {shlex.join(report)}", flush=True)
     run_stage(report)
     print_places(experiment)
@@ -55,10 +57,9 @@ def main():
 
 def stages(settings, name, seed):
     """List (part, label, command, the evaluation's result file or None) of all stages in order; part: see --from."""
-    data = ["--recipe", settings.recipe, "--name", name, *changed(settings, "data_root", "experiment_root")]
-    compute = changed(settings, "device", "precision", "num_workers") + ["--overwrite"] * settings.overwrite
-    train = [*changed(settings, "train_list"), "--seed", str(seed), *compute]
-    walked = ["--infer_list", settings.train_list] if changed(settings, "train_list") else []
+    data = ["--recipe", settings.recipe, "--name", name, *config.changed(settings, "data_root", "experiment_root")]
+    compute = config.changed(settings, "device", "precision", "num_workers") + ["--overwrite"] * settings.overwrite
+    train = ["--train_list", settings.train_list, "--seed", str(seed), *compute]
     alphas = config.defaults(config.Infer, settings.recipe)["alphas"][0] if find_spec("pydensecrf") else ()
     if not alphas:
         print("pydensecrf2 is not installed (it needs a C++ compiler): the CRF, and what follows from it, are left out")
@@ -88,7 +89,8 @@ def stages(settings, name, seed):
     if alphas:
         plan += [
             ("affinity", "AffinityNet", ["train_aff.py", *data, *pair, *train], None),
-            ("walk", "random walk", ["infer_aff.py", *data, *pair, *walked, *compute], None),
+            ("walk", "random walk",
+             ["infer_aff.py", *data, *pair, "--infer_list", settings.train_list, *compute], None),
             evaluate("walk", "CGNet, random walk", "png", walk),
             ("deeplab", "DeepLab, training", ["train_seg.py", *data, "--label_dir", walk, *train], None),
             ("deeplab", "DeepLab, maps", ["infer_seg.py", *data, "--infer_list", "val", "--vis", *compute], None),
@@ -105,33 +107,54 @@ def drawn_here(settings):
     return settings.recipe == "demo" and (not root.exists() or (root / "Heads").is_dir())
 
 
-def changed(settings, *names):
-    """Return the flags among `names` whose values are not the recipe's own."""
-    own = config.defaults(config.Reproduce, settings.recipe)
-    return [word for name in names if getattr(settings, name) != own[name][0]
-            for word in (f"--{name}", str(getattr(settings, name)))]
-
-
-def run_stages(settings, plan):
+def run_stages(settings, name, plan):
     """Run one seed's stages; returns [(label, command, result file, seconds)] of the evaluations.
 
-    The seconds are those of all stages since the evaluation before.
+    The seconds are those of all stages since the evaluation before, whenever they ran.
     """
-    done, start = [], time.monotonic()
+    experiment, done, since = Experiment(settings.experiment_root, name), [], []
     parts = list(config.Reproduce.__dataclass_fields__["from_"].metadata["choices"])
     for part, label, command, result in plan:
+        since.append(label)
         if parts.index(part) >= parts.index(settings.from_):
             print(f"\n$ python {shlex.join(command)}", flush=True)
-            if not settings.dry_run and run_stage(command):
+            if not settings.dry_run and run_by_the_clock(experiment, label, command):
                 raise ValueError(f"{label} stopped with the message above. Mend that and run the same command again: "
                                  "what is done is not done again")
         elif result and not result.exists():
             print(f"{label}: left out, --from {settings.from_} finds no {result}")
+            since.clear()
             continue
         if result:
-            done.append((label, "python " + shlex.join(command), result, round(time.monotonic() - start, 1)))
-            start = time.monotonic()
+            seconds = sum(entry["seconds"] for stage, entry in read_times(experiment).items() if stage in since)
+            done.append((label, "python " + shlex.join(command), result, round(seconds, 1)))
+            since.clear()
     return done
+
+
+def run_by_the_clock(experiment, label, command):
+    """Run a stage, note in log/reproduce.json what it took; returns its exit code.
+
+    What was cut off goes on in the next run, so their times add up. What is whole is skipped by the next run: the
+    longer time counts, that of the run which did the work.
+    """
+    start, code = time.monotonic(), None
+    try:
+        code = run_stage(command)
+    finally:
+        seconds = time.monotonic() - start
+        if code == 0 or experiment.folder.is_dir():
+            times = read_times(experiment)
+            old = times.get(label, {"seconds": 0.0, "whole": False})
+            total = max(old["seconds"], seconds) if old["whole"] else old["seconds"] + seconds
+            times[label] = {"seconds": round(total, 2), "whole": old["whole"] or code == 0}
+            write_json(experiment / TIMES, times)
+    return code
+
+
+def read_times(experiment):
+    """Return {label of a stage: {"seconds", "whole": whether it came to its end}}."""
+    return read_json(experiment / TIMES) if (experiment / TIMES).exists() else {}
 
 
 def run_stage(command):
@@ -149,26 +172,21 @@ def run_stage(command):
     return code
 
 
-def collect(settings, experiment, runs):
+def collect(settings, runs):
     """Make the rows of results.json, one an evaluation, with a value a seed."""
-    path = experiment / "results.json"
-    earlier = {row["stage"]: row["seconds"] for row in read_json(path)["rows"]} if path.exists() else {}
-    earlier = {stage: seconds for stage, seconds in earlier.items() if len(seconds) == len(runs)}
     rows = []
     for label, command, _, _ in runs[0]:
         if any(label not in [name for name, *_ in run] for run in runs):
             continue
         found = [(read_json(result), seconds) for run in runs for name, _, result, seconds in run if name == label]
         evals = [e for e, _ in found]
-        # A second run skips what is whole: the time that counts is the longer one, of the run that did the work.
-        seconds = [max(s, *old) for (_, s), *old in zip(found, earlier.get(label, [0] * len(found)))]
         train = {k: v for k, (v, _) in trained_by(label, settings.recipe).items()}
         paper, source = PAPER.get(label, (None, None)) if settings.recipe == "voc" else (None, None)
         rows.append({"variant": "plain" if settings.plain else settings.recipe, "stage": label,
                      "split": evals[0]["list"],
                      "miou": [e["miou"] for e in evals], "threshold": [e["threshold"] for e in evals],
                      "fixed_miou": [e["fixed_miou"] for e in evals], "paper": paper, "paper_source": source,
-                     "seconds": seconds, "command": command,
+                     "seconds": [seconds for _, seconds in found], "command": command,
                      "init": train["er_init" if "er_init" in train else "init"].replace("{name}", settings.name),
                      "backbone": f"ResNet38d, width {train['width']:g}, blocks {' '.join(map(str, train['blocks']))}"})
     return rows

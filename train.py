@@ -30,7 +30,7 @@ from tools.visualize import erasing_figure
 def main():
     settings = config.parse(config.Train)
     device = distributed.start(settings.device)
-    experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
+    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
     dataset = train_set(settings, layout)
     steps = steps_per_epoch(len(dataset), settings.batch_size)
 

@@ -26,12 +26,13 @@ def main():
     if settings.crop % 8:
         raise ValueError(f"--crop {settings.crop}: an affinity cell has 8 pixels, take a multiple of 8")
     device = distributed.start(settings.device)
-    experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
+    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
     ids = layout.ids(settings.train_list)
     steps = steps_per_epoch(len(ids), settings.batch_size)
     folders = crf_folders(settings, experiment, layout)
     change = partial(augment_mapped, crop_size=settings.crop, jitter_amounts=settings.jitter)
-    dataset = AffinitySet(layout, find_pairs(settings, folders, ids), settings.seed, read_crf, change, confident_labels)
+    pairs = find_pairs(settings, experiment, folders, ids)
+    dataset = AffinitySet(layout, pairs, settings.seed, read_crf, change, confident_labels)
     distributed.say(f"{len(ids)} images of {settings.train_list}, labels from {' and '.join(map(str, folders))}")
 
     torch.manual_seed(settings.seed)
@@ -59,12 +60,12 @@ def crf_folders(settings, experiment, layout):
         made = experiment.made_with(folder).get("alpha", alpha)
         if made != alpha:
             raise ValueError(f"{folder} holds CRF maps of alpha {made:g}, not {alpha:g}: give it back its name. "
-                             f"{maker(settings, [alpha])}")
+                             f"{experiment.maker('crf', settings.crf_dir, settings.train_list, [alpha])}")
         experiment.verify(folder, digests(layout.sources()))
     return folders
 
 
-def find_pairs(settings, folders, ids):
+def find_pairs(settings, experiment, folders, ids):
     """Return {ID: (path of the low alpha's maps, of the high one's)}; ValueError with what is missing and its maker."""
     paths = {i: tuple(find_maps(folder, i) for folder in folders) for i in ids}
     words, alphas = [], []
@@ -74,15 +75,9 @@ def find_pairs(settings, folders, ids):
             alphas.append(alpha)
             words.append(lacking("CRF map", folder, gone, ids, settings.train_list))
     if words:
-        raise ValueError(f"{'; '.join(words)}. {maker(settings, alphas)}")
+        raise ValueError(f"{'; '.join(words)}. "
+                         f"{experiment.maker('crf', settings.crf_dir, settings.train_list, alphas)}")
     return paths
-
-
-def maker(settings, alphas):
-    """Name the command that makes the CRF maps of these alphas."""
-    model = "model_oc" if "model_oc" in settings.crf_dir else "model_cse"
-    return (f"Make them: python infer.py --name {settings.name} --model {model} --crf --alphas "
-            f"{' '.join(f'{a:g}' for a in alphas)} --infer_list {settings.train_list}")
 
 
 if __name__ == "__main__":

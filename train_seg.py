@@ -24,13 +24,13 @@ from networks import parameter_groups
 from networks.deeplab import deeplab
 from networks.pretrained import find_torchvision, load_weights, official_state
 from tools import distributed, engine
-from tools.experiment import Experiment, digests, lacking, pair_alphas
+from tools.experiment import Experiment, digests, lacking
 
 
 def main():
     settings = config.parse(config.TrainSeg)
     device = distributed.start(settings.device)
-    experiment, layout = Experiment(settings.experiment_root, settings.name), VOCLayout(settings.data_root)
+    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
     ids = layout.ids(settings.train_list)
     steps = steps_per_epoch(len(ids), settings.batch_size)
     layout.check(ids, settings.train_list)
@@ -59,11 +59,7 @@ def label_folder(settings, experiment, layout, ids):
     if missing:
         what = (lacking("label map", folder, missing, ids, settings.train_list) if folder.is_dir() else
                 f"no folder of label maps: neither {inside} nor {folder}")
-        kind, _, pair = settings.label_dir.strip("/").partition("/")
-        alphas = pair_alphas(pair) if kind == "rw" else None
-        command = (f"python infer_aff.py --name {settings.name} --low {alphas[0]} --high {alphas[1]} --infer_list "
-                   f"{settings.train_list}" if alphas else "the stage that writes this folder")
-        raise ValueError(f"{what}. Make them: {command}")
+        raise ValueError(f"{what}. {experiment.maker('png', settings.label_dir, settings.train_list)}")
     experiment.verify(folder, digests(layout.sources()))
     return folder
 

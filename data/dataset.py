@@ -27,6 +27,7 @@ IGNORE = 255                                        # in ground truth: a pixel t
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}      # what is taken from any folder
 ORIENTATION = 0x0112                                # EXIF's tag of how a picture is turned
 AUGMENT_STREAM, TARGET_STREAM = 1, 2                # last number of a sample's seed; 0 is the order of an epoch
+TAKE_OFF = "fetch it again or take it off the list"
 IF_GONE = "If it was there before: is its disk still mounted? Then run the same command again"
 
 
@@ -181,7 +182,8 @@ class VOCLayout:
         if not path.exists():
             raise FileNotFoundError(f"no ground truth {path}: without it the image cannot be scored; --gt_dir names "
                                     f"another folder. {IF_GONE}")
-        with _decoded(path) as picture:
+        remedy = "fetch it again, or, if a stage wrote it, delete it and run that again" if gt_dir else TAKE_OFF
+        with _decoded(path, remedy) as picture:
             mode, truth = picture.mode, np.array(picture)
         if mode not in ("P", "L"):
             raise ValueError(f"{path} is a picture of mode {mode}: ground truth is a palette or 8-bit gray PNG whose "
@@ -284,6 +286,9 @@ class AffinitySet(torch.utils.data.Dataset):
         for path, (own, scores) in zip(self.paths[image_id], found):
             if not len(own) or own[0] != 0:
                 raise ValueError(f"{path}: no map of the background: these are not CRF maps")
+            if own.max() > (most := len(self.layout.classes)):
+                raise ValueError(f"{path} holds the class {own.max()}, but the object classes of {self.layout.root} "
+                                 f"are 1..{most}: delete both and run infer.py again, or mend classes.txt")
             if own.tolist() != classes or scores.shape[1:] != size:
                 raise ValueError(f"{path} holds maps of the classes {own.tolist()} and of size {scores.shape[1:]}, "
                                  f"{self.paths[image_id][0]} those of {classes}, its picture is of size {size}: "
@@ -332,16 +337,16 @@ def read_image(path):
 
 
 @contextmanager
-def _decoded(path):
+def _decoded(path, remedy=TAKE_OFF):
     """Open and decode a picture, upright."""
-    with _opened(path) as picture:
+    with _opened(path, remedy) as picture:
         picture.load()
         ImageOps.exif_transpose(picture, in_place=True)
         yield picture
 
 
 @contextmanager
-def _opened(path):
+def _opened(path, remedy=TAKE_OFF):
     """Open a picture, not decoded; what is wrong with it is a ValueError, what hinders its reading an OSError."""
     try:
         with warnings.catch_warnings():
@@ -353,8 +358,7 @@ def _opened(path):
         # Without a number it is Pillow's own word on the content; and a damaged file may send it to where no byte is.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise type(error)(f"{path} cannot be read now ({error.strerror}). {IF_GONE}") from None
-        raise ValueError(f"{path} is truncated or not a picture: fetch it again or take it off the list "
-                         f"({type(error).__name__}: {error})") from None
+        raise ValueError(f"{path} is truncated or not a picture: {remedy} ({type(error).__name__}: {error})") from None
 
 
 def _check_size(picture, path):

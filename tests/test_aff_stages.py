@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -430,6 +431,42 @@ def test_crf_maps_that_are_missing(aff):
     assert_says(refusal("train_aff", *TRAIN, "--crf_dir", "crf_model_oc", "--high", 30), "--model model_oc --crf")
 
 
+def advice(message):
+    """Return the stage and the words of the command that a message names."""
+    stage, words = re.search(r"python (\w+)\.py (.*)$", message).groups()
+    return stage, *shlex.split(words)
+
+
+def test_the_commands_in_messages_make_what_is_missing(aff):
+    """As printed, with the flags that were given; of another experiment's folder in that experiment."""
+    (aff / "data").rename(aff / "my data")
+    (aff / "experiment").rename(aff / "elsewhere")
+    place = ("--recipe", "demo", "--data_root", "my data/critters", "--experiment_root", "elsewhere")
+    line, folder = (*place, "--name", "X", *PAIR), aff / "elsewhere/X"
+    for stage, words, missing in (
+            ("train_aff", (), "crf/24/train_0003.npz"), ("infer_aff", (), "dict/train_0002.npz"),
+            ("train_aff", ("--name", "Y", "--crf_dir", "elsewhere/X/crf_model_oc"), "crf_model_oc/02/train_0001.npz"),
+            ("infer_aff", ("--name", "Y", "--dict_dir", "elsewhere/X/dict_model_oc"), "dict_model_oc/train_0004.npz")):
+        content = (folder / missing).read_bytes()
+        (folder / missing).unlink()
+        call(*advice(refusal(stage, *line, *words)))
+        assert (folder / missing).read_bytes() == content
+    (folder / "crf/24").rename(folder / "crf_sharp")
+    call(*advice(refusal("train_aff", *line, "--crf_dir", "mine")))
+    assert len(list((folder / "mine/02").glob("*.npz"))) == len(list((folder / "mine/24").glob("*.npz"))) == 12
+
+    (folder / "rw/02_24/train_0001.png").unlink()
+    seg = (*place, "--name", "X", "--label_dir", "rw/02_24")
+    evaluation = (*place, "--name", "X", "--task", "png", "--dict_dir", "rw/02_24")
+    for stage, words in (("train_seg", seg), ("evaluation", evaluation)):
+        assert advice(refusal(stage, *words)) == ("infer_aff", "--name", "X", *map(str, PAIR), "--infer_list", (
+            "train_aug" if stage == "train_seg" else "train"), *place)
+    for stage, words, trainer in (("infer_aff", (*PAIR, "--high", 30), "train_aff"), ("infer_seg", (), "train_seg"),
+                                  ("infer", ("--name", "Y", "--dict"), "train")):
+        found, *words = advice(refusal(stage, *line[:8], *words))
+        assert found == trainer and tuple(words[-6:]) == place
+
+
 def test_crf_maps_of_another_alpha(aff):
     (aff / "experiment/X/crf/24").rename(aff / "experiment/X/crf/10")
     assert_says(refusal("train_aff", *TRAIN, "--high", 10), "crf/10 holds CRF maps of alpha 24, not 10", "--alphas 10")
@@ -440,13 +477,20 @@ def test_crf_maps_of_another_alpha(aff):
     (lambda path: cut(path), ("cannot be read", "delete it")),
     (lambda path: save_crf(path, [0, 1], np.ones((2, 5, 6))), ("crf/02/train_0000.npz holds maps", "(5, 6)",
                                                                "delete both and run infer.py again")),
-    (lambda path: save_crf(path, [0, 9], np.ones((2, 128, 128))), ("holds maps of the classes", "[0, 9]")),
+    (lambda path: save_crf(path, [0, 6], np.ones((2, 128, 128))), ("holds maps of the classes", "[0, 6]")),
     (lambda path: save_cam(path, [1], np.ones((1, 128, 128))), ("no map of the background", "not CRF maps"))])
 def test_a_bad_crf_map(aff, spoil, words):
     spoil(aff / "experiment/X/crf/02/train_0000.npz")
     for workers in (0, 1):
         assert_says(refusal("train_aff", *TRAIN, *ELSEWHERE, "--name", f"N{workers}", "--num_workers", workers),
                     "train_0000.npz", *words)
+
+
+def test_crf_maps_of_a_class_that_the_dataset_lacks(aff):
+    for alpha in ("02", "24"):
+        save_crf(f"experiment/X/crf/{alpha}/train_0000.npz", [0, 7], np.full((2, 128, 128), 0.5))
+    assert_says(refusal("train_aff", *TRAIN, *ELSEWHERE, "--name", "N"), "crf/02/train_0000.npz holds the class 7",
+                "data/critters are 1..6", "run infer.py again", "classes.txt")
 
 
 def test_crf_maps_of_other_cams(aff):

@@ -375,7 +375,7 @@ def test_predictions_that_are_missing_or_do_not_fit(place):
     assert_says(refusal("evaluation", *DEMO, "--list", "val"), "6 of the 6 images of val have no prediction",
                 "val_0000, val_0001", "python infer.py --name X", "--infer_list val")
     assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "crf/07"), "no folder", "crf/07",
-                "--crf --alphas 07")
+                "--crf --alphas 7 ")
     np.savez(folder / "train_0001.npz", classes=np.uint8([1]), scores=np.zeros((1, 5, 6), np.float16))
     assert_says(refusal("evaluation", *DEMO), "1 of 12 predictions are not of their truth's size", "train_0001: (5, 6)",
                 "(128, 128)")

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import config
+import reproduce
 from data import prepare
 from data.dataset import VOC_CLASSES, VOCLayout
 from networks.cam import CAMNet
@@ -272,7 +273,7 @@ def test_reproduce(tmp_path, monkeypatch):
         assert row["miou"] == [found["miou"]]
         assert any(line.startswith(row["stage"]) and f"{found['miou']:.1f}" in line for line in text.splitlines())
 
-    made = (".lock/", "log.txt", "config/", "eval/", "results.json", "report.html")
+    made = (".lock/", "log.txt", "log/reproduce.json", "config/", "eval/", "results.json", "report.html")
     before = files("experiment", made)
     text = call("reproduce", *words)
     assert text.count("nothing to do") == 5 and text.count("12 of 12 pictures are there") == 4
@@ -289,6 +290,49 @@ def test_reproduce(tmp_path, monkeypatch):
     assert "CGNet, CAM: left out, --from deeplab finds no " in text
     rows = json.loads((tmp_path / "experiment/demo/results.json").read_text())["rows"]
     assert [row["stage"] for row in rows] == [row["stage"] for row in again if row["stage"] != "CGNet, CAM"]
+
+
+def test_the_time_of_a_stage_is_that_of_the_work(tmp_path, monkeypatch):
+    """Of a run that failed or was stopped and the one that went on, the sum; of one that found all whole, nothing."""
+    monkeypatch.chdir(tmp_path)
+    clock, ends = [0.0], {}
+    result = tmp_path / "experiment/X/eval/a.json"
+    plan = [("classifier", "training", ["train.py"], None), ("classifier", "maps", ["infer.py"], None),
+            ("classifier", "CAM", ["evaluation.py"], result)]
+
+    def run(command):
+        result.parent.mkdir(parents=True, exist_ok=True)
+        result.touch()
+        seconds, end = ends.get(command[0], (1, 0))
+        clock[0] += seconds
+        if end is SystemExit:
+            raise SystemExit
+        return end
+
+    def seconds(*words, **how):
+        ends.clear()
+        ends.update({f"{name}.py": value for name, value in how.items()})
+        settings = config.parse(config.Reproduce, ["--name", "X", *words])
+        return [row[-1] for row in reproduce.run_stages(settings, "X", plan)]
+
+    monkeypatch.setattr("reproduce.run_stage", run)
+    monkeypatch.setattr(reproduce.time, "monotonic", lambda: clock[0])
+    with pytest.raises(SystemExit):
+        seconds(train=(1000, SystemExit))
+    with pytest.raises(ValueError, match="maps stopped"):
+        seconds(train=(500, 0), infer=(30, 1))
+    assert seconds(infer=(70, 0)) == seconds() == seconds("--from", "report") == [1000 + 500 + 30 + 70 + 1]
+
+
+def test_results_are_not_replaced_by_none(tmp_path, monkeypatch):
+    """Of two seeds one has not been run: what the first one's run wrote stays."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("reproduce.run_stage", lambda command: 0)
+    path = tmp_path / "experiment/X/results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"rows": "of one seed"}')
+    assert "left out, --from report finds no" in call("reproduce", "--name", "X", "--from", "report", "--seeds", 2)
+    assert path.read_text() == '{"rows": "of one seed"}'
 
 
 @pytest.mark.slow

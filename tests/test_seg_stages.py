@@ -431,7 +431,10 @@ def test_a_class_without_a_pixel_is_named(seg):
 
 def test_a_broken_label_map(seg):
     cut(seg / "experiment/X/rw/02_24/train_0004.png")
-    assert_says(refusal("train_seg", *SEG), "rw/02_24/train_0004.png is truncated")
+    for stage, words in (("train_seg", SEG), ("evaluation", (*DEMO, "--task", "png", "--dict_dir", "rw/02_24"))):
+        message = refusal(stage, *words)
+        assert_says(message, "rw/02_24/train_0004.png is truncated", "delete it and run that again")
+        assert message.count("train_0004.png is truncated") == message.count("experiment/X/rw") == 1
 
 
 def test_stale_labels(seg):

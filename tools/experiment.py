@@ -5,6 +5,7 @@ experiment/NAME/
   ckpt/MODEL/EEE.pth        weights after epoch EEE, the authors' names
   ckpt/MODEL/last.pth       everything needed to go on
   log/STAGE_MODEL.jsonl     one line an epoch;  log.txt for people;  train/ pictures of masks
+  log/reproduce.json        what each stage took, over all runs of reproduce.py
   dict/ID.npz               classes uint8 (K,) ids 1..C;  scores float16 (K, H, W) in [0, 1]
   crf/06/ID.npz             classes (K+1,), 0 first;  scores float16 (K+1, H, W), sums to 1
   infer/ID_cam_CLASS.png    overlays
@@ -44,10 +45,13 @@ MADE_BY = "made_by.json"
 
 
 class Experiment:
-    """The folder ROOT/NAME. Paths are given relative to it ("ckpt/model_oc/last.pth")."""
+    """The folder ROOT/NAME. Paths are given relative to it ("ckpt/model_oc/last.pth").
 
-    def __init__(self, root, name):
-        self.root, self.name = Path(root), name
+    flags  words that a stage needs to work there on the same data, in the commands that messages name
+    """
+
+    def __init__(self, root, name, flags=()):
+        self.root, self.name, self.flags = Path(root), name, flags
         self.folder = self.root / name
 
     def __truediv__(self, path):
@@ -70,6 +74,45 @@ class Experiment:
     def find_folder(self, name):
         """Return the folder of that name in the experiment, or else wherever the name leads."""
         return self / name if (self / name).is_dir() else Path(name)
+
+    # -- the commands that messages name
+
+    def command(self, script, *words):
+        """Write the command line that runs a stage here."""
+        return f"python {shlex.join([script, '--name', self.name, *words, *self.flags])}"
+
+    def maker(self, kind, folder, list_name, alphas=()):
+        """Say how the maps of a list in a folder are made. kind: cam | crf (folder: that of all alphas) | png."""
+        home, name = self._home_of(folder)
+        top, _, part = name.partition("/")
+        pair = pair_alphas(part) if top == "rw" else None
+        if kind == "png" and pair:
+            words = ["infer_aff.py", "--low", pair[0], "--high", pair[1]]
+        elif kind == "png" and top == "seg":
+            words = ["infer_seg.py"]
+        elif kind == "cam" or (kind == "crf" and alphas):
+            model, flag = "model_oc" if "model_oc" in name else "model_cse", "dict" if kind == "cam" else "crf"
+            usual = flag if model == "model_cse" else f"{flag}_{model}"
+            words = ["infer.py", "--model", model, f"--{flag}",
+                     *(["--alphas", *(f"{a:g}" for a in alphas)] if kind == "crf" else []),
+                     *([f"--{flag}_dir", name] if name != usual else [])]
+        else:
+            return "Make them with the stage that writes this folder"
+        return "Make them: " + home.command(*words, "--infer_list", list_name)
+
+    def trainer(self, model):
+        """Write the command that trains ckpt/MODEL."""
+        if model.startswith("aff_") and (pair := pair_alphas(model.removeprefix("aff_"))):
+            return self.command("train_aff.py", "--low", pair[0], "--high", pair[1])
+        return self.command("train_seg.py") if model == "seg" else self.command("train.py", "--model", model)
+
+    def _home_of(self, folder):
+        """Return the experiment in which a folder lies, this one unless it is another, and the folder's name there."""
+        path, root = Path(os.path.abspath(folder)), Path(os.path.abspath(self.root))
+        name, *rest = path.relative_to(root).parts if path.is_relative_to(root) else ("",)
+        if not rest or (self / folder).is_dir() or not (root / name).is_dir():
+            return self, str(Path(folder))
+        return Experiment(self.root, name, self.flags), "/".join(rest)
 
     # -- what a stage leaves about itself
 
@@ -117,7 +160,7 @@ class Experiment:
         folder = self / f"ckpt/{model}"
         there = sorted((p.stem for p in folder.glob("*.pth") if p.stem.isdecimal()), key=int)
         if not there:
-            raise ValueError(f"{folder} holds no weights: {_trainer(self.name, model)}")
+            raise ValueError(f"{folder} holds no weights: {self.trainer(model)}")
         if which == "best":
             scored = [r for r in self.epochs(f"train_{model}") if r.get("miou") is not None
                       and f"{r['epoch']:03d}" in there]
@@ -188,16 +231,16 @@ class Experiment:
                 return path
             instead = (f"--{flag} random starts without it (and --norm train, since BatchNorm then has to learn)"
                        if source == "imagenet" else
-                       f"or train one: python train.py --name {self.name} --model model_oc, "
+                       f"or train one: {self.trainer('model_oc')}, "
                        f"then --{flag} {self.name}/model_oc")
             raise ValueError(f"{path} is not there. pretrained/README.md says where it comes from; {instead}")
         if Path(source).is_file():
             return Path(source)
         parts = source.split("/")
         if len(parts) in (2, 3) and (self.root / parts[0]).is_dir():
-            other = Experiment(self.root, parts[0])
-            return other.weights(parts[1], *parts[2:])
-        command = (f": {_trainer(*parts[:2])}" if len(parts) in (2, 3) and parts[1].startswith("model_") else
+            return Experiment(self.root, parts[0], self.flags).weights(parts[1], *parts[2:])
+        command = (f": {Experiment(self.root, parts[0], self.flags).trainer(parts[1])}"
+                   if len(parts) in (2, 3) and parts[1].startswith("model_") else
                    ": random, imagenet, cam, a file, or EXPERIMENT/MODEL")
         raise ValueError(f"no weights {source!r} (neither a file nor in {self.root}/){command}")
 
@@ -586,13 +629,6 @@ def _explained(path):
 
 
 # -- room, digests, versions
-
-
-def _trainer(name, model):
-    """Give the command that trains ckpt/MODEL."""
-    if model.startswith("aff_") and (alphas := pair_alphas(model.removeprefix("aff_"))):
-        return f"python train_aff.py --name {name} --low {alphas[0]} --high {alphas[1]}"
-    return f"python train_seg.py --name {name}" if model == "seg" else f"python train.py --name {name} --model {model}"
 
 
 def _goes_on(path, content):
