@@ -435,6 +435,9 @@ def _check(parser, settings):
     part = re.fullmatch(r"(\d{1,6})/(\d{1,6})", getattr(settings, "shard", "1/1"))
     if not part or not 0 <= int(part[1]) <= int(part[2]) or part[2] == "0" * len(part[2]):
         parser.error(f"--shard: I/N with I from 1 to N, as 2/8, not {settings.shard!r}")
+    if isinstance(settings, (TrainAff, InferAff)) and settings.low >= settings.high:
+        parser.error(f"--low {settings.low:g} must be below --high {settings.high:g}: the larger alpha leaves less "
+                     "background")
     for name in ("resize", "scale"):
         low, high = getattr(settings, name, (0, 0))
         if low > high:

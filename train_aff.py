@@ -52,9 +52,6 @@ def main():
 
 def crf_folders(settings, experiment, layout):
     """Find the folders of both alphas' maps; ValueError for one that was made of another alpha, or of other data."""
-    if settings.low >= settings.high:
-        raise ValueError(f"--low {settings.low:g} must be below --high {settings.high:g}: the larger alpha leaves less "
-                         "background")
     folders = [experiment.find_folder(f"{settings.crf_dir}/{alpha_name(a)}") for a in (settings.low, settings.high)]
     for folder, alpha in zip(folders, (settings.low, settings.high)):
         made = experiment.made_with(folder).get("alpha", alpha)

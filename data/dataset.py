@@ -288,11 +288,13 @@ class AffinitySet(torch.utils.data.Dataset):
                 raise ValueError(f"{path}: no map of the background: these are not CRF maps")
             if own.max() > (most := len(self.layout.classes)):
                 raise ValueError(f"{path} holds the class {own.max()}, but the object classes of {self.layout.root} "
-                                 f"are 1..{most}: delete both and run infer.py again, or mend classes.txt")
-            if own.tolist() != classes or scores.shape[1:] != size:
-                raise ValueError(f"{path} holds maps of the classes {own.tolist()} and of size {scores.shape[1:]}, "
-                                 f"{self.paths[image_id][0]} those of {classes}, its picture is of size {size}: "
-                                 "delete both and run infer.py again")
+                                 f"are 1..{most}: delete it and run infer.py again, or mend classes.txt")
+            if scores.shape[1:] != size:
+                raise ValueError(f"{path} holds maps of size {scores.shape[1:]}, its picture is of size {size}: delete "
+                                 "it and run infer.py again")
+            if own.tolist() != classes:
+                raise ValueError(f"{path} holds maps of the classes {own.tolist()}, {self.paths[image_id][0]} those of "
+                                 f"{classes}: delete both and run infer.py again")
         return [scores for _, scores in found]
 
 

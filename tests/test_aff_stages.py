@@ -476,7 +476,7 @@ def test_crf_maps_of_another_alpha(aff):
 @pytest.mark.parametrize("spoil, words", [
     (lambda path: cut(path), ("cannot be read", "delete it")),
     (lambda path: save_crf(path, [0, 1], np.ones((2, 5, 6))), ("crf/02/train_0000.npz holds maps", "(5, 6)",
-                                                               "delete both and run infer.py again")),
+                                                               "delete it and run infer.py again")),
     (lambda path: save_crf(path, [0, 6], np.ones((2, 128, 128))), ("holds maps of the classes", "[0, 6]")),
     (lambda path: save_cam(path, [1], np.ones((1, 128, 128))), ("no map of the background", "not CRF maps"))])
 def test_a_bad_crf_map(aff, spoil, words):

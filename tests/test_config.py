@@ -194,6 +194,8 @@ def test_the_experiments_name_fills_its_place():
     (Infer, ["--format", "png"], "--format: invalid choice: 'png'"),
     (Evaluate, ["--thresholds", "0", "1"], "--thresholds: expected 3 arguments"),
     (Reproduce, ["--seeds", "0"], "--seeds: must be at least 1, not 0"),
+    (TrainAff, ["--low", "24"], "--low 24 must be below --high 24"),
+    (InferAff, ["--high", "2"], "--low 4 must be below --high 2"),
 ])
 def test_what_cannot_be_meant_is_refused_in_the_flags_words(capsys, cls, words, said):
     assert said in refused(capsys, cls, [*NAME, *words])

@@ -674,10 +674,14 @@ def require_space(folder, size):
     there = next(p for p in (folder, *folder.resolve().parents) if p.exists())
     free = shutil.disk_usage(there).free
     if size > free:
-        raise OSError(f"{folder} would take about {size / 2**30:.1f} GiB, the disk has {free / 2**30:.1f} GiB free: "
-                      "make room, or write to another disk (--experiment_root)")
+        raise OSError(f"{folder} would take about {_bytes(size)}, the disk has {_bytes(free)} free: make room, or write "
+                      "to another disk (--experiment_root)")
     if size > 2**20:
         print(f"{folder}: about {size / 2**30:.2f} GiB to write, {free / 2**30:.0f} GiB free")
+
+
+def _bytes(size):
+    return f"{size / 2**30:.1f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"
 
 
 def digest(path):
