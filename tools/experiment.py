@@ -674,8 +674,8 @@ def require_space(folder, size):
     there = next(p for p in (folder, *folder.resolve().parents) if p.exists())
     free = shutil.disk_usage(there).free
     if size > free:
-        raise OSError(f"{folder} would take about {_bytes(size)}, the disk has {_bytes(free)} free: make room, or write "
-                      "to another disk (--experiment_root)")
+        raise OSError(f"{folder} would take about {_bytes(size)}, the disk has {_bytes(free)} free: make room, or "
+                      "write to another disk (--experiment_root)")
     if size > 2**20:
         print(f"{folder}: about {size / 2**30:.2f} GiB to write, {free / 2**30:.0f} GiB free")
 
