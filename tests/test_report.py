@@ -240,7 +240,8 @@ def test_of_several_alphas_the_one_that_scored_best_on_the_list_is_shown(own, li
 @pytest.mark.parametrize(("folder", "name"), [
     ("dict", "CGNet, CAM"), ("dict_model_oc", "ordinary classifier, CAM"), ("dict_aeft_gpp", "aeft_gpp, CAM"),
     ("crf/06", "CGNet, CAM + CRF, alpha 6"), ("crf_model_oc/24", "ordinary classifier, CAM + CRF, alpha 24"),
-    ("crf/02.5", "CGNet, CAM + CRF, alpha 2.5"), ("rw/04_24", "CGNet, random walk, alphas 4 and 24"),
+    ("crf/02.5", "CGNet, CAM + CRF, alpha 2.5"), ("rw_dup24", "rw_dup24"), ("rw_b/04_24", "rw_b/04_24"),
+    ("rw/04_24", "CGNet, random walk, alphas 4 and 24"),
     ("rw/mine", "CGNet, random walk, mine"), ("seg", "DeepLab"), ("mine", "mine")])
 def test_stages_have_names(folder, name):
     assert stage_of(folder) == name

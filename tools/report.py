@@ -98,6 +98,8 @@ def stage_of(folder):
     model = MODELS.get(model, model) or MODELS["model_cse"]
     named = {"dict": f"{model}, CAM", "rw": f"{model}, random walk, {_alphas(part)}", "seg": f"DeepLab {folder[4:]}",
              "crf": f"{model}, CAM + CRF, {_alphas(part)}"}
+    if kind in ("rw", "crf") and not part or head.startswith("rw_"):      # a name that someone chose
+        return folder
     return named.get(kind, folder).strip()
 
 
