@@ -462,6 +462,21 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 def run(main):
     """Call a stage's main; print an error that a person can mend without its traceback, and exit with 1."""
     try:
+        _call(main)
+    except SystemExit as leaving:
+        _end(main, leaving.code)
+        raise
+    _end(main, 0)
+
+
+def _end(main, code):
+    distributed = sys.modules.get("tools.distributed")      # a stage that did not import it is one process
+    if distributed and main.__module__ == "__main__":
+        distributed.end(code)
+
+
+def _call(main):
+    try:
         main()
     except KeyboardInterrupt:
         sys.exit("stopped: run the same command to go on")

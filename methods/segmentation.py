@@ -17,8 +17,9 @@ class Segmentation(nn.Module):
     network      image (B, 3, H, W) -> logits (B, C + 1, H, W)
     global_mean  under several processes: the mean of a tensor over all of them
 
-    forward: {"image" (B, 3, H, W), "labels" (B, H, W) class ids or 255}, epoch -> {"loss", "accuracy"}: the latter is
-    the share of the labelled pixels that get their label (nan where there is none).
+    forward: {"image" (B, 3, H, W), "labels" (B, H, W) class ids or 255}, epoch -> {"loss", "accuracy",
+    "accuracy_objects"}: the share of the labelled pixels that get their label, and of those labelled an object, which
+    is 0 where a network has learned to call everything background (nan where there are none).
     """
 
     def __init__(self, network, global_mean=None):
@@ -29,22 +30,25 @@ class Segmentation(nn.Module):
     def forward(self, batch, epoch):
         labels = batch["labels"].long()                                         # (B, H, W)
         logits = self.network(batch["image"])                                   # (B, C + 1, H, W)
-        pixels = batch["pixels"] if "pixels" in batch else self._mean_count([batch])        # ()
-        right = (logits.detach().argmax(1) == labels).sum()
+        pixels = batch["pixels"] if "pixels" in batch else self._mean_counts([batch])       # (2,)
+        right = logits.detach().argmax(1) == labels                             # (B, H, W)
+        shares = torch.stack([right.sum(), (right & (labels > 0)).sum()]) / pixels
         loss = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-        return {"loss": loss / pixels.clamp(min=1e-6), "accuracy": right / pixels}
+        return {"loss": loss / pixels[0].clamp(min=1e-6), "accuracy": shares[0], "accuracy_objects": shares[1]}
 
     def rehearse(self, parts, draw_from):
         """Give each part of a batch "pixels": the parts' means are then those of the whole. Returns their order."""
-        pixels = self._mean_count(parts)
+        pixels = self._mean_counts(parts)
         for part in parts:
             part["pixels"] = pixels / len(parts)
         return range(len(parts))
 
-    def _mean_count(self, parts):
-        """Count the pixels that have a label. Of several processes the mean: see CSE._mean_counts."""
-        count = sum((part["labels"] != IGNORE).sum() for part in parts).float()
-        return self.global_mean(count) if self.global_mean else count
+    def _mean_counts(self, parts):
+        """Count the pixels that have a label, and an object's: (2,). Of several processes the mean: see CSE."""
+        labels = [part["labels"] for part in parts]
+        counts = torch.stack([sum((x != IGNORE).sum() for x in labels),
+                              sum(((x != IGNORE) & (x > 0)).sum() for x in labels)]).float()
+        return self.global_mean(counts) if self.global_mean else counts
 
 
 @torch.no_grad()

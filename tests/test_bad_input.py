@@ -414,7 +414,8 @@ def test_label_maps_that_do_not_fit(place):
 def test_a_full_disk(place, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 1000))
-    assert_says(refusal("infer", *DEMO, "--dict", "--infer_list", "val"), "GiB free", "make room", "--experiment_root")
+    assert_says(refusal("infer", *DEMO, "--dict", "--infer_list", "val"), "0.0 MiB free", "make room",
+                "--experiment_root")
     call("infer", *DEMO, "--dict")      # nothing is missing: nothing is written
 
 

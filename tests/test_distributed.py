@@ -3,7 +3,10 @@ and the maximum of the masks over the whole batch.
 """
 import os
 import socket
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -280,3 +283,32 @@ def test_a_gpu_that_is_not_there_is_refused():
     assert distributed.start("auto") == CPU
     with pytest.raises(ValueError, match="--device cuda: this machine has no GPU .*--device cpu"):
         distributed.start("cuda")
+
+
+@pytest.mark.parametrize("leave, code, said", [("pass", 0, ""), ("sys.exit(75)", 75, ""),
+                                               ("raise ValueError('no picture')", 1, "error: no picture\n")])
+@pytest.mark.parametrize("several", [True, False])
+def test_one_of_several_processes_ends_before_python_is_taken_down(leave, code, said, several):
+    """A thread of the process group would abort it then. What is printed, and registered for the end, still comes."""
+    script = f"""
+import atexit, os, sys
+import config
+from tools import distributed
+
+class Late:
+    def __del__(self, write=os.write):
+        write(1, b"taken down")
+
+def main():
+    distributed._joined = {several}
+    print("main")
+    {leave}
+
+late = Late()
+atexit.register(print, "atexit")
+config.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent, capture_output=True,
+                          text=True)
+    assert (done.returncode, done.stderr) == (code, said)
+    assert done.stdout == "main\natexit\n" + "taken down" * (not several)

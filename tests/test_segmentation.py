@@ -45,14 +45,27 @@ def batch_of(images=4, seed=0):
 def test_the_loss_is_the_mean_over_the_labelled_pixels():
     net, batch = Linear(), batch_of()
     terms = Segmentation(net)(batch, 0)
-    logits, total, right, count = net(batch["image"]), 0, 0, 0
+    logits, total, right, objects = net(batch["image"]), 0, [], []
     for i, y, x in np.argwhere(batch["labels"].numpy() != 255):
         label = int(batch["labels"][i, y, x])
         total -= torch.log_softmax(logits[i, :, y, x], 0)[label]
-        right += int(logits[i, :, y, x].argmax()) == label
-        count += 1
-    torch.testing.assert_close(terms["loss"], total / count)
-    assert float(terms["accuracy"]) == pytest.approx(right / count)
+        right.append(int(logits[i, :, y, x].argmax()) == label)
+        objects.append(label > 0)
+    torch.testing.assert_close(terms["loss"], total / len(right))
+    assert float(terms["accuracy"]) == pytest.approx(np.mean(right))
+    assert float(terms["accuracy_objects"]) == pytest.approx(np.mean(np.array(right)[objects]))
+
+
+def test_a_network_that_calls_everything_background_shows():
+    net = Linear()
+    with torch.no_grad():
+        net.conv.bias[0] = 100.
+    batch = batch_of()
+    terms = Segmentation(net)(batch, 0)
+    labels = batch["labels"]
+    assert terms["accuracy_objects"] == 0 and terms["accuracy"] == (labels == 0).sum() / (labels != 255).sum()
+    batch["labels"].fill_(0)
+    assert torch.isnan(Segmentation(net)(batch, 0)["accuracy_objects"])
 
 
 def test_a_batch_without_a_label_teaches_nothing():
@@ -72,7 +85,7 @@ def test_parts_of_a_batch_make_the_same_step(parts):
         net = Linear()
         objective = Segmentation(net)
         terms = _backward(objective, objective, batch_of(), 0, count, lambda part: None, torch.enable_grad)
-        found.append((terms["loss"], net.conv.weight.grad))
+        found.append((*terms.values(), net.conv.weight.grad))
     torch.testing.assert_close(found[0], found[1])
 
 
@@ -81,8 +94,9 @@ def test_processes_make_the_same_step():
     batch, whole = batch_of(), Linear()
     Segmentation(whole)(batch, 0)["loss"].backward()
     halves = [{k: v[rank::2] for k, v in batch.items()} for rank in range(2)]
-    counts = [(half["labels"] != 255).sum().float() for half in halves]
-    assert counts[0] != counts[1]
+    counts = [torch.stack([(x != 255).sum(), ((x != 255) & (x > 0)).sum()]).float() for x in
+              (half["labels"] for half in halves)]
+    assert counts[0][0] != counts[1][0]
     gradients = []
     for half in halves:
         net = Linear()

@@ -1,8 +1,12 @@
 """How many processes there are: this file alone knows. Without torchrun there is one, and every function is trivial."""
+import atexit
 import os
+import sys
 
 import torch
 import torch.distributed as dist
+
+_joined = False         # whether this process is, or was, one of several
 
 
 def start(device="auto"):
@@ -21,12 +25,31 @@ def start(device="auto"):
         torch.cuda.set_device(local_rank)
     if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo")
+        global _joined
+        _joined = True
     return torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
 
 
 def stop():
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end(code):
+    """End this process with what sys.exit was given, if it is one of several, without taking Python down.
+
+    DistributedDataParallel keeps its process group, whose threads may still hold the tensors of the last collective:
+    a thread that lets go of one while Python is taken down aborts the process, and torchrun calls a whole run failed.
+    """
+    if not _joined:
+        return
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
 
 
 def rank():

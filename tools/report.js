@@ -256,7 +256,7 @@ const MEANINGS = {
   p_rest_erased: "and the picture's other classes", loss_bg: "pairs in the background",
   loss_fg: "pairs within an object class", loss_neg: "pairs of different classes",
   affinity_same: "mean of the pairs that belong together", affinity_different: "of those that do not",
-  accuracy: "share of the labelled pixels that get their label",
+  accuracy: "share of the labelled pixels that get their label", accuracy_objects: "of those labelled an object",
 };
 
 function drawTraining() {
@@ -265,7 +265,7 @@ function drawTraining() {
     ["loss", "loss", name => name.startsWith("loss"), {low: 0}],
     ["probability", "probability", name => name.startsWith("p_"), {low: 0, high: 1}],
     ["affinity", "affinity, 0 to 1", name => name.startsWith("affinity_"), {low: 0, high: 1}],
-    ["accuracy", "share of pixels", name => name === "accuracy", {}],
+    ["accuracy", "share of pixels", name => name.startsWith("accuracy"), {}],
     ["mIoU", "mIoU in percent", name => name === "miou", {}]];
   const charts = data.logs.filter(log => log.rows.length).map(log => {
     const names = [...new Set(log.rows.flatMap(Object.keys))].filter(name => !quiet.includes(name));
