@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 import config
-from data.dataset import PictureFolder, VOCLayout, picture_size, read_image
+from data.images import PictureFolder, picture_size, read_image
+from data.layout import VOCLayout
 from data.loader import view_loader
 from data.prepare import voc_palette
 from data.transforms import resize_labels, shrink
@@ -24,17 +25,10 @@ from networks.deeplab import deeplab
 from networks.pretrained import load_weights
 from tools import distributed, engine, interrupt
 from tools.crf import DEEPLAB_BILATERAL, CRFPool
-from tools.experiment import (
-    Experiment,
-    copy_file,
-    digests,
-    lacking,
-    read_labels,
-    require_space,
-    save_image,
-    save_labels,
-    save_zip,
-)
+from tools.experiment import Experiment
+from tools.files import copy_file, read_labels, require_space, save_image, save_labels, save_zip
+from tools.maps import lacking
+from tools.provenance import digests
 from tools.visualize import label_overlay
 
 SERVER = "results/VOC2012/Segmentation/comp6_test_cls"

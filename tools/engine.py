@@ -10,7 +10,8 @@ from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
 from tools import distributed, interrupt
-from tools.experiment import digest, load_checkpoint, save_checkpoint
+from tools.files import load_checkpoint, save_checkpoint
+from tools.provenance import digest
 
 
 def poly_sgd(groups, lr, steps, power=0.9, momentum=5e-4):
