@@ -36,8 +36,8 @@ def main():
     device = distributed.start(settings.device)
     experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
     ids = chosen_ids(settings, layout)
-    weights = distributed.main_first(lambda: experiment.weights(settings.model, settings.load_epo))
-    folders = distributed.main_first(lambda: open_folders(settings, experiment, layout, weights, ids))
+    weights = distributed.on_main(lambda: experiment.weights(settings.model, settings.load_epo))
+    folders = distributed.on_main(lambda: open_folders(settings, experiment, layout, weights, ids))
 
     done = sum(bool(find_maps(folders["dict"], i)) for i in ids)
     distributed.say(f"{folders['dict']}: {done} of {len(ids)} pictures are there")

@@ -37,8 +37,8 @@ def main():
     ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
     cams = find_cams(settings, experiment, layout, ids)
     pair = alpha_pair(settings.low, settings.high)
-    weights = distributed.main_first(lambda: experiment.weights(f"aff_{pair}", settings.load_epo))
-    folder = distributed.main_first(lambda: open_folder(settings, experiment, layout, weights, pair, ids))
+    weights = distributed.on_main(lambda: experiment.weights(f"aff_{pair}", settings.load_epo))
+    folder = distributed.on_main(lambda: open_folder(settings, experiment, layout, weights, pair, ids))
 
     todo = [i for i in ids if not (folder / f"{i}.png").exists()]
     distributed.say(f"{folder}: {len(ids) - len(todo)} of {len(ids)} pictures are there")

@@ -40,9 +40,9 @@ def main():
     experiment = Experiment(*config.place(settings))
     layout = None if settings.images else VOCLayout(settings.data_root)
     pictures, ids = chosen_pictures(settings, layout)
-    weights = distributed.main_first(lambda: experiment.weights("seg", settings.load_epo))
+    weights = distributed.on_main(lambda: experiment.weights("seg", settings.load_epo))
     trained = settings_of_training(settings, experiment, layout, weights)
-    folders = distributed.main_first(
+    folders = distributed.on_main(
         lambda: open_folders(settings, experiment, layout, weights, trained, ids, pictures))
 
     done = sum(is_done(folders["seg"], pictures, i) for i in ids)
@@ -57,7 +57,7 @@ def main():
             draw_overlays(folders, pictures, [i for i in mine if i not in broken], trained["classes"])
     broken = {k: v for part in distributed.gather(broken) for k, v in part.items()}
     if settings.zip:
-        distributed.main_first(lambda: write_for_server(settings, experiment, layout, folders["seg"]))
+        distributed.on_main(lambda: write_for_server(settings, experiment, layout, folders["seg"]))
     experiment.release()
     distributed.stop()
     if broken:

@@ -39,7 +39,7 @@ def main():
     steps = steps_per_epoch(len(ids), settings.batch_size)
     layout.check(ids, settings.train_list)
     folder = label_folder(settings, experiment, layout, ids)
-    inputs = {"labels": distributed.main_first(lambda: check_labels(folder, layout, ids))}
+    inputs = {"labels": distributed.on_main(lambda: check_labels(folder, layout, ids))}
     dataset = SegSet(layout, ids, folder, settings.seed,
                      partial(augment_labelled, scale=settings.scale, crop_size=settings.crop,
                              jitter_amounts=settings.jitter))
