@@ -1,5 +1,6 @@
 """Pictures: files in, uint8 arrays out, upright; or an error that tells a damaged file from a disk that has gone."""
 import errno
+import math
 import os
 import warnings
 from collections import Counter
@@ -40,6 +41,16 @@ def picture_size(path):
     with _opened(path) as picture:
         turned = picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) and picture.format != "TIFF"   # Pillow did that
         return picture.size if turned else picture.size[::-1]
+
+
+def mean_pixels(images, ids):
+    """Estimate the mean number of pixels of images from the headers of ten. images: has image_path(ID)."""
+    return np.mean([math.prod(picture_size(images.image_path(i))) for i in ten_of(ids)])
+
+
+def ten_of(ids):
+    """Return ten of the IDs, or all if there are fewer, for an estimate."""
+    return ids[:: -(-len(ids) // 10)]
 
 
 def read_image(path):

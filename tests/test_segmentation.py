@@ -13,7 +13,7 @@ from data.loader import view_loader
 from data.prepare import voc_palette
 from data.transforms import augment_labelled, normalize, views
 from methods.segmentation import Segmentation, multi_scale_scores
-from tools.crf import BILATERAL, DEEPLAB_BILATERAL, CRFPool, dense_crf
+from tools.crf import BILATERAL, DEEPLAB_BILATERAL, Job, dense_crf, refine_all
 from tools.engine import _backward
 from tools.visualize import label_overlay
 
@@ -257,10 +257,9 @@ def test_the_crf_of_scores_that_have_a_background(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)
     scores = np.random.default_rng(1).dirichlet(np.ones(4), (24, 30)).transpose(2, 0, 1).astype(np.float32)
     saved = {}
-    with CRFPool(1) as pool:
-        for name, bilateral in (("deeplab", DEEPLAB_BILATERAL), ("paper", BILATERAL)):
-            pool.submit(lambda: (image, scores), lambda alpha, s, name=name: saved.update({name: s}), [None], 3, name,
-                        bilateral)
+    for name, bilateral in (("deeplab", DEEPLAB_BILATERAL), ("paper", BILATERAL)):
+        job = Job(name, lambda: (image, scores), lambda alpha, s, name=name: saved.update({name: s}))
+        assert list(refine_all([job], 1, 3, bilateral)) == [name]
     assert DEEPLAB_BILATERAL == {"sxy": 32, "srgb": 13, "compat": 10}
     np.testing.assert_array_equal(saved["deeplab"], dense_crf(image, scores, 3, DEEPLAB_BILATERAL))
     np.testing.assert_array_equal(saved["paper"], dense_crf(image, scores, 3))

@@ -275,6 +275,23 @@ class Experiment:
             lock.share(self._lock_path(name))
         return folder
 
+    def open_outputs(self, name, settings, outputs, size, text):
+        """Claim the output folders of an inference stage; then check the disk, and write config/NAME.json and log.txt.
+
+        settings  the stage's, for JSON;  outputs  {key: (folder, stage, settings, inputs), as claim takes them}
+        size      function {key: path of the folder} -> bytes that are still to be written
+        Returns {key: path of the folder}.
+        """
+        shared, overwrite = settings["shard"] != "1/1", settings["overwrite"]
+        main, *_ = outputs.values()
+        if shared:
+            self.lock(f"{main[0]}, shard {settings['shard']}")
+        folders = {key: self.claim(*output, overwrite, shared) for key, output in outputs.items()}
+        require_space(self / main[0], size(folders))
+        self.save_config(name, settings)
+        self.log(name, text)
+        return folders
+
     def _sweep_small_files(self):
         """Delete what killed runs left half-written where no lock tells whether another run is writing."""
         for folder in (".", "config", "log", "train", "eval"):

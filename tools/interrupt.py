@@ -57,11 +57,15 @@ def asked():
 
 
 def progress(items, total, name):
-    """Show how far it is, and leave between two items if asked to stop."""
-    for item in tqdm(items, name, total, mininterval=1, disable=not distributed.is_main()):
-        yield item
-        if asked():
-            leave()
+    """Show progress and the time left; leave between two items if asked to stop. A generator is closed at the end."""
+    try:
+        for item in tqdm(items, name, total, mininterval=1, disable=not distributed.is_main()):
+            yield item
+            if asked():
+                leave()
+    finally:
+        if hasattr(items, "close"):
+            items.close()
 
 
 def leave():
