@@ -1,9 +1,9 @@
-"""Find the labelled classes in pictures: CAMs, dense CRF maps, overlays to look at.
+"""Locate the labelled classes in images: CAMs, dense CRF maps, overlays to look at.
 
 Reads   ckpt/MODEL/EEE.pth   JPEGImages/ and labels of --data_root
 Writes  dict/ID.npz (--dict)   crf/ALPHA/ID.npz (--crf)   infer/ID_cam_CLASS.png (--vis); of model_oc dict_model_oc/ ...
 Run     python infer.py --name X --model model_cse --vis --dict --crf --alphas 4 24 --infer_list train_aug
-Pictures that are done are not done again. Under torchrun the processes share the pictures, and so do job arrays with
+Existing files are skipped. Under torchrun each process takes its share of the images; so does each job of an array with
 --shard 1/8 ... --shard 8/8.
 """
 from functools import partial
@@ -40,7 +40,7 @@ def main():
     folders = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights, ids))
 
     done = sum(bool(find_maps(folders["dict"], i)) for i in ids)
-    distributed.say(f"{folders['dict']}: {done} of {len(ids)} pictures are there")
+    distributed.say(f"{folders['dict']}: {done} of {len(ids)} images are finished")
     ids = distributed.share(ids)
     with interrupt.remembered():
         make_maps(settings, experiment, layout, device, weights, folders, ids)
@@ -101,7 +101,7 @@ def save_refined(folders, name, format, alpha, scores, classes):
 
 
 def chosen_ids(settings, layout):
-    """Read the list and check, before anything is computed, that its pictures and labels are there: the shard's IDs."""
+    """Return the shard's IDs, after a check that all their images and labels exist."""
     ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
     if settings.labels == "given" and ids:
         layout.labels(ids)
@@ -147,7 +147,7 @@ def trained_network(settings, experiment, layout, weights):
         raise ValueError(f"{weights} was trained on other classes ({', '.join(trained['classes'])}) than those of "
                          f"{layout.root} ({', '.join(layout.classes)}): --data_root must have its classes")
     if not trained:
-        distributed.say(f"no config/ tells how {weights} was trained: taken for one of the recipe {settings.recipe}")
+        distributed.say(f"no config/ tells how {weights} was trained: assuming the recipe {settings.recipe}")
         trained = {k: v for k, (v, _) in config.defaults(config.Train, settings.recipe, settings.model).items()}
     network = CAMNet(len(layout.classes), **{name: trained[name] for name in config.NETWORK_FIELDS})
     load_weights(network, weights)
@@ -155,7 +155,7 @@ def trained_network(settings, experiment, layout, weights):
 
 
 def draw_overlays(settings, layout, folders, image_id):
-    """Write infer/ID_cam_CLASS.png for each class of a picture."""
+    """Write infer/ID_cam_CLASS.png for each class of an image."""
     source = find_maps(folders["dict"], image_id)
     classes, scores = read_cam(source)
     if len(classes) and not 1 <= min(classes) <= max(classes) <= len(layout.classes):

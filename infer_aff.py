@@ -1,10 +1,10 @@
-"""Random walk: spread each CAM along the learned affinities; what wins a pixel is its pseudo label.
+"""Random walk: spread each CAM along the learned affinities; the highest score of a pixel gives its pseudo label.
 
 Reads   dict/ID.npz (infer.py)   ckpt/aff_LOW_HIGH/EEE.pth (train_aff.py)   JPEGImages/ of --data_root
 Writes  rw/LOW_HIGH/ID.png, palette PNG, class ids
 Run     python infer_aff.py --name X --low 4 --high 24 --dup 16
-        torchrun --nproc_per_node=2 -- infer_aff.py ...     (without the -- torchrun takes --dup for one of its own)
-Pictures that are done are not done again. Under torchrun the processes share the pictures, and so do job arrays with
+        torchrun --nproc_per_node=2 -- infer_aff.py ...     (without the --, torchrun takes --dup for its own flag)
+Existing files are skipped. Under torchrun each process takes its share of the images; so does each job of an array with
 --shard 1/8 ... --shard 8/8.
 """
 from functools import partial
@@ -40,7 +40,7 @@ def main():
     folder = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights, pair, ids))["rw"]
 
     todo = unfinished(folder, ids)
-    distributed.say(f"{folder}: {len(ids) - len(todo)} of {len(ids)} pictures are there")
+    distributed.say(f"{folder}: {len(ids) - len(todo)} of {len(ids)} images are finished")
     with interrupt.remembered():
         if mine := distributed.share(todo):
             network = trained_network(settings, experiment, weights)
@@ -51,7 +51,7 @@ def main():
 
 
 def find_cams(settings, experiment, layout, ids):
-    """Return {ID: path of its CAMs}; ValueError with the count of what is missing and the command that makes it."""
+    """Return {ID: path of its CAMs}; ValueError says how many are missing and which command writes them."""
     folder = experiment.find_folder(settings.dict_dir)
     cams = {i: find_maps(folder, i) for i in ids}
     if missing := [i for i, path in cams.items() if path is None]:
@@ -87,7 +87,7 @@ def trained_network(settings, experiment, weights):
     """Build the network as it was trained and load its weights."""
     trained = experiment.settings_of(weights, *config.BACKBONE_FIELDS)
     if not trained:
-        distributed.say(f"no config/ tells how {weights} was trained: taken for one of the recipe {settings.recipe}")
+        distributed.say(f"no config/ tells how {weights} was trained: assuming the recipe {settings.recipe}")
         trained = {k: v for k, (v, _) in config.defaults(config.TrainAff, settings.recipe).items()}
     network = AffinityNet(**{name: trained[name] for name in config.BACKBONE_FIELDS})
     load_weights(network, weights)
@@ -121,21 +121,21 @@ def walk_all(settings, layout, network, device, cams):
 
 
 def read_checked(path, size, layout):
-    """Read a picture's CAMs; ValueError for those of another size, of unknown classes, or that are none."""
+    """Read an image's CAMs; ValueError if they have another size or unknown classes, or are no CAMs."""
     classes, scores = read_cam(path, size)
     if unknown := sorted(set(classes.tolist()) - set(range(1, len(layout.classes) + 1))):
         raise ValueError(f"{path} holds the class {unknown[-1]}, but the object classes of {layout.root} are 1.."
                          f"{len(layout.classes)}: " + ("these are CRF maps, not CAMs (--dict_dir)" if 0 in unknown else
-                                                       "run infer.py again, or mend classes.txt"))
+                                                       "run infer.py again, or fix classes.txt"))
     if scores.size and not 0 <= scores.min() <= scores.max() <= 1:
         raise ValueError(f"{path} holds scores outside 0 .. 1: delete it and run infer.py again")
     return classes, scores
 
 
 def load_for_crf(layout, image_id, classes, walked):
-    """Give the picture, padded with the mean colour, and the scores with a row for every class: AEFT's CRF.
+    """Return the image, padded with the mean colour, and the scores with a row for every class, for AEFT's CRF.
 
-    AEFT's picture is the normalised one turned back and cut off: many values are one lower, .3 % of the labels change.
+    AEFT normalises the image, undoes that and truncates: many values are one lower there, .3 % of the labels differ.
     """
     image = read_image(layout.image_path(image_id))
     padded = np.empty((*walked.shape[1:], 3), np.uint8)

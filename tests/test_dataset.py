@@ -216,7 +216,7 @@ def test_real_photos(msrc):
     layout.check(ids, "train")
     labels = layout.labels(ids)
     assert labels.shape == (292, 15) and labels[:, 0].sum() == 18 and labels[:, 4].sum() == 40     # its README's counts
-    assert layout.truth(ids[0]).shape == read_image(layout.image_path(ids[0])).shape[:2]
+    assert layout.ground_truth(ids[0]).shape == read_image(layout.image_path(ids[0])).shape[:2]
 
 
 # --- pictures and ground truth
@@ -287,7 +287,7 @@ def test_damaged_pictures_are_refused(tmp_path, name):
     whole = path.read_bytes()
     for damaged in (b"", b"GIF89a", b"no picture", whole[: len(whole) // 2], whole[:-40], whole[:30]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=rf"{name} is truncated or not a picture: fetch it again or take it off"):
+        with pytest.raises(ValueError, match=rf"{name} is truncated or not an image: fetch it again or take it off"):
             read_image(path)
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "nothing.jpg")
@@ -297,7 +297,7 @@ def test_whatever_pillow_raises_the_picture_is_named(tmp_path):
     """Here a NotImplementedError."""
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png", format="DDS")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes().replace(b"\x40\0\0\0", bytes(4), 1))
-    with pytest.raises(ValueError, match="a.png is truncated or not a picture.*NotImplementedError"):
+    with pytest.raises(ValueError, match="a.png is truncated or not an image.*NotImplementedError"):
         read_image(tmp_path / "a.png")
 
 
@@ -333,28 +333,28 @@ def test_ground_truth(root, tmp_path):
     palette.save(root / "SegmentationClass/palette.png")
     layout = VOCLayout(root)
     for name in ("gray", "palette"):
-        truth = layout.truth(name)
-        assert truth.dtype == np.uint8 and truth.tolist() == ids.tolist() and layout.has_truth(name)
+        truth = layout.ground_truth(name)
+        assert truth.dtype == np.uint8 and truth.tolist() == ids.tolist() and layout.has_ground_truth(name)
     (tmp_path / "mine").mkdir()
     gray.save(tmp_path / "mine/other.png")
-    assert layout.has_truth("other", tmp_path / "mine") and not layout.has_truth("other")
-    assert layout.truth("other", tmp_path / "mine").tolist() == ids.tolist()
+    assert layout.has_ground_truth("other", tmp_path / "mine") and not layout.has_ground_truth("other")
+    assert layout.ground_truth("other", tmp_path / "mine").tolist() == ids.tolist()
     with pytest.raises(FileNotFoundError, match=r"other\.png.*--gt_dir"):
-        layout.truth("other")
+        layout.ground_truth("other")
 
 
 def test_bad_ground_truth_is_refused(root):
     path = root / "SegmentationClass/a.png"
     layout = VOCLayout(root)
     write_picture(path)
-    with pytest.raises(ValueError, match=r"a\.png is a picture of mode RGB.*palette"):
-        layout.truth("a")
+    with pytest.raises(ValueError, match=r"a\.png is an image of mode RGB.*palette"):
+        layout.ground_truth("a")
     Image.fromarray(np.full((2, 2), 21, dtype=np.uint8)).save(path)
     with pytest.raises(ValueError, match=r"a\.png holds the class id 21.*0\.\.20"):
-        layout.truth("a")
+        layout.ground_truth("a")
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"a\.png is truncated"):
-        layout.truth("a")
+        layout.ground_truth("a")
 
 
 # --- training samples

@@ -65,7 +65,7 @@ def test_a_folder_of_unknown_files_is_refused(experiment):
 
 def test_a_damaged_made_by_is_named(experiment):
     make_file(experiment / "dict/made_by.json", '{"stage": "inf')
-    with pytest.raises(ValueError, match="made_by.json is not whole JSON"):
+    with pytest.raises(ValueError, match="made_by.json is not complete JSON"):
         experiment.claim("dict", "infer model_cse", {}, [])
 
 
