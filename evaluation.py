@@ -14,19 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 import config
-from data.dataset import VOCLayout
-from tools.experiment import (
-    Experiment,
-    digest,
-    digests,
-    find_maps,
-    lacking,
-    read_cam,
-    read_crf,
-    write_json,
-    written_aside,
-)
+from data.layout import VOCLayout
+from tools.experiment import Experiment
+from tools.files import write_json, written_aside
+from tools.maps import find_maps, lacking, read_cam, read_crf
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
+from tools.provenance import digest, digests, verify
 from tools.visualize import draw_curve
 
 WHOLE_RANGE = [t / 100 for t in range(101)]
@@ -40,7 +33,7 @@ def main():
     ids = layout.ids(settings.list)
     paths = find_predictions(experiment, folder, ids, settings)
     require_truth(layout, ids, settings)
-    experiment.verify(folder, digests(layout.sources()))
+    verify(folder, experiment.folder, digests(layout.sources()))
 
     result = (evaluate_cams if settings.task == "cam" else evaluate_labels)(settings, layout, paths)
     truth = settings.gt_dir or str(layout.root / "SegmentationClass")

@@ -12,24 +12,18 @@ from functools import partial
 import numpy as np
 
 import config
-from data.dataset import VOCLayout, read_image
+from data.images import read_image
+from data.layout import VOCLayout
 from data.loader import view_loader
 from methods.cam import image_cams
 from networks.cam import CAMNet
 from networks.pretrained import load_weights
 from tools import distributed, engine, interrupt
 from tools.crf import CRFPool
-from tools.experiment import (
-    Experiment,
-    alpha_name,
-    digests,
-    find_maps,
-    read_cam,
-    require_space,
-    save_cam,
-    save_crf,
-    save_image,
-)
+from tools.experiment import Experiment
+from tools.files import require_space, save_image
+from tools.maps import alpha_name, find_maps, read_cam, save_cam, save_crf
+from tools.provenance import digests
 from tools.visualize import overlay
 
 CRF_SHRINKS_TO = 0.3        # a deflated CRF map beside plain float16; .20 to .32 on the critters
@@ -42,8 +36,8 @@ def main():
     device = distributed.start(settings.device)
     experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
     ids = chosen_ids(settings, layout)
-    weights = distributed.main_first(lambda: experiment.weights(settings.model, settings.load_epo))
-    folders = distributed.main_first(lambda: open_folders(settings, experiment, layout, weights, ids))
+    weights = distributed.on_main(lambda: experiment.weights(settings.model, settings.load_epo))
+    folders = distributed.on_main(lambda: open_folders(settings, experiment, layout, weights, ids))
 
     done = sum(bool(find_maps(folders["dict"], i)) for i in ids)
     distributed.say(f"{folders['dict']}: {done} of {len(ids)} pictures are there")

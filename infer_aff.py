@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 import config
-from data.dataset import VOCLayout, picture_size, read_image
+from data.images import picture_size, read_image
+from data.layout import VOCLayout
 from data.loader import view_loader
 from data.prepare import voc_palette
 from data.transforms import MEAN
@@ -23,7 +24,10 @@ from networks.affinity import AffinityNet
 from networks.pretrained import load_weights
 from tools import distributed, engine, interrupt
 from tools.crf import CRFPool
-from tools.experiment import Experiment, alpha_pair, digests, find_maps, lacking, read_cam, require_space, save_labels
+from tools.experiment import Experiment
+from tools.files import require_space, save_labels
+from tools.maps import alpha_pair, find_maps, lacking, read_cam
+from tools.provenance import digests, verify
 
 
 def main():
@@ -33,8 +37,8 @@ def main():
     ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
     cams = find_cams(settings, experiment, layout, ids)
     pair = alpha_pair(settings.low, settings.high)
-    weights = distributed.main_first(lambda: experiment.weights(f"aff_{pair}", settings.load_epo))
-    folder = distributed.main_first(lambda: open_folder(settings, experiment, layout, weights, pair, ids))
+    weights = distributed.on_main(lambda: experiment.weights(f"aff_{pair}", settings.load_epo))
+    folder = distributed.on_main(lambda: open_folder(settings, experiment, layout, weights, pair, ids))
 
     todo = [i for i in ids if not (folder / f"{i}.png").exists()]
     distributed.say(f"{folder}: {len(ids) - len(todo)} of {len(ids)} pictures are there")
@@ -54,7 +58,7 @@ def find_cams(settings, experiment, layout, ids):
     if missing := [i for i, path in cams.items() if path is None]:
         raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
                          f"{experiment.maker('cam', settings.dict_dir, settings.infer_list)}")
-    experiment.verify(folder, digests(layout.sources()))
+    verify(folder, experiment.folder, digests(layout.sources()))
     return cams
 
 

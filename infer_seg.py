@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 import config
-from data.dataset import PictureFolder, VOCLayout, picture_size, read_image
+from data.images import PictureFolder, picture_size, read_image
+from data.layout import VOCLayout
 from data.loader import view_loader
 from data.prepare import voc_palette
 from data.transforms import resize_labels, shrink
@@ -24,17 +25,10 @@ from networks.deeplab import deeplab
 from networks.pretrained import load_weights
 from tools import distributed, engine, interrupt
 from tools.crf import DEEPLAB_BILATERAL, CRFPool
-from tools.experiment import (
-    Experiment,
-    copy_file,
-    digests,
-    lacking,
-    read_labels,
-    require_space,
-    save_image,
-    save_labels,
-    save_zip,
-)
+from tools.experiment import Experiment
+from tools.files import copy_file, read_labels, require_space, save_image, save_labels, save_zip
+from tools.maps import lacking
+from tools.provenance import digests
 from tools.visualize import label_overlay
 
 SERVER = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -46,9 +40,9 @@ def main():
     experiment = Experiment(*config.place(settings))
     layout = None if settings.images else VOCLayout(settings.data_root)
     pictures, ids = chosen_pictures(settings, layout)
-    weights = distributed.main_first(lambda: experiment.weights("seg", settings.load_epo))
+    weights = distributed.on_main(lambda: experiment.weights("seg", settings.load_epo))
     trained = settings_of_training(settings, experiment, layout, weights)
-    folders = distributed.main_first(
+    folders = distributed.on_main(
         lambda: open_folders(settings, experiment, layout, weights, trained, ids, pictures))
 
     done = sum(is_done(folders["seg"], pictures, i) for i in ids)
@@ -63,7 +57,7 @@ def main():
             draw_overlays(folders, pictures, [i for i in mine if i not in broken], trained["classes"])
     broken = {k: v for part in distributed.gather(broken) for k, v in part.items()}
     if settings.zip:
-        distributed.main_first(lambda: write_for_server(settings, experiment, layout, folders["seg"]))
+        distributed.on_main(lambda: write_for_server(settings, experiment, layout, folders["seg"]))
     experiment.release()
     distributed.stop()
     if broken:

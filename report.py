@@ -13,9 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 import config
-from data.dataset import VOCLayout, read_image
+from data.images import read_image
+from data.layout import VOCLayout
 from data.prepare import voc_palette
-from tools.experiment import Experiment, alpha_pair, digests, find_maps, read_cam, read_crf, save_text
+from tools.experiment import Experiment
+from tools.files import save_text
+from tools.maps import alpha_pair, find_maps, read_cam, read_crf
+from tools.provenance import digests, verify
 from tools.report import (
     TRAINED,
     best_folder,
@@ -84,7 +88,7 @@ def open_columns(settings, experiment, layout, ids, evals, notes):
         if folder is None:
             continue
         try:
-            experiment.verify(experiment / folder, digests(layout.sources()))
+            verify(experiment / folder, experiment.folder, digests(layout.sources()))
         except (ValueError, OSError) as error:
             notes.append({"what": f"{stage_of(folder)} is left out: {error}"})
             continue

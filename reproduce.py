@@ -18,7 +18,9 @@ import numpy as np
 
 import config
 from tools import interrupt
-from tools.experiment import Experiment, alpha_name, alpha_pair, read_json, write_json
+from tools.experiment import Experiment
+from tools.files import read_json, write_json
+from tools.maps import alpha_name, alpha_pair
 
 TIMES = "log/reproduce.json"
 STOPPED = 75        # a stage that was asked to stop ends with it: what comes next must not run

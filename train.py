@@ -12,7 +12,8 @@ import torch
 from tqdm import tqdm
 
 import config
-from data.dataset import TrainSet, VOCLayout
+from data.dataset import TrainSet
+from data.layout import VOCLayout
 from data.loader import steps_per_epoch, train_loader, view_loader
 from data.transforms import augment, denormalize
 from methods.cam import image_cams
@@ -22,8 +23,10 @@ from networks import parameter_groups
 from networks.cam import CAMNet
 from networks.pretrained import load_weights, official_state
 from tools import distributed, engine, interrupt
-from tools.experiment import Experiment, digests, save_image
+from tools.experiment import Experiment
+from tools.files import save_image
 from tools.metrics import ThresholdHistogram, iou, threshold_range
+from tools.provenance import digests
 from tools.visualize import erasing_figure
 
 

@@ -10,7 +10,8 @@ from functools import partial
 import torch
 
 import config
-from data.dataset import AffinitySet, VOCLayout
+from data.dataset import AffinitySet
+from data.layout import VOCLayout
 from data.loader import steps_per_epoch, train_loader
 from data.transforms import augment_mapped
 from methods.affinity import AffinityLearning, confident_labels
@@ -18,7 +19,9 @@ from networks import parameter_groups
 from networks.affinity import AffinityNet
 from networks.pretrained import load_weights, official_state
 from tools import distributed, engine
-from tools.experiment import Experiment, alpha_name, alpha_pair, digest, digests, find_maps, lacking, read_crf
+from tools.experiment import Experiment
+from tools.maps import alpha_name, alpha_pair, find_maps, lacking, read_crf
+from tools.provenance import digest, digests, made_with, verify
 
 
 def main():
@@ -54,11 +57,11 @@ def crf_folders(settings, experiment, layout):
     """Find the folders of both alphas' maps; ValueError for one that was made of another alpha, or of other data."""
     folders = [experiment.find_folder(f"{settings.crf_dir}/{alpha_name(a)}") for a in (settings.low, settings.high)]
     for folder, alpha in zip(folders, (settings.low, settings.high)):
-        made = experiment.made_with(folder).get("alpha", alpha)
+        made = made_with(folder).get("alpha", alpha)
         if made != alpha:
             raise ValueError(f"{folder} holds CRF maps of alpha {made:g}, not {alpha:g}: give it back its name. "
                              f"{experiment.maker('crf', settings.crf_dir, settings.train_list, [alpha])}")
-        experiment.verify(folder, digests(layout.sources()))
+        verify(folder, experiment.folder, digests(layout.sources()))
     return folders
 
 

@@ -16,7 +16,9 @@ from torch import manual_seed
 from tqdm import tqdm
 
 import config
-from data.dataset import IGNORE, SegSet, VOCLayout, picture_size
+from data.dataset import SegSet
+from data.images import picture_size
+from data.layout import IGNORE, VOCLayout
 from data.loader import steps_per_epoch, train_loader
 from data.transforms import augment_labelled
 from methods.segmentation import Segmentation
@@ -24,7 +26,9 @@ from networks import parameter_groups
 from networks.deeplab import deeplab
 from networks.pretrained import find_torchvision, load_weights, official_state
 from tools import distributed, engine
-from tools.experiment import Experiment, digests, lacking
+from tools.experiment import Experiment
+from tools.maps import lacking
+from tools.provenance import digests, verify
 
 
 def main():
@@ -35,7 +39,7 @@ def main():
     steps = steps_per_epoch(len(ids), settings.batch_size)
     layout.check(ids, settings.train_list)
     folder = label_folder(settings, experiment, layout, ids)
-    inputs = {"labels": distributed.main_first(lambda: check_labels(folder, layout, ids))}
+    inputs = {"labels": distributed.on_main(lambda: check_labels(folder, layout, ids))}
     dataset = SegSet(layout, ids, folder, settings.seed,
                      partial(augment_labelled, scale=settings.scale, crop_size=settings.crop,
                              jitter_amounts=settings.jitter))
@@ -60,7 +64,7 @@ def label_folder(settings, experiment, layout, ids):
         what = (lacking("label map", folder, missing, ids, settings.train_list) if folder.is_dir() else
                 f"no folder of label maps: neither {inside} nor {folder}")
         raise ValueError(f"{what}. {experiment.maker('png', settings.label_dir, settings.train_list)}")
-    experiment.verify(folder, digests(layout.sources()))
+    verify(folder, experiment.folder, digests(layout.sources()))
     return folder
 
 

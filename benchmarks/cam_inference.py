@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.cse_step import machine, peak_memory, synchronize
-from data.dataset import VOCLayout
+from data.layout import VOCLayout
 from data.loader import view_loader
 from data.transforms import views
 from infer import trained_network

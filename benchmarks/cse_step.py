@@ -12,7 +12,8 @@ from functools import partial
 
 import torch
 
-from data.dataset import TrainSet, VOCLayout
+from data.dataset import TrainSet
+from data.layout import VOCLayout
 from data.loader import train_loader
 from data.transforms import augment
 from methods.cse import CSE, sample_target

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.dataset import VOCLayout, read_image
+from data.images import read_image
+from data.layout import VOCLayout
 from data.transforms import views
 from infer import trained_network
 from methods.cam import multi_scale_cam

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from data import prepare
-from data.dataset import VOCLayout
+from data.layout import VOCLayout
 from tools.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parent.parent

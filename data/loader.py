@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.dataset import read_image
+from data.images import read_image
 from data.transforms import shrink, views
 
 

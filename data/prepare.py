@@ -1,4 +1,4 @@
-"""Make a dataset folder that every stage reads; data/dataset.py says what lies in it.
+"""Make a dataset folder that every stage reads; data/layout.py says what lies in it.
 
 Writes  ROOT/JPEGImages/ID.png  SegmentationClass/ID.png  ImageSets/Segmentation/  classes.txt  labels.json
         ROOT/Heads/ID.png           critters' heads, black and white: for judging the set, read by no stage

@@ -63,6 +63,22 @@ def zygote(tmp_path_factory):
         yield zygote
 
 
+def make_file(path, text="some weights"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+class Program:
+    """Pickled, a program: whoever unpickles it makes the folder `path`."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
 @torch.no_grad()
 def fill_golden(net, prefix=""):
     """Fill a network with the golden sets' weights: each tensor drawn from the CRC of its official name."""

@@ -16,7 +16,9 @@ from torch import nn
 
 import config
 import infer_aff
-from data.dataset import VOC_CLASSES, AffinitySet, VOCLayout, read_image
+from data.dataset import AffinitySet
+from data.images import read_image
+from data.layout import VOC_CLASSES, VOCLayout
 from data.prepare import voc_palette
 from data.transforms import augment_mapped, denormalize, normalize
 from methods.affinity import confident_labels, pair_affinity
@@ -28,7 +30,8 @@ from tests.stages import DEMO, call, copy_place, files, own_data, refusal, torch
 from tests.test_bad_input import add_to_list, assert_says, cut, mend_labels
 from tests.test_pipeline import rows_of, slow_miou, voc, voc_place  # noqa: F401 (fixtures)
 from tools import crf, engine, interrupt
-from tools.experiment import read_cam, read_labels, save_cam, save_crf
+from tools.files import read_labels
+from tools.maps import read_cam, save_cam, save_crf
 
 PAIR = ("--low", 2, "--high", 24)
 TRAIN = (*DEMO, *PAIR, "--batch_size", 4, "--max_epochs", 2)

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 import config
-from data.dataset import VOCLayout
+from data.layout import VOCLayout
 from networks.cam import CAMNet
 from networks.pretrained import official_state
 from tests.conftest import ROOT
 from tests.stages import DEMO, call, files, own_data, refusal, small
 from tests.test_pretrained import write_params
-from tools.experiment import read_cam, read_crf
+from tools.maps import read_cam, read_crf
 
 NEW = (*DEMO, *small("model_oc"), "--name", "NEW")
 NARROW = (*NEW, "--width", 0.0625, "--max_epochs", 1)

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from data import critters, prepare
-from data.dataset import VOCLayout, read_image
+from data.images import read_image
+from data.layout import VOCLayout
 from tests.conftest import ROOT
 
 VISIBLE = 800           # pixels of body; a whole one has 1000 to 3000

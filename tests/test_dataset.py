@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.dataset import VOC_CLASSES, TrainSet, VOCLayout, read_image
+from data.dataset import TrainSet
+from data.images import read_image
+from data.layout import VOC_CLASSES, VOCLayout
 
 ANYTHING = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 

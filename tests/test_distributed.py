@@ -103,7 +103,7 @@ def fail_in_main(error):
     def action():
         raise error
     try:
-        distributed.main_first(action)
+        distributed.on_main(action)
     except Exception as caught:
         return f"{type(caught).__name__}: {caught}"
 
@@ -127,7 +127,7 @@ def work(rank, port, folder):
         "share": distributed.share(list("abcde")),
         "agreed": distributed.agree(rank == 0, rank == 1, False), "gathered": distributed.gather(f"of {rank}"),
         "parts": [distributed.share(list("abcdefg"), part, 3) for part in range(3)],
-        "first": distributed.main_first(lambda: asked.append(rank) or f"made by {rank}"), "asked": asked,
+        "first": distributed.on_main(lambda: asked.append(rank) or f"made by {rank}"), "asked": asked,
         "broken": fail_in_main(ValueError("the disk is full")),
         "lost": fail_in_main(FileNotFoundError("no folder X")),
     }
@@ -272,7 +272,7 @@ def test_alone_every_function_is_trivial():
     assert distributed.global_max(x) is x and distributed.global_mean(x) == 3
     assert distributed.share([1, 2, 3]) == [1, 2, 3] and distributed.sum_array(np.arange(3), CPU).tolist() == [0, 1, 2]
     assert distributed.agree(True, False) == (True, False) and distributed.gather(3) == [3]
-    assert distributed.main_first(lambda: 7) == 7
+    assert distributed.on_main(lambda: 7) == 7
     assert fail_in_main(FileNotFoundError("no folder X")) == "FileNotFoundError: no folder X"
     distributed.barrier()
     distributed.stop()

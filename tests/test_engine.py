@@ -11,7 +11,8 @@ from torch import nn
 
 from tools import interrupt
 from tools.engine import Meter, fit, poly_sgd, run_training, start_from
-from tools.experiment import Experiment, digest
+from tools.experiment import Experiment
+from tools.provenance import digest
 
 EPOCHS, STEPS = 3, 4
 CPU = torch.device("cpu")

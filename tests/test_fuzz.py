@@ -34,19 +34,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from data.dataset import VOCLayout, read_image
+from data.images import read_image
+from data.layout import VOCLayout
 from networks.pretrained import load_weights, official_state, read_params
 from tests.stages import DEMO, call, files, own_data, refusal, small
-from tools.experiment import (
-    Experiment,
-    digest,
-    load_checkpoint,
-    read_cam,
-    read_crf,
-    save_cam,
-    save_crf,
-    write_json,
-)
+from tools.experiment import Experiment
+from tools.files import load_checkpoint, write_json
+from tools.maps import read_cam, read_crf, save_cam, save_crf
+from tools.provenance import digest, verify
 
 Image.init()                        # now, lest it be taken for what a file costs
 CASES = int(os.environ.get("FUZZ_CASES", 2000))
@@ -377,8 +372,8 @@ def right_claim(folder, content):
     assert folder.name == "dict" and {part: record[part] for part in MADE_BY} == MADE_BY
 
 
-def verify(path):
-    return Experiment(path.parents[2], "X").verify(path.parent, {"labels.json": "0123abcd"})
+def verify_folder(path):
+    return verify(path.parent, path.parents[2] / "X", {"labels.json": "0123abcd"})
 
 
 def right_verify(_, content):
@@ -670,7 +665,7 @@ KINDS = {
                   right_truth),
     "picture": Kind(make_photo, odd_png(encoded(PHOTO, format="PNG", exif=TURNED)), read_image, right_photo),
     "claim": Kind(make_made_by, odd_json(MADE_BY), claim, right_claim, named="dict"),
-    "verify": Kind(make_made_by, odd_json(MADE_BY) | odd_inputs, verify, right_verify, named="dict"),
+    "verify": Kind(make_made_by, odd_json(MADE_BY) | odd_inputs, verify_folder, right_verify, named="dict"),
     "config": Kind(make_config, odd_json(SETTINGS), read_config, right_config),
     "log": Kind(make_log, odd_log, read_log, right_log, named="model_oc"),
     "cam npz": Kind(make_maps("cam.npz"), odd_npz(), read_cam, right_maps, sums=True),

@@ -16,7 +16,7 @@ from PIL import Image
 from data import prepare
 from tests.conftest import ROOT
 from tests.stages import DEMO
-from tools.experiment import read_cam
+from tools.maps import read_cam
 
 pytestmark = pytest.mark.slow
 

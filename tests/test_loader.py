@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from data import transforms
-from data.dataset import TrainSet, VOCLayout
+from data.dataset import TrainSet
+from data.layout import VOCLayout
 from data.loader import EpochSampler, train_loader
 
 

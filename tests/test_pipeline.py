@@ -15,13 +15,13 @@ from PIL import Image
 import config
 import reproduce
 from data import prepare
-from data.dataset import VOC_CLASSES, VOCLayout
+from data.layout import VOC_CLASSES, VOCLayout
 from networks.cam import CAMNet
 from networks.pretrained import official_state
 from tests.conftest import ROOT
 from tests.stages import DEMO, EPOCHS, call, files, refusal, small
 from tests.test_pretrained import write_params
-from tools.experiment import read_cam, read_crf
+from tools.maps import read_cam, read_crf
 
 EVAL_KEYS = {"miou", "threshold", "fixed_threshold", "fixed_miou", "per_class", "curve", "images", "list"}
 ALPHAS = (4, *config.defaults(config.Infer, "demo")["alphas"][0])        # 4 and 24 are AffinityNet's

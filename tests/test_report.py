@@ -13,11 +13,13 @@ import pytest
 from PIL import Image
 
 import config
-from data.dataset import VOCLayout
+from data.layout import VOCLayout
 from data.prepare import voc_palette
 from tests import chromium
 from tests.stages import call
-from tools.experiment import Experiment, read_cam, read_crf, save_cam, save_crf, write_json
+from tools.experiment import Experiment
+from tools.files import write_json
+from tools.maps import read_cam, read_crf, save_cam, save_crf
 from tools.report import evenly, gallery_row, page, stage_of
 
 X = ("--name", "X", "--data_root", "data")

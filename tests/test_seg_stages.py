@@ -11,7 +11,8 @@ from PIL import Image
 from torch import nn
 
 import config
-from data.dataset import VOC_CLASSES, VOCLayout, read_image
+from data.images import read_image
+from data.layout import VOC_CLASSES, VOCLayout
 from data.prepare import voc_palette
 from data.transforms import views
 from methods.segmentation import multi_scale_scores
@@ -21,7 +22,8 @@ from tests.stages import DEMO, call, copy_place, files, own_data, refusal, torch
 from tests.test_bad_input import assert_says, cut, mend_labels
 from tests.test_pipeline import rows_of, slow_miou, voc, voc_place  # noqa: F401 (fixtures)
 from tools import crf, engine, interrupt
-from tools.experiment import read_crf, save_labels
+from tools.files import save_labels
+from tools.maps import read_crf
 
 SEG = (*DEMO, "--label_dir", "rw/02_24", "--batch_size", 4, "--max_epochs", 2)
 INFER = (*DEMO, "--scales", 1)

@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from data.dataset import PictureFolder, SegSet, VOCLayout, picture_size, read_image
+from data.dataset import SegSet
+from data.images import PictureFolder, picture_size, read_image
+from data.layout import VOCLayout
 from data.loader import view_loader
 from data.prepare import voc_palette
 from data.transforms import augment_labelled, normalize, views

@@ -22,7 +22,9 @@ from tests import test_kill
 from tests.conftest import ROOT
 from tests.stages import DEMO, call
 from tests.test_kill import STAGES, difference, left_by, prepared
-from tools.experiment import digest, load_checkpoint, read_cam, read_crf, read_json, save_checkpoint
+from tools.files import load_checkpoint, read_json, save_checkpoint
+from tools.maps import read_cam, read_crf
+from tools.provenance import digest
 
 pytestmark = pytest.mark.slow
 

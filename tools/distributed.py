@@ -76,8 +76,8 @@ def say(text):
         print(text, flush=True)
 
 
-def main_first(action):
-    """Run action in the main process; the others wait, and get its result, or a ValueError in its error's words."""
+def on_main(action):
+    """Run action in the main process alone; the others wait and get its result, or its error as a ValueError."""
     if not dist.is_initialized():
         return action()
     box = [None, None]

@@ -9,7 +9,8 @@ from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
 from tools import distributed, interrupt
-from tools.experiment import digest, load_checkpoint, save_checkpoint
+from tools.files import load_checkpoint, save_checkpoint
+from tools.provenance import digest
 from tools.recompute import InParts, recomputed
 
 
@@ -52,7 +53,7 @@ def run_training(objective, network, groups, train_loader, experiment, model, se
                          f"each of {distributed.world()} processes: take a multiple of {part}, or another --accumulate")
     optimizer, schedule = poly_sgd(groups, settings.lr, settings.max_epochs * steps, settings.power, settings.momentum)
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-    distributed.main_first(lambda: experiment.open_training(model, vars(settings) | record, size, settings.overwrite,
+    distributed.on_main(lambda: experiment.open_training(model, vars(settings) | record, size, settings.overwrite,
                                                             record))
     make_loader = partial(train_loader, settings.batch_size, settings.max_epochs, settings.seed,
                           rank=distributed.rank(), world=distributed.world(), num_workers=settings.num_workers,
@@ -211,7 +212,7 @@ class _Run:
         state = {"settings": self.settings, "network": self.network.state_dict(),
                  "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "step": self.step,
                  "meter": self.meter.state(), "skipped": self.skipped, "seconds": self.seconds()}
-        distributed.main_first(lambda: save_checkpoint(self.folder / "last.pth", state))
+        distributed.on_main(lambda: save_checkpoint(self.folder / "last.pth", state))
         self.saved, self.saved_step = time.monotonic(), self.step
 
     def resume(self):
@@ -247,9 +248,9 @@ class _Run:
         """Write EEE.pth of the epoch that has ended, measure and log it, unless that is done, and begin the next."""
         epoch, seconds = self.step // self.steps - 1, self.seconds()
         weights = self.folder / f"{epoch:03d}.pth"
-        if not distributed.main_first(weights.exists):
-            distributed.main_first(lambda: save_checkpoint(weights, self.weights(self.network)))
-        logged = distributed.main_first(lambda: any(r["epoch"] == epoch for r in self.experiment.epochs(self.stage)))
+        if not distributed.on_main(weights.exists):
+            distributed.on_main(lambda: save_checkpoint(weights, self.weights(self.network)))
+        logged = distributed.on_main(lambda: any(r["epoch"] == epoch for r in self.experiment.epochs(self.stage)))
         if not logged:
             row = {"epoch": epoch, **self.meter.means(), "lr": self.optimizer.param_groups[0]["lr"],
                    "seconds": round(seconds, 2), "images_per_second": round(self.meter.images / seconds, 2)}

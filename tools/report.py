@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tools.experiment import MADE_BY, digest, read_json
+from tools.files import read_json
 from tools.metrics import IGNORE, ConfusionMatrix
+from tools.provenance import MADE_BY, digest
 from tools.visualize import jet
 
 PAGE = Path(__file__).with_name("report.html")

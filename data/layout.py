@@ -1,0 +1,236 @@
+"""A dataset folder in VOC's layout: classes, lists, image-level labels, where pictures are, ground truth.
+
+    ROOT/JPEGImages/ID.jpg                      or ID.png
+    ROOT/ImageSets/Segmentation/SPLIT.txt       one ID a line
+    ROOT/classes.txt                            object classes in id order 1..C; absent: the 20 of VOC
+    ROOT/labels.json                            {ID: [class name, ...]}; absent: Annotations/ID.xml
+    ROOT/SegmentationClass/ID.png               0 background, 255 ignore; read by evaluation alone
+"""
+import json
+import os
+import re
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from data.images import IF_GONE, TAKE_OFF, decoded
+
+VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+               "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
+IGNORE = 255                                        # in ground truth: a pixel that counts for no class
+
+
+class VOCLayout:
+    """Read the dataset at `root`. What is missing or wrong is a FileNotFoundError or ValueError with the remedy."""
+
+    def __init__(self, root):
+        self.root = Path(root)
+        if not any((self.root / folder).is_dir() for folder in ("JPEGImages", "ImageSets", "SegmentationClass")):
+            raise FileNotFoundError(
+                f"no dataset at {self.root}: expected JPEGImages/ID.jpg, ImageSets/Segmentation/SPLIT.txt and "
+                "labels.json (or Annotations/ID.xml) in it. Name another folder with --data_root, or draw the embedded "
+                "set: python -m data.prepare critters --out data/critters")
+
+    @cached_property
+    def classes(self):
+        """List the names of the object classes; the class with id k is at place k - 1."""
+        path = self.root / "classes.txt"
+        if not path.exists():
+            return list(VOC_CLASSES)
+        names = [line.strip() for line in _read_text(path).split("\n") if line.strip()]
+        if longest := [name for name in names if len(name.encode()) > 100]:
+            raise ValueError(f"{path}: {longest[0][:40]!r}... is too long for a file's name: take at most 100 bytes")
+        if odd := [name for name in names if re.search("[\0-\x1f\x7f-\x9f]", name)]:
+            raise ValueError(f"{path}: {odd[0]!r} has a control character in it: take it out")
+        twice = _repeated(names)
+        if not names or twice:
+            wrong = f"names {twice[0]!r} twice" if twice else "is empty"
+            raise ValueError(f"{path} {wrong}: write each object class once, one a line, in the order of the ids 1..C")
+        if len(names) >= IGNORE:
+            raise ValueError(f"{path} has {len(names)} classes; ids are stored in 8 bits, so 254 is the most")
+        return names
+
+    def ids(self, list_name):
+        """Read the IDs of a split, named as in ImageSets/Segmentation (`train_aug`), or of a list file (`my/list.txt`).
+
+        A line is "ID" or "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png" (whatever the folders).
+        """
+        path = self.list_path(list_name)
+        ids = []
+        for number, line in enumerate(_read_text(path).split("\n"), start=1):
+            if line.strip():
+                ids.append(_parse_id(line, f"{path}, line {number}"))
+        if not ids:
+            raise ValueError(f"{path} lists no image: write one ID a line")
+        if twice := _repeated(ids):
+            raise ValueError(f"{path} lists {len(twice)} images more than once ({_some(twice)}): keep one line of each")
+        return ids
+
+    def chosen(self, list_name, only="", shard="1/1"):
+        """Read a list whose pictures must be there; returns the IDs of a shard I/N of it, or the one that is `only`."""
+        ids = self.ids(list_name)
+        if only:
+            if only not in ids:
+                raise ValueError(f"--only {only}: it is not in the list {list_name}")
+            ids = [only]
+        self.check(ids, list_name)
+        part, parts = (int(number) for number in shard.split("/"))
+        return ids[part % parts :: parts]
+
+    def list_path(self, list_name):
+        """Find the file of a split or list."""
+        splits = self.root / "ImageSets" / "Segmentation"
+        for path in (splits / f"{list_name}.txt", Path(list_name)):
+            if path.is_file():
+                return path
+        there = sorted(path.stem for path in splits.glob("*.txt"))
+        raise FileNotFoundError(f"no list {list_name}: neither {splits / f'{list_name}.txt'} nor the file {list_name} "
+                                f"exists. This dataset's splits: {', '.join(there) or 'none'}. Name one, or a file")
+
+    def label(self, image_id):
+        """Read the image-level label of one image: float32 (C,), 1 where the class is present."""
+        names = self._names(image_id)
+        return np.array([name in names for name in self.classes], dtype=np.float32)
+
+    def labels(self, ids):
+        """Read the image-level labels of `ids`: float32 (N, C)."""
+        return np.stack([self.label(image_id) for image_id in ids])
+
+    def _names(self, image_id):
+        if self._label_table is None:
+            return self._names_in_xml(image_id)
+        if image_id not in self._label_table:
+            raise ValueError(f"image without labels: {image_id} is not in {self.root / 'labels.json'}. "
+                             f'Add "{image_id}": [class names] there, or take it off the list')
+        return self._label_table[image_id]
+
+    @cached_property
+    def _label_table(self):
+        """Read labels.json, {ID: set of class names}; None where there is no such file."""
+        path = self.root / "labels.json"
+        if not path.exists():
+            return None
+        text = _read_text(path)
+        try:
+            table = json.loads(text, object_pairs_hook=_once_each)
+        except (ValueError, RecursionError) as error:       # not only JSONDecodeError: a number may be too long
+            raise ValueError(f"{path} is not JSON ({error}): mend it there") from None
+        if not isinstance(table, dict):
+            raise ValueError(f"{path} is not of the form {{ID: [class name, ...]}}")
+        for image_id, names in table.items():
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"{path}: the label of {image_id[:100]!r} is not a list of class names: mend it there")
+            if unknown := set(names) - set(self.classes):
+                raise ValueError(f"{path}: {image_id[:100]!r} has the class {min(unknown)[:100]!r}, which is none of "
+                                 f"this dataset: mend it there, or add the class to {self.root / 'classes.txt'}")
+            table[image_id] = set(names)
+        return table
+
+    def _names_in_xml(self, image_id):
+        """Read the names of all objects, difficult ones too, from Annotations/ID.xml; parts of objects are not read."""
+        path = self.root / "Annotations" / f"{image_id}.xml"
+        try:
+            tree = ElementTree.fromstring(path.read_bytes())
+        except FileNotFoundError:
+            raise ValueError(f"image without labels: {image_id} has no {path}, and there is no "
+                             f"{self.root / 'labels.json'}. Add one of them, or take it off the list") from None
+        except (ElementTree.ParseError, ValueError, LookupError) as error:
+            raise ValueError(f"{path} is not XML ({error}): fetch it again or mend it") from None
+        return {(name.text or "").strip() for name in tree.iterfind("{*}object/{*}name")}
+
+    def image_path(self, image_id):
+        """Give the path of the picture: .jpg, else .png."""
+        jpg, png = (self.root / "JPEGImages" / f"{image_id}{suffix}" for suffix in (".jpg", ".png"))
+        if jpg.exists():
+            return jpg
+        if png.exists():
+            return png
+        raise FileNotFoundError(f"no picture for {image_id}: neither {jpg} nor {png} exists. "
+                                f"Put it there, or take the ID off the list. {IF_GONE}")
+
+    def sources(self):
+        """List the files on which labels and, for drawn or prepared sets, pictures depend; those that are there."""
+        return [path for name in ("classes.txt", "labels.json", "made_by.json") if (path := self.root / name).exists()]
+
+    def check(self, ids, list_name="the list"):
+        """Check that every image of `ids` exists, in one look at the folder; `list_name` is for the message."""
+        folder = self.root / "JPEGImages"
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder {folder}, where the {len(ids)} pictures of {list_name} should be; "
+                                    "--data_root names another dataset")
+        with os.scandir(folder) as entries:
+            there = {entry.name for entry in entries}
+        missing = [image_id for image_id in ids if f"{image_id}.jpg" not in there and f"{image_id}.png" not in there]
+        if missing:
+            raise FileNotFoundError(f"{len(missing)} of the {len(ids)} images of {list_name} are not in {folder} as "
+                                    f".jpg or .png ({_some(missing)}). Put them there, or take them off the list")
+
+    def truth(self, image_id, gt_dir=None):
+        """Read the ground truth of one image, uint8 (H, W): class ids, 0 background, 255 ignore."""
+        path = self._truth_path(image_id, gt_dir)
+        if not path.exists():
+            raise FileNotFoundError(f"no ground truth {path}: without it the image cannot be scored; --gt_dir names "
+                                    f"another folder. {IF_GONE}")
+        remedy = "fetch it again, or, if a stage wrote it, delete it and run that again" if gt_dir else TAKE_OFF
+        with decoded(path, remedy) as picture:
+            mode, truth = picture.mode, np.array(picture)
+        if mode not in ("P", "L"):
+            raise ValueError(f"{path} is a picture of mode {mode}: ground truth is a palette or 8-bit gray PNG whose "
+                             "values are class ids; from colours they would have to be guessed. Convert it")
+        unknown = truth[(truth > len(self.classes)) & (truth != IGNORE)]
+        if unknown.size:
+            raise ValueError(f"{path} holds the class id {unknown[0]}, but this dataset's ids are 0.."
+                             f"{len(self.classes)} and {IGNORE}: convert it, or mend classes.txt")
+        return truth
+
+    def has_truth(self, image_id, gt_dir=None):
+        """Tell whether the ground truth of an image is there."""
+        return self._truth_path(image_id, gt_dir).exists()
+
+    def _truth_path(self, image_id, gt_dir):
+        return Path(gt_dir or self.root / "SegmentationClass") / f"{image_id}.png"
+
+
+def _parse_id(line, place):
+    """Give the ID in a line of a list; `place` names the line in the error."""
+    words = line.split()
+    path = re.fullmatch(r"(?:.*/)?([^/]+)\.(?:jpg|png)", words[0])
+    if path:
+        image_id = path[1]
+    elif len(words) == 1:
+        image_id = words[0]
+    else:
+        raise ValueError(f"{place}: {line[:100]!r} is neither an ID alone nor a path ending in .jpg or .png")
+    if len(image_id.encode()) > 100:
+        raise ValueError(f"{place}: {image_id[:40]!r}... is too long for a file's name: take at most 100 bytes")
+    if not re.fullmatch(r"[\w-][\w.-]*", image_id):
+        raise ValueError(f"{place}: {image_id!r} is not an ID: letters, digits and _ - . only, and no dot in front. "
+                         "Rename the picture, or mend the line")
+    return image_id
+
+
+def _read_text(path):
+    try:
+        return path.read_text(encoding="utf-8-sig")     # -sig: a byte order mark is no part of the text
+    except OSError as error:
+        raise type(error)(f"{path} cannot be read now ({error.strerror}). {IF_GONE}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+
+
+def _once_each(pairs):
+    """Make a JSON object's dict; Python's own takes the last of two entries of one name."""
+    if twice := _repeated(name for name, _ in pairs):
+        raise ValueError(f"{twice[0][:100]!r} is there twice")
+    return dict(pairs)
+
+
+def _repeated(names):
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _some(names):
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,99 @@
+"""Files are whole or absent; a damaged or foreign one is named and runs nothing."""
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import Program
+from tools.files import load_checkpoint, read_json, save_checkpoint, save_image, write_json, written_aside
+from tools.maps import save_cam, save_crf
+
+
+def test_a_file_is_whole_or_absent(tmp_path):
+    path = tmp_path / "new/file.txt"
+    with pytest.raises(RuntimeError), written_aside(path) as aside:
+        aside.write_text("half of")
+        raise RuntimeError
+    assert list(path.parent.iterdir()) == []
+    with written_aside(path) as aside:
+        aside.write_text("whole")
+        assert aside.parent == path.parent and not path.exists()        # beside it: a rename, not a copy
+    assert path.read_text() == "whole" and os.listdir(path.parent) == ["file.txt"]
+    with pytest.raises(RuntimeError), written_aside(path) as aside:
+        aside.write_text("half of another")
+        raise RuntimeError
+    assert path.read_text() == "whole" and os.listdir(path.parent) == ["file.txt"]
+
+
+@pytest.mark.parametrize("save", [
+    lambda path: save_cam(path, [1, 2], [np.zeros((2, 2)), "no map"]),
+    lambda path: save_crf(path, [0, 1], [np.zeros((2, 2)), "no map"], "npy"),
+    lambda path: save_checkpoint(path, {"x": torch.zeros(9), "y": lambda: 0}),
+    lambda path: write_json(path, {"x": object()}),
+    lambda path: save_image(path, np.zeros((2, 2, 7), np.uint8)),
+])
+def test_what_cannot_be_written_leaves_nothing(tmp_path, save):
+    with pytest.raises(Exception):              # noqa: B017  each writer has its own
+        save(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_comes_back_and_runs_nothing(tmp_path):
+    value = {"weights": {"a": torch.arange(6.0)}, "step": 3, "settings": {"resize": [256, 448], "norm": "frozen"}}
+    save_checkpoint(tmp_path / "a.pth", value)
+    found = load_checkpoint(tmp_path / "a.pth")
+    assert torch.equal(found["weights"].pop("a"), value["weights"].pop("a")) and found == value
+    torch.save({"a": Program(tmp_path / "ran")}, tmp_path / "b.pth")
+    with pytest.raises(ValueError, match="b.pth is cut off or damaged, or holds a program"):
+        load_checkpoint(tmp_path / "b.pth")
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(tmp_path / "c.pth")
+
+
+def test_cut_checkpoints_are_named(tmp_path):
+    path = tmp_path / "a.pth"
+    save_checkpoint(path, {"weights": {"a": torch.arange(60.0)}})
+    whole = path.read_bytes()
+    for size in (0, 1, 3, 4, 30, *range(50, len(whole), 97), len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="a.pth is cut off or damaged.*--overwrite"):
+            load_checkpoint(path)
+
+
+def test_a_changed_bit_in_a_checkpoint_is_seen(tmp_path):
+    """torch looks at no check sum, and would train on."""
+    path, numbers = tmp_path / "a.pth", torch.arange(60.0)
+    save_checkpoint(path, {"weights": numbers})
+    content = bytearray(path.read_bytes())
+    content[content.index(numbers.numpy().tobytes()) + 9] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path, weights_only=True)["weights"], numbers)
+    with pytest.raises(ValueError, match="a.pth is cut off or damaged"):
+        load_checkpoint(path)
+
+
+def test_a_packed_checkpoint_is_refused(tmp_path):
+    """torch.save does not pack, and what is packed may be a thousand times as large."""
+    save_checkpoint(tmp_path / "a.pth", {"weights": torch.zeros(9)})
+    with zipfile.ZipFile(tmp_path / "a.pth") as old, zipfile.ZipFile(tmp_path / "b.pth", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="b.pth is cut off or damaged"):
+        load_checkpoint(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("text", ["", '{"a": 1', "{'a': 1}", "\xff", "[" * 100_000, "9" * 5000])
+def test_damaged_json_is_named(tmp_path, text):
+    (tmp_path / "a.json").write_bytes(text.encode("latin1"))
+    with pytest.raises(ValueError, match="a.json is not whole JSON .* delete it"):
+        read_json(tmp_path / "a.json")
+
+
+def test_json_keeps_letters(tmp_path):
+    write_json(tmp_path / "a.json", {"é": [1, 0.25, None]})
+    assert read_json(tmp_path / "a.json") == {"é": [1, 0.25, None]}
+    assert "é" in (tmp_path / "a.json").read_text("utf-8") and json.loads((tmp_path / "a.json").read_bytes())

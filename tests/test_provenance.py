@@ -1,0 +1,137 @@
+"""Folders answer for their content: who made them, from what, and whether that has changed since."""
+import json
+import os
+
+import pytest
+
+from tests.conftest import make_file
+from tools.experiment import Experiment
+from tools.files import read_json
+from tools.provenance import digest, verify
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    return Experiment(tmp_path / "experiment", "X")
+
+
+def test_the_same_claim_keeps_the_files(experiment):
+    weights = make_file(experiment / "ckpt/model_cse/014.pth")
+    for _ in range(2):
+        folder = experiment.claim("dict", "infer model_cse", {"scales": (0.5, 1.0)}, [weights])
+        (folder / "a.npz").touch()
+    assert folder == experiment / "dict" and sorted(os.listdir(folder)) == ["a.npz", "made_by.json"]
+    made_by = read_json(folder / "made_by.json")
+    assert made_by == {"stage": "infer model_cse", "settings": {"scales": [0.5, 1.0]},
+                       "inputs": {"ckpt/model_cse/014.pth": digest(weights)}}
+
+
+@pytest.mark.parametrize(("stage", "settings", "text", "words"), [
+    ("infer model_cse", {"scales": [1.0], "labels": "given"}, "some weights",
+     r"scales: then \[0.5, 1.0\], now \[1.0\]"),
+    ("infer model_cse", {"scales": [0.5, 1.0], "labels": "given", "new": 3}, "some weights", "new: then absent, now 3"),
+    ("infer model_cse", {"scales": [0.5, 1.0]}, "some weights", "labels: then given, now absent"),
+    ("infer model_cse", {"scales": [0.5, 1.0], "labels": "given"}, "other weights",
+     r"ckpt/model_cse/014.pth: then [0-9a-f]{12}, now [0-9a-f]{12}\)"),
+])
+def test_another_claim_is_refused_by_name(experiment, stage, settings, text, words):
+    weights = make_file(experiment / "ckpt/model_cse/014.pth")
+    folder = experiment.claim("dict", "infer model_cse", {"scales": [0.5, 1.0], "labels": "given"}, [weights])
+    (folder / "a.npz").touch()
+    weights.write_text(text)
+    with pytest.raises(ValueError, match=f"dict was made differently .*{words}.*--overwrite"):
+        experiment.claim("dict", stage, settings, [weights])
+    assert (folder / "a.npz").exists()
+
+    experiment.claim("dict", stage, settings, [weights], overwrite=True)
+    assert os.listdir(folder) == ["made_by.json"] and read_json(folder / "made_by.json")["stage"] == stage
+    assert sorted(os.listdir(experiment.folder)) == [".lock", "ckpt", "dict"]           # nothing left aside
+    experiment.claim("dict", stage, settings, [weights])
+
+
+def test_a_folder_of_unknown_files_is_refused(experiment):
+    make_file(experiment / "dict/a.npz")
+    with pytest.raises(ValueError, match="holds files but no made_by.json"):
+        experiment.claim("dict", "infer model_cse", {}, [])
+    # --overwrite deletes what this stage made, never what it does not know.
+    with pytest.raises(ValueError, match="was not made by this stage"):
+        experiment.claim("dict", "infer model_cse", {}, [], overwrite=True)
+    experiment.claim("other", "infer model_oc", {}, [])
+    make_file(experiment / "other/a.npz")
+    with pytest.raises(ValueError, match="was not made by this stage .*by infer model_oc, now infer model_cse"):
+        experiment.claim("other", "infer model_cse", {}, [], overwrite=True)
+    assert (experiment / "dict/a.npz").exists() and (experiment / "other/a.npz").exists()
+
+
+def test_a_damaged_made_by_is_named(experiment):
+    make_file(experiment / "dict/made_by.json", '{"stage": "inf')
+    with pytest.raises(ValueError, match="made_by.json is not whole JSON"):
+        experiment.claim("dict", "infer model_cse", {}, [])
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "3", '{"settings": 1}', '{"inputs": []}', '{"settings": {"data": "x"}}',
+                                  "[" * 100_000, "9" * 5000])
+def test_a_made_by_of_another_form_is_named(experiment, text):
+    make_file(experiment / "dict/made_by.json", text)
+    make_file(experiment / "dict/a.npz")
+    with pytest.raises(ValueError, match="dict/made_by.json is not"):
+        experiment.claim("dict", "infer model_cse", {}, [])
+    with pytest.raises(ValueError, match="dict/made_by.json is not"):
+        verify(experiment / "dict", experiment.folder)
+
+
+def test_a_made_by_of_many_words_is_refused_in_few(experiment):
+    settings = {str(i) + "x" * 5000: "y" * 5000 for i in range(100)}
+    make_file(experiment / "dict/made_by.json", json.dumps({"stage": "z" * 5000, "settings": settings}))
+    make_file(experiment / "dict/a.npz")
+    with pytest.raises(ValueError, match="dict was not made by this stage") as error:
+        experiment.claim("dict", "infer model_cse", {}, [])
+    assert len(str(error.value)) < 5000
+
+
+@pytest.mark.parametrize("name", ["dict", "crf/06", "../X/dict"])
+def test_a_folder_made_from_itself_is_refused(experiment, name):
+    for folder in ("dict", "crf/06"):
+        make_file(experiment / folder / "made_by.json", json.dumps({"inputs": {name: "x"}}))
+    with pytest.raises(ValueError, match="made_by.json names the folder itself"):
+        verify(experiment / name, experiment.folder)
+
+
+def test_what_is_no_file_has_not_changed(experiment):
+    """A device has no end to be read to, and some names cannot be."""
+    inputs = {"/dev/zero": "x", "a\0b": "x", "x" * 5000: "x", "dict/made_by.json/a": "x"}
+    make_file(experiment / "dict/made_by.json", json.dumps({"inputs": inputs}))
+    verify(experiment / "dict", experiment.folder)
+
+
+def test_a_stale_chain_is_found(experiment):
+    weights = make_file(experiment / "ckpt/model_cse/014.pth")
+
+    def infer():
+        dict_ = experiment.claim("dict", "infer model_cse", {}, [weights], overwrite=True)
+        return dict_, experiment.claim("crf/06", "infer crf", {"alpha": 6}, [dict_], overwrite=True)
+
+    dict_, crf = infer()
+    verify(dict_, experiment.folder)
+    verify(crf, experiment.folder)
+    verify(make_file(experiment / "foreign/a.npz").parent, experiment.folder)      # no made_by.json
+
+    weights.write_text("weights trained anew")
+    for folder in (dict_, crf):
+        with pytest.raises(ValueError, match="dict is stale: .*014.pth has changed"):
+            verify(folder, experiment.folder)
+    experiment.claim("dict", "infer model_cse", {}, [weights], overwrite=True)
+    verify(dict_, experiment.folder)
+    with pytest.raises(ValueError, match="06 is stale: .*dict has changed"):
+        verify(crf, experiment.folder)
+    infer()
+    verify(crf, experiment.folder)
+
+
+def test_a_chain_from_another_experiment_is_found(experiment, tmp_path):
+    elsewhere = make_file(tmp_path / "foreign/some.pth")
+    folder = experiment.claim("dict", "infer model_cse", {}, [elsewhere])
+    verify(folder, experiment.folder)
+    elsewhere.write_text("other weights")
+    with pytest.raises(ValueError, match="stale: .*some.pth"):
+        verify(folder, experiment.folder)

@@ -1,0 +1,118 @@
+"""What made a folder, its made_by.json: {"stage", "settings", "inputs": {path: digest}}. And versions of the code."""
+import hashlib
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from tools.files import read_json, unread
+
+MADE_BY = "made_by.json"
+
+
+def verify(folder, home, data=None, above=()):
+    """Raise ValueError if what a folder was made from has changed since. A folder without made_by.json passes.
+
+    home  the folder of its experiment: inputs are named relative to it
+    data  {name: digest} of the dataset's files, compared with those that the folder's record has
+    above  folders that were made from this one
+    """
+    folder = Path(folder)
+    if folder.resolve() in above:
+        raise ValueError(f"{folder / MADE_BY} names the folder itself as what it was made from: delete the folder, "
+                         "and run the stage that makes it again")
+    record = read_made_by(folder)
+    recorded = record.get("settings", {}).get("data", {})
+    for name in recorded.keys() & (data or {}).keys():
+        if recorded[name] != data[name]:
+            raise ValueError(f"{folder} is stale: the dataset's {name} has changed since it was made. Make it "
+                             "again (--overwrite), or name another folder")
+    for name, old in record.get("inputs", {}).items():
+        path = home / name                  # an absolute name stays what it is
+        # Not Path's own tests, which raise at what cannot be a name; and a device has no digest.
+        if os.path.isdir(path):
+            verify(path, home, data, (*above, folder.resolve()))
+        elif not os.path.isfile(path):
+            continue
+        if digest(path) != old:
+            raise ValueError(f"{folder} is stale: {path} has changed since it was made. Make it again "
+                             "(--overwrite), or name another folder")
+
+
+def made_with(folder):
+    """Return the settings in a folder's record of what made it; empty if it has none."""
+    return read_made_by(folder).get("settings", {})
+
+
+def digest(path):
+    """Return the sha256 of a file, or of a folder's made_by.json."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / MADE_BY
+    if not path.exists():
+        return "unknown"
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unread(path, error) from None
+
+
+def digests(paths):
+    """Return {name: digest} of files."""
+    return {path.name: digest(path) for path in paths}
+
+
+def read_made_by(folder):
+    """Read a folder's made_by.json; an empty dict if it has none."""
+    path = Path(folder) / MADE_BY
+    record = read_json(path) if path.exists() else {}
+    parts = [record.get(part, {}) for part in ("settings", "inputs")] if isinstance(record, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(parts[0].get("data", {}), dict):
+        raise ValueError(f"{path} is not what a stage writes there: delete the folder, and run the stage that makes it "
+                         "again")
+    return record
+
+
+def differences(found, wanted):
+    """Name what differs between two made_by records; empty if nothing does."""
+    if not found:
+        return f"it holds files but no {MADE_BY}"
+    words = [] if found.get("stage") == wanted["stage"] else [
+        f"by {str(found.get('stage'))[:60]}, now {wanted['stage']}"]
+    for part in ("settings", "inputs"):
+        old, new = (_flat(record.get(part, {})) for record in (found, wanted))
+        for key in sorted(set(old) | set(new)):
+            if old.get(key) != new.get(key):
+                a, b = (str(x.get(key, "absent"))[:60] for x in (old, new))
+                words.append(f"{key[:60]}: then {a:.12}, now {b:.12}" if len(a) == len(b) == 60 else
+                             f"{key[:60]}: then {a}, now {b}")
+    return "; ".join(words[:20])
+
+
+def _flat(table):
+    """Lift the entries of dicts in a dict: {"data": {"labels.json": x}} -> {"data labels.json": x}."""
+    return {f"{key} {name}" if name else key: item for key, value in table.items()
+            for name, item in (value.items() if isinstance(value, dict) else [("", value)])}
+
+
+def versions():
+    """Return the versions of Python and of the packages that make the numbers."""
+    found = {"python": sys.version.split()[0]}
+    for package in ("torch", "torchvision", "numpy", "pillow", "pydensecrf2"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def revision():
+    """Return the git revision of this code, with -dirty where it was changed; None outside a checkout."""
+    try:
+        result = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True,
+                                text=True, cwd=Path(__file__).parent, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
