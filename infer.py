@@ -60,7 +60,7 @@ def make_maps(settings, experiment, layout, device, weights, folders, ids):
         jobs = 0
         if todo:
             network = trained_network(settings, experiment, layout, weights)
-            engine.place(network.eval(), device, inference=True)
+            engine.to_device(network.eval(), device, inference=True)
             pictures = view_loader(layout, todo, settings.scales, settings.labels == "given",
                                    **engine.loader_for(device, settings.num_workers))
             with engine.autocast(device, settings.precision):

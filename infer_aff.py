@@ -45,7 +45,7 @@ def main():
     with interrupt.remembered():
         if mine := distributed.share(todo):
             network = trained_network(settings, experiment, weights)
-            engine.place(network.eval(), device, inference=True)
+            engine.to_device(network.eval(), device, inference=True)
             walk(settings, layout, network, device, folder, {i: cams[i] for i in mine})
     experiment.release()
     distributed.stop()

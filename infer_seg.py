@@ -125,7 +125,7 @@ def make_labels(settings, network, device, folder, pictures, ids):
     todo, broken = [i for i in ids if not is_done(folder, pictures, i)], {}
     if not todo:
         return broken
-    engine.place(network.eval(), device, inference=True)
+    engine.to_device(network.eval(), device, inference=True)
     max_side = settings.max_side if settings.images else 0
     loader = view_loader(pictures, todo, settings.scales, labelled=False, max_side=max_side,
                          tolerant=bool(settings.images), **engine.loader_for(device, settings.num_workers))
