@@ -72,7 +72,7 @@ def write_cams(settings, experiment, layout, device, weights, folder, ids):
     if not ids:
         return
     network = trained_network(settings, experiment, layout, weights)
-    engine.place(network.eval(), device, inference=True)
+    engine.to_device(network.eval(), device, inference=True)
     images = view_loader(layout, ids, settings.scales, settings.labels == "given",
                          **engine.loader_for(device, settings.num_workers))
     with engine.autocast(device, settings.precision):

@@ -44,7 +44,7 @@ def main():
     with interrupt.remembered():
         if mine := distributed.share(todo):
             network = trained_network(settings, experiment, weights)
-            engine.place(network.eval(), device, inference=True)
+            engine.to_device(network.eval(), device, inference=True)
             write_labels(settings, layout, network, device, folder, {i: cams[i] for i in mine})
     experiment.release()
     distributed.stop()

@@ -124,7 +124,7 @@ def make_labels(settings, network, device, folder, images, ids):
     todo, broken = [i for i in ids if not is_done(folder, images, i)], {}
     if not todo:
         return broken
-    engine.place(network.eval(), device, inference=True)
+    engine.to_device(network.eval(), device, inference=True)
     scored = score_all(settings, network, device, images, todo, broken)
     if not settings.crf:
         for image_id, scores in interrupt.progress(scored, len(todo), "DeepLab"):

@@ -47,7 +47,7 @@ def main():
     manual_seed(settings.seed)
     network, inputs["init"] = start_network(settings, experiment, layout)
     objective = Segmentation(network, distributed.global_mean)
-    engine.place(objective, device, settings.compile, checkpoint_blocks=settings.checkpoint_blocks)
+    engine.prepare(objective, device, settings)
     groups = parameter_groups(network, settings.lr, settings.wt_dec, network.new_layers)
 
     record = config.content(settings) | {"classes": layout.classes, "inputs": inputs}

@@ -34,8 +34,8 @@ def main():
     torch.manual_seed(0)
     plain, network = (CAMNet(20, args.width).eval() for _ in range(2))
     plain.load_state_dict(network.state_dict())
-    engine.place(plain, device)
-    engine.place(network, device, inference=True)
+    engine.to_device(plain, device)
+    engine.to_device(network, device, inference=True)
     image = np.random.default_rng(0).integers(0, 256, (args.height, args.width_px, 3), np.uint8)
     pyramid, size = views(image, SCALES), (args.height, args.width_px)
     label = torch.zeros(20)
@@ -99,7 +99,7 @@ def change_of_miou(args, device):
     experiment = Experiment(args.experiment_root, args.name)
     weights, layout = experiment.weights(args.model), VOCLayout(args.data_root)
     network = trained_network(SimpleNamespace(recipe="voc", model=args.model), experiment, layout, weights).eval()
-    engine.place(network, device, inference=True)
+    engine.to_device(network, device, inference=True)
     ids, thresholds = layout.ids(args.list), [t / 100 for t in range(101)]
     best, kept, change = {}, {}, 0.0
     for precision in ("fp32", "bf16"):
