@@ -90,7 +90,7 @@ class AffinitySet(torch.utils.data.Dataset):
         classes = found[0][0].tolist()
         for path, (own, scores) in zip(self.paths[image_id], found):
             if not len(own) or own[0] != 0:
-                raise ValueError(f"{path}: there is no background map: these are not CRF maps")
+                raise ValueError(f"{path}: no map of the background: these are not CRF maps")
             if own.max() > (most := len(self.layout.classes)):
                 raise ValueError(f"{path} holds the class {own.max()}, but the object classes of {self.layout.root} "
                                  f"are 1..{most}: delete it and run infer.py again, or fix classes.txt")

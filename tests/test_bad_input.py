@@ -348,9 +348,9 @@ def test_weights_without_what_it_takes_to_go_on(place):
 
 
 def test_overwrite_deletes_nothing_that_is_not_its_own(place):
-    assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", ".", "--overwrite"), "was not made by this stage")
+    assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", ".", "--overwrite"), "was not written by this stage")
     assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", place / "data/critters", "--overwrite"),
-                "was not made by this stage")
+                "was not written by this stage")
     assert (place / "data/critters/classes.txt").exists()
 
 

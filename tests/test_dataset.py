@@ -60,7 +60,7 @@ def test_classes_are_the_files_or_vocs(root):
 @pytest.mark.parametrize("content, message", [
     (b"", "classes.txt is empty"), (b"\n \n", "is empty"), (b"cat\ndog\ncat\n", "names 'cat' twice"),
     (b"\xff\xfe", "UTF-8"), (b"cat\ntraffic\0light\n", r"'traffic\\x00light' has a control character"),
-    (b"x" * 101, "x'... is too long for a file's name"),
+    (b"x" * 101, "x'... is too long for a file name"),
     ("\n".join(map(str, range(255))).encode(), "254"),
 ])
 def test_bad_classes_are_refused(root, content, message):
@@ -313,7 +313,7 @@ def test_a_picture_too_short_for_its_size_is_refused_before_it_is_decoded(tmp_pa
         struct.pack_into(">HH", content, width_at, 13_000, 13_000)
     (tmp_path / name).write_bytes(content)
     monkeypatch.setattr(Image.Image, "load", None)
-    with pytest.raises(ValueError, match=f"{name} .*it announces 13000x13000 pixels"):
+    with pytest.raises(ValueError, match=f"{name} .*its header says 13000x13000 pixels"):
         read_image(tmp_path / name)
 
 

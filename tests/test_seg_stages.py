@@ -359,7 +359,7 @@ def test_a_broken_picture_among_them(seg, holidays, crf):
         pytest.importorskip("pydensecrf")
     cut(holidays / "large.jpeg")
     line = (*INFER, "--images", holidays, "--max_side", 64, *(["--crf", "--crf_iterations", 1] if crf else []))
-    assert_says(refusal("infer_seg", *line), "1 of 5 pictures could not be read, the others are done", "large.jpeg")
+    assert_says(refusal("infer_seg", *line), "1 of 5 images could not be read, the others are finished", "large.jpeg")
     folder = seg / "experiment/X/seg_my holidays"
     assert sorted(p.stem for p in folder.glob("*.png")) == ["dot", "gray & old", "turned", "ü"]
     Image.new("RGB", (70, 40)).save(holidays / "large.jpeg")

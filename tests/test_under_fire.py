@@ -121,7 +121,7 @@ def test_asked_to_stop_while_the_cams_are_measured(whole, zygote, tmp_path):
     run, place = whole["model_oc"], prepared(tmp_path, whole["model_oc"])
     result = zygote.start(*run.words, *SELDOM, cwd=place,
                           signals={"read data/critters/SegmentationClass/": signal.SIGTERM}).wait()
-    assert_ended(result, place, 0, "run the same command to go on")
+    assert_ended(result, place, 0, "run the same command to resume")
     assert [event for event in result.events if "SegmentationClass" in event] == [
         "read data/critters/SegmentationClass/val_0000.png"]
     assert step(place, "model_oc") == 2 and not (place / "experiment/X/log/train_model_oc.jsonl").exists()
