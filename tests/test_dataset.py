@@ -59,7 +59,7 @@ def test_classes_are_the_files_or_vocs(root):
 
 @pytest.mark.parametrize("content, message", [
     (b"", "classes.txt is empty"), (b"\n \n", "is empty"), (b"cat\ndog\ncat\n", "names 'cat' twice"),
-    (b"\xff\xfe", "UTF-8"), (b"cat\ntraffic\0light\n", r"'traffic\\x00light' has a control character"),
+    (b"\xff\xfe", "UTF-8"), (b"cat\ntraffic\0light\n", r"'traffic\\x00light' contains a control character"),
     (b"x" * 101, "x'... is too long for a file name"),
     ("\n".join(map(str, range(255))).encode(), "254"),
 ])
