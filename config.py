@@ -15,6 +15,8 @@ PSA = "AffinityNet, authors' code"
 PSA_SUBMITTED = "AffinityNet, as submitted"
 OURS = "ours"
 UNRELEASED = "ours: DeepLab's training script is unreleased"
+# The cores that this process may use: in a job or a container often fewer than the machine has.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def option(default, help, source=OURS, content=True, **kw):
@@ -33,8 +35,8 @@ class Common:
                          content=False)
     precision: str = option("fp32", "bf16: convolutions in bfloat16; heads, masks, losses and CAM sums stay fp32",
                             choices=("fp32", "bf16"))
-    num_workers: int = option(min(8, os.cpu_count() or 1), "processes that read pictures, and that compute the CRF",
-                              content=False, least=0)
+    num_workers: int = option(min(8, CORES), "processes that read pictures, and that compute the CRF", content=False,
+                              least=0)
     seed: int = option(4242, "of everything random", PAPER, least=0)
     overwrite: bool = option(False, "replace what an earlier run with other settings wrote; what has these settings "
                              "goes on", content=False)
@@ -258,7 +260,7 @@ RECIPES = {
     "demo": {
         "*": {
             "data_root": ("data/critters", "the embedded pictures"),
-            "num_workers": (2, "small pictures: two processes feed a CPU"),
+            "num_workers": (min(2, CORES), "small pictures: two processes feed a CPU"),
         },
         "Train": {
             "width": (0.125, "a CPU's worth of channels"),

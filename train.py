@@ -18,7 +18,7 @@ from data.loader import steps_per_epoch, train_loader, view_loader
 from data.transforms import augment, denormalize
 from methods.cam import image_cams
 from methods.classification import Classification
-from methods.cse import CSE, sample_target
+from methods.cse import CSE, erase, sample_target
 from networks import parameter_groups
 from networks.cam import CAMNet
 from networks.pretrained import load_weights, official_state
@@ -46,7 +46,7 @@ def main():
         inputs |= oc_inputs
         objective = CSE(network, oc, settings.cc_init, settings.cc_slope, settings.mask_norm,
                         distributed.global_max, distributed.global_mean)
-    engine.place(objective, device, settings.compile, checkpoint_blocks=settings.checkpoint_blocks)
+    engine.prepare(objective, device, settings)
     groups = parameter_groups(network, settings.lr, settings.wt_dec, ["fc8"] if settings.lr_new == 10 else [])
 
     record = config.content(settings) | {"classes": layout.classes, "inputs": inputs}
@@ -93,7 +93,7 @@ def cams_on_epoch(settings, network, layout, device):
     ids = layout.ids(settings.val_list)
     layout.check(ids, settings.val_list)
     layout.labels(ids)
-    blind = sum(not layout.has_truth(i) for i in ids)
+    blind = sum(not layout.has_ground_truth(i) for i in ids)
     if blind:
         distributed.say(f"{blind} of {len(ids)} images of {settings.val_list} have no pixel truth: no mIoU in training")
         return None
@@ -109,7 +109,7 @@ def cams_on_epoch(settings, network, layout, device):
             for image_id, classes, scores in tqdm(image_cams(network, pictures), f"CAMs of {settings.val_list}",
                                                   len(mine), leave=False, disable=not distributed.is_main(),
                                                   mininterval=1):
-                histogram.add(classes, scores, layout.truth(image_id))
+                histogram.add(classes, scores, layout.ground_truth(image_id))
                 if interrupt.asked():
                     break
         if distributed.agree(interrupt.asked())[0]:         # the epoch is saved; it is measured when the run goes on
@@ -135,7 +135,7 @@ def masks_on_step(settings, experiment, objective, layout):
         if step % settings.vis_freq or not distributed.is_main() or not len(chosen):
             return
         with engine.autocast(batch["image"].device, settings.precision):
-            seen = objective.look(batch)        # of the whole batch: its masks share a maximum
+            seen = look(objective, batch)       # of the whole batch: its masks share a maximum
         batch, seen = ({k: v[chosen].float().cpu() for k, v in part.items()} for part in (batch, seen))
         figure = erasing_figure([denormalize(x) for x in batch["image"]], [denormalize(x) for x in seen["erased"]],
                                 seen["mask"][:, 0].numpy(), batch["label"].numpy(), batch["target"].numpy(),
@@ -143,6 +143,22 @@ def masks_on_step(settings, experiment, objective, layout):
         save_image(experiment / f"train/{step:06d}.png", figure)
 
     return draw
+
+
+@torch.no_grad()
+def look(objective, batch):
+    """Show what the erasing does to a batch that has "target".
+
+    Returns {"erased" (B, 3, H, W), "mask" (B, 1, H, W), "before" (B, C), "after" (B, C)}: the last two are the OC's
+    probabilities for the image and for what is left of it.
+    """
+    training = objective.cgnet.training
+    objective.cgnet.eval()
+    cam, _ = objective.cgnet(batch["image"])
+    objective.cgnet.train(training)
+    erased, mask = erase(batch["image"], cam, batch["target"], objective.mask_norm)
+    before, after = (torch.sigmoid(objective.oc(x)[1]) for x in (batch["image"], erased))
+    return {"erased": erased, "mask": mask, "before": before, "after": after}
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main():
                              partial(load_weights, network, head="skip"))
     inputs = {"init": init, "crf low": digest(folders[0]), "crf high": digest(folders[1])}
     objective = AffinityLearning(network, global_mean=distributed.global_mean)
-    engine.place(objective, device, settings.compile, checkpoint_blocks=settings.checkpoint_blocks)
+    engine.prepare(objective, device, settings)
     groups = parameter_groups(network, settings.lr, settings.wt_dec, network.new_layers)
 
     record = config.content(settings) | {"classes": layout.classes, "inputs": inputs | digests(layout.sources())}

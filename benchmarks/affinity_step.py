@@ -21,7 +21,7 @@ def main():
     device = torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu")
     network = AffinityNet(args.width)
     objective = AffinityLearning(network)
-    engine.place(objective, device)
+    engine.to_device(objective, device)
     optimizer, _ = engine.poly_sgd(parameter_groups(network, 1e-5, 5e-4, network.new_layers), 1e-5, 1000)
     objective.train()
     batch = make_batch(args, device)

@@ -34,8 +34,8 @@ def main():
     torch.manual_seed(0)
     plain, network = (CAMNet(20, args.width).eval() for _ in range(2))
     plain.load_state_dict(network.state_dict())
-    engine.place(plain, device)
-    engine.place(network, device, inference=True)
+    engine.to_device(plain, device)
+    engine.to_device(network, device, inference=True)
     image = np.random.default_rng(0).integers(0, 256, (args.height, args.width_px, 3), np.uint8)
     pyramid, size = views(image, SCALES), (args.height, args.width_px)
     label = torch.zeros(20)
@@ -99,14 +99,14 @@ def change_of_miou(args, device):
     experiment = Experiment(args.experiment_root, args.name)
     weights, layout = experiment.weights(args.model), VOCLayout(args.data_root)
     network = trained_network(SimpleNamespace(recipe="voc", model=args.model), experiment, layout, weights).eval()
-    engine.place(network, device, inference=True)
+    engine.to_device(network, device, inference=True)
     ids, thresholds = layout.ids(args.list), [t / 100 for t in range(101)]
     best, kept, change = {}, {}, 0.0
     for precision in ("fp32", "bf16"):
         histogram = ThresholdHistogram(len(layout.classes), thresholds)
         with engine.autocast(device, precision):
             for image_id, classes, scores in image_cams(network, view_loader(layout, ids, SCALES)):
-                histogram.add(classes, scores, layout.truth(image_id))
+                histogram.add(classes, scores, layout.ground_truth(image_id))
                 change = max(change, float(np.abs(kept.setdefault(image_id, scores) - scores).max(initial=0)))
         best[precision] = max(histogram.confusion(i).miou() for i in range(len(thresholds)))
     print(f"{Path(weights)} on {len(ids)} pictures of {args.list}: best mIoU {best['fp32']:.3f} in fp32, "

@@ -30,7 +30,7 @@ def main():
     device = torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu")
     cgnet, oc = (CAMNet(20, args.width) for _ in range(2))
     objective = CSE(cgnet, oc)
-    engine.place(objective, device)
+    engine.to_device(objective, device)
     optimizer, _ = engine.poly_sgd(parameter_groups(cgnet, 1e-5, 5e-4), 1e-5, 1000)
     objective.train()
     batch = make_batch(args, device)

@@ -57,7 +57,7 @@ def main():
         plain = None
         for parts, checkpoint in ways(args.accumulate):
             found = {b: alone(stage, args, precision=precision, batch_size=b, accumulate=parts,
-                              checkpoint_blocks=checkpoint) for b in args.batch_sizes if b % parts == 0}
+                              checkpoint_blocks=checkpoint, compile=False) for b in args.batch_sizes if b % parts == 0}
             plain = plain or found
             words = [stage, crop_of(stage, args), precision, parts, "yes" if checkpoint else "no"]
             print(row(words, found, plain, parts, args.batch_sizes), flush=True)
@@ -152,7 +152,7 @@ def train(case, device):
     """Train for some steps; returns the median of their seconds."""
     torch.manual_seed(0)
     network, objective = networks_of(case)
-    engine.place(objective, device, checkpoint_blocks=case.checkpoint_blocks)
+    engine.prepare(objective, device, case)
     optimizer, schedule = engine.poly_sgd(parameter_groups(network, 1e-5, 5e-4), 1e-5, 1000)
     ends = []
 
@@ -165,7 +165,7 @@ def train(case, device):
             redirect_stderr(quiet):
         engine.fit(objective, network, optimizer, schedule, batches, Experiment(folder, "memory"), "train_memory", {},
                    epochs=1, steps=1 + case.steps, device=device, weights=official_state, precision=case.precision,
-                   accumulate=case.accumulate, on_step=lambda step, batch: ends.append(time.perf_counter()))
+                   on_step=lambda step, batch: ends.append(time.perf_counter()))
     return statistics.median(after - before for before, after in zip(ends, ends[1:]))
 
 
@@ -195,7 +195,7 @@ def batch_of(case, crop):
 def find_cams(case, device):
     """Infer the CAMs of a picture with two classes; returns the seconds."""
     network = CAMNet(20, case.width).eval()
-    engine.place(network, device, inference=True)
+    engine.to_device(network, device, inference=True)
     image = np.random.default_rng(0).integers(0, 256, (case.height, case.width_px, 3), np.uint8)
     label = torch.zeros(20)
     label[[2, 11]] = 1

@@ -76,7 +76,7 @@ def train_wide(args, folder, device):
     """Train the whole network, an epoch a step; returns the saves."""
     network, saves = CAMNet(20, args.width), []
     objective = Classification(network)
-    engine.place(objective, device)
+    engine.to_device(objective, device)
     optimizer, schedule = engine.poly_sgd(parameter_groups(network, 1e-5, 5e-4), 1e-5, 1000)
     batch = make_batch(SimpleNamespace(batch_size=1, crop=64), device)
     with watched(saves):

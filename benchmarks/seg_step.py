@@ -25,7 +25,7 @@ def main():
     device = torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu")
     network = deeplab(args.network, 20, **({"width": args.width} if args.network == "largefov" else {}))
     objective = Segmentation(network)
-    engine.place(objective, device)
+    engine.to_device(objective, device)
     optimizer, _ = engine.poly_sgd(parameter_groups(network, 1e-5, 5e-4, network.new_layers), 1e-5, 1000, momentum=0.9)
     objective.train()
     image = torch.randn(args.batch_size, 3, args.crop, args.crop)

@@ -32,24 +32,14 @@ class AffinityLearning(nn.Module):
     def forward(self, batch, epoch):
         affinity = pair_affinity(self.net(batch["image"]), self.radius)                 # (B, P, N)
         bg_pos, fg_pos, neg = affinity_labels(batch["label"], self.radius)              # (B, P, N) each
-        pairs = batch["pairs"] if "pairs" in batch else self._mean_pairs(bg_pos, fg_pos, neg)       # (3,)
+        pairs = count_pairs(bg_pos, fg_pos, neg)                                        # (3,)
+        if self.global_mean:            # each process divides by it, and the mean over the processes is exact
+            pairs = self.global_mean(pairs)
         same, seen = bg_pos + fg_pos, affinity.detach()
         return affinity_loss(affinity, bg_pos, fg_pos, neg, pairs) | {
             "affinity_same": (seen * same).sum() / same.sum(),
             "affinity_different": (seen * neg).sum() / neg.sum(),
         }
-
-    def rehearse(self, parts, draw_from):
-        """Give each part of a batch "pairs": the parts' mean is then the mean over all pairs. Returns their order."""
-        found = [self._mean_pairs(*affinity_labels(part["label"], self.radius)) for part in parts]
-        for part in parts:
-            part["pairs"] = sum(found) / len(parts)
-        return range(len(parts))
-
-    def _mean_pairs(self, *kinds):
-        """Count the pairs of each kind. Of several processes the mean: each divides by it, averaged, exact."""
-        pairs = count_pairs(*kinds)
-        return self.global_mean(pairs) if self.global_mean else pairs
 
 
 def pair_affinity(features, radius=5):
@@ -93,7 +83,7 @@ def confident_labels(low, high, stride=8):
 def affinity_loss(affinity, bg_pos, fg_pos, neg, pairs=None):
     """Draw pairs of one kind together and pairs of different kinds apart: all arguments (B, P, N).
 
-    pairs  (3,) what each kind's sum is divided by; default: its pairs here. See AffinityLearning.rehearse
+    pairs  (3,) what each kind's sum is divided by; default: its pairs here
     Returns {"loss": bg / 4 + fg / 4 + neg / 2, "loss_bg", "loss_fg", "loss_neg": the mean over a kind's pairs}.
     """
     pairs = count_pairs(bg_pos, fg_pos, neg) if pairs is None else pairs

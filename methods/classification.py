@@ -22,20 +22,10 @@ class Classification(nn.Module):
         _, logits = self.oc(batch["image"])                                 # (B, C)
         present = (batch["label"] > 0).float()
         probability = torch.sigmoid(logits.detach())
-        labels, gaps = batch["counts"] if "counts" in batch else self._mean_counts(present)     # (), ()
+        counts = torch.stack([present.sum(), (1 - present).sum()])          # (2,)
+        labels, gaps = self.global_mean(counts) if self.global_mean else counts
         return {
             "loss": F.binary_cross_entropy_with_logits(logits, batch["label"]),
             "p_present": (probability * present).sum() / labels,
             "p_absent": (probability * (1 - present)).sum() / gaps,
         }
-
-    def rehearse(self, parts, draw_from):
-        """Give each part of a batch "counts": the parts' means are then those of the whole. Returns their order."""
-        counts = self._mean_counts((torch.cat([part["label"] for part in parts]) > 0).float())
-        for part in parts:
-            part["counts"] = counts / len(parts)
-        return range(len(parts))
-
-    def _mean_counts(self, present):
-        counts = torch.stack([present.sum(), (1 - present).sum()])
-        return self.global_mean(counts) if self.global_mean else counts

@@ -2,12 +2,8 @@
 
 It keeps the promise of all backbones: see networks/backbones.py.
 """
-from contextlib import contextmanager, nullcontext
-
-import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 # Residual units in b2 .. b7, and the dilation of b5, b6, b7.
 PAPER_BLOCKS = (3, 3, 6, 3, 1, 1)
@@ -23,7 +19,7 @@ class ResNet38d(nn.Module):
               "train": everything is trained, BatchNorm on the statistics of the batch (from scratch)
     blocks    residual units in b2 .. b7; 0 leaves the group out (b6, b7 alone)
     dilation  of b5, b6, b7 (3x3 convolutions)
-    checkpoint_blocks   set it to keep for the backward pass the inputs of the residual units alone
+    recomputed   None, or (unit, x) -> unit(x), how a residual unit is computed: see tools.recompute
 
     forward: (B, 3, H, W) -> conv4 (B, 512, h, w), conv5 (B, 1024, h, w), conv6 (B, 4096, h, w), h = ceil(H / 8).
     """
@@ -41,7 +37,7 @@ class ResNet38d(nn.Module):
             raise ValueError(f"dilation is three numbers from 1 up, not {tuple(dilation)}")
         c64, c128, c256, c512, c1024, c2048, c4096 = (max(1, round(2**k * width)) for k in range(6, 13))
         self.norm = norm
-        self.checkpoint_blocks = False
+        self.recomputed = None
 
         self.conv1a = nn.Conv2d(3, c64, 3, padding=1, bias=False)
         self._add_group("b2", blocks[0], c64, c128, c128, stride=2)
@@ -101,25 +97,7 @@ class ResNet38d(nn.Module):
         return conv4, conv6 if conv5 is None else conv5, conv6
 
     def _run(self, unit, x):
-        if not (self.checkpoint_blocks and torch.is_grad_enabled()):
-            return unit(x)
-        again = _statistics_kept if self.norm == "train" else lambda unit: nullcontext()
-        return checkpoint(unit, x, use_reentrant=False, context_fn=lambda: (nullcontext(), again(unit)))
-
-
-@contextmanager
-def _statistics_kept(unit):
-    """Run BatchNorm a second time on the same batch without counting it twice."""
-    layers = [m for m in unit.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
-    before = [(layer.momentum, layer.num_batches_tracked.clone()) for layer in layers]
-    for layer in layers:
-        layer.momentum = 0.0
-    try:
-        yield
-    finally:                        # checkpoint stops by an exception, once it has what it needs
-        for layer, (momentum, batches) in zip(layers, before):
-            layer.momentum = momentum
-            layer.num_batches_tracked.copy_(batches)
+        return self.recomputed(unit, x) if self.recomputed else unit(x)
 
 
 class Block(nn.Module):

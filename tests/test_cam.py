@@ -151,7 +151,7 @@ def test_a_network_placed_for_inference_gives_the_same_cams(precision):
     torch.manual_seed(2)
     plain, placed = (CAMNet(4, 0.125).eval() for _ in range(2))
     placed.load_state_dict(plain.state_dict())
-    engine.place(placed, torch.device("cpu"), inference=True)
+    engine.to_device(placed, torch.device("cpu"), inference=True)
     assert placed.backbone.b2.conv_branch2a.weight.is_contiguous(memory_format=torch.channels_last)
     image = np.random.default_rng(0).integers(0, 256, (45, 60, 3), np.uint8)
     label = torch.tensor([1.0, 0, 1, 1])

@@ -1,7 +1,6 @@
 """The erasing objective: the golden updates of the authors' code, and what it promises."""
 import json
 import zlib
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from methods.cse import CSE, activation, erase, sample_target, without
+from methods.cse import CSE, erase, sample_target, without
 from networks import parameter_groups
 from networks.cam import CAMNet
 from networks.pretrained import official_state
 from tests.conftest import fill_golden
-from tools import engine
 from tools.engine import poly_sgd
+from tools.recompute import InParts, recomputed
+from train import look
 
 CLASSES = 4
 
@@ -249,7 +249,7 @@ def test_a_batch_without_any_class_has_a_finite_loss(objective, batch):
 
 def test_looking_changes_nothing(objective, batch):
     before = {name: value.clone() for name, value in objective.state_dict().items()}
-    seen = objective.look(batch)
+    seen = look(objective, batch)
     assert seen["mask"].shape == (4, 1, 16, 20) and seen["erased"].shape == (4, 3, 16, 20)
     torch.testing.assert_close(seen["before"], torch.sigmoid(objective.oc(batch["image"])[1]))
     torch.testing.assert_close(seen["after"], torch.sigmoid(objective.oc(seen["erased"])[1]))
@@ -329,37 +329,42 @@ def test_an_unknown_mask_norm_is_refused(batch):
 
 # ---- a batch in parts ----
 
-def test_parts_see_the_draws_of_the_rehearsal_and_their_masks_the_batchs_peak(monkeypatch):
-    """With dropout the peak is that of the very CAMs that are then erased with."""
-    torch.manual_seed(3)
-    nets = [CAMNet(3, width=0.0625, dropout=(0.5, 0.5), dropout_head=0.5) for _ in range(2)]
-    for net in nets:
-        nn.init.uniform_(net.fc8.weight, 0, 1)
-    objective, peaks = CSE(*nets).train(), []
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_a_batch_in_parts_has_the_gradients_and_the_maximum_of_the_batch(monkeypatch, parts):
+    """With dropout too: the second forward pass draws what the first one drew."""
     generator = torch.Generator().manual_seed(0)
-    batch = {"image": torch.randn(6, 3, 32, 32, generator=generator), "label": torch.eye(3).repeat(2, 1)}
+    batch = {"image": torch.randn(8, 3, 32, 32, generator=generator), "label": torch.eye(CLASSES)[:3].repeat(3, 1)[:8]}
     batch["target"] = batch["label"].argmax(1)
-    batch["image"][1] *= 10
+    batch["label"][:, 3] = 1
+    batch["image"][1] *= 10                         # the maximum lies in the first part
+    found, peaks = [], []
 
     def watched(*args, **kw):
         erased, mask = erase(*args, **kw)
-        peaks.append(float(mask.max()))
+        peaks.append(float(mask.detach().max()))
         return erased, mask
 
     monkeypatch.setattr("methods.cse.erase", watched)
-    terms = engine._backward(objective, objective, batch, 2, 3, lambda i: torch.manual_seed(100 + i), nullcontext)
-    raw = []
-    for i, part in enumerate(engine._cut(batch, 3)):
-        torch.manual_seed(100 + i)
-        raw.append(float(activation(nets[0](part["image"])[0], part["target"], (32, 32)).max()))
-    assert raw.index(max(raw)) == 0                 # the first part holds the peak, and so comes last
-    assert peaks == pytest.approx([value / (max(raw) + 1e-5) for value in raw[1:] + raw[:1]], rel=1e-5)
-    assert terms["loss"].item() == pytest.approx(terms["loss_cls"].item() + terms["loss_cse"].item())
+    for again in (nn.Module.__call__, recomputed):
+        torch.manual_seed(3)
+        nets = [CAMNet(CLASSES, width=0.0625, dropout=(0.5, 0.5), dropout_head=0.5) for _ in range(2)]
+        for net in nets:
+            nn.init.uniform_(net.fc8.weight, 0, 1)
+        objective = CSE(*(InParts(net, parts) for net in nets)).train()
+        monkeypatch.setattr("tools.recompute.recomputed", again)
+        torch.manual_seed(9)
+        terms = objective(batch, 2)
+        terms["loss"].backward()
+        found.append((terms, [p.grad for p in nets[0].parameters() if p.grad is not None]))
+    assert peaks[0] == peaks[1] == pytest.approx(1, abs=1e-3)
+    assert all(torch.equal(a, b) for a, b in zip(found[0][0].values(), found[1][0].values()))
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1])) and len(found[0][1]) > 5
 
 
 def test_a_loss_that_is_nan_in_one_part_is_nan(objective):
     batch = {"image": torch.randn(4, 3, 32, 32), "label": torch.eye(CLASSES)[:4]}
     batch["target"] = batch["label"].argmax(1)
     batch["image"][0] = float("nan")
-    terms = engine._backward(objective, objective, batch, 0, 2, torch.manual_seed, nullcontext)
+    objective.cgnet, objective.oc = (InParts(net, 2) for net in (objective.cgnet, objective.oc))
+    terms = objective(batch, 0)
     assert terms["loss"].isnan() and terms["loss_cls"].isnan()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from methods.cse import CSE
 from networks import parameter_groups
 from networks.cam import CAMNet
 from tools import distributed
-from tools.engine import fit, place, poly_sgd
+from tools.engine import fit, poly_sgd, prepare, to_device
 from tools.experiment import Experiment
 
 WORLD, EPOCHS, STEPS, BATCH, CLASSES = 2, 4, 5, 8, 3
@@ -61,7 +62,7 @@ def train(case, folder, killed_at=None, accumulate=1):
     if case.startswith("cse"):
         objective = CSE(net, tiny_net(2), 3.0, 0.5, case.removeprefix("cse_"), distributed.global_max,
                         distributed.global_mean)
-    place(objective, CPU)
+    prepare(objective, CPU, SimpleNamespace(accumulate=accumulate, checkpoint_blocks=False, compile=False))
     optimizer, schedule = poly_sgd(parameter_groups(net, 0.1, 5e-4, ["fc8"]), 0.1, EPOCHS * STEPS, momentum=0.9)
     experiment, steps = Experiment(folder, case), []
 
@@ -72,7 +73,7 @@ def train(case, folder, killed_at=None, accumulate=1):
 
     with suppress(Killed):
         fit(objective, net, optimizer, schedule, loader, experiment, f"train_{case}", {}, epochs=EPOCHS, steps=STEPS,
-            device=CPU, weights=lambda net: net.state_dict(), on_step=on_step, accumulate=accumulate,
+            device=CPU, weights=lambda net: net.state_dict(), on_step=on_step,
             save_minutes=0, print_freq=1)
     distributed.barrier()
     return {"weights": net.state_dict(), "gradients": steps, "rows": experiment.epochs(f"train_{case}")}
@@ -81,7 +82,7 @@ def train(case, folder, killed_at=None, accumulate=1):
 def normalise(part):
     """Normalise one process's part of a small batch; returns output, gradient, statistics."""
     layer, x = nn.BatchNorm2d(3), part.clone().requires_grad_()
-    place(layer, CPU)
+    to_device(layer, CPU)
     y = layer(x)
     (y * torch.arange(y[0].numel()).reshape(y[0].shape)).sum().backward()
     return y.detach(), x.grad, layer.running_mean, layer.running_var
@@ -102,7 +103,7 @@ def fail_in_main(error):
     def action():
         raise error
     try:
-        distributed.main_first(action)
+        distributed.on_main(action)
     except Exception as caught:
         return f"{type(caught).__name__}: {caught}"
 
@@ -126,7 +127,7 @@ def work(rank, port, folder):
         "share": distributed.share(list("abcde")),
         "agreed": distributed.agree(rank == 0, rank == 1, False), "gathered": distributed.gather(f"of {rank}"),
         "parts": [distributed.share(list("abcdefg"), part, 3) for part in range(3)],
-        "first": distributed.main_first(lambda: asked.append(rank) or f"made by {rank}"), "asked": asked,
+        "first": distributed.on_main(lambda: asked.append(rank) or f"made by {rank}"), "asked": asked,
         "broken": fail_in_main(ValueError("the disk is full")),
         "lost": fail_in_main(FileNotFoundError("no folder X")),
     }
@@ -271,7 +272,7 @@ def test_alone_every_function_is_trivial():
     assert distributed.global_max(x) is x and distributed.global_mean(x) == 3
     assert distributed.share([1, 2, 3]) == [1, 2, 3] and distributed.sum_array(np.arange(3), CPU).tolist() == [0, 1, 2]
     assert distributed.agree(True, False) == (True, False) and distributed.gather(3) == [3]
-    assert distributed.main_first(lambda: 7) == 7
+    assert distributed.on_main(lambda: 7) == 7
     assert fail_in_main(FileNotFoundError("no folder X")) == "FileNotFoundError: no folder X"
     distributed.barrier()
     distributed.stop()

@@ -12,6 +12,7 @@ from networks.cam import CAMNet
 from networks.pretrained import official_state
 from networks.resnet38d import ResNet38d
 from tests.conftest import fill_golden
+from tools.recompute import recomputed
 
 
 def full_size(prefix):
@@ -203,7 +204,7 @@ def backward(norm, checkpointed):
     """Add up two steps' gradients with dropout; returns them, BatchNorm's statistics, and what the first step kept."""
     torch.manual_seed(0)
     net = CAMNet(num_classes=3, width=0.125, norm=norm).train()
-    net.backbone.checkpoint_blocks = checkpointed
+    net.backbone.recomputed = recomputed if checkpointed else None
     kept = []
 
     def keep(tensor):

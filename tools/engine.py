@@ -1,7 +1,6 @@
 """The one training loop, and the authors' optimizer."""
 import math
 import time
-from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -12,6 +11,7 @@ from tqdm import tqdm
 from tools import distributed, interrupt
 from tools.files import load_checkpoint, save_checkpoint
 from tools.provenance import digest
+from tools.recompute import InParts, recomputed
 
 
 def poly_sgd(groups, lr, steps, power=0.9, momentum=5e-4):
@@ -53,29 +53,27 @@ def run_training(objective, network, groups, train_loader, experiment, model, se
                          f"each of {distributed.world()} processes: take a multiple of {part}, or another --accumulate")
     optimizer, schedule = poly_sgd(groups, settings.lr, settings.max_epochs * steps, settings.power, settings.momentum)
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-    distributed.main_first(lambda: experiment.open_training(model, vars(settings) | record, size, settings.overwrite,
+    distributed.on_main(lambda: experiment.open_training(model, vars(settings) | record, size, settings.overwrite,
                                                             record))
     make_loader = partial(train_loader, settings.batch_size, settings.max_epochs, settings.seed,
                           rank=distributed.rank(), world=distributed.world(), num_workers=settings.num_workers,
                           pin_memory=device.type == "cuda")
     fit(objective, network, optimizer, schedule, make_loader, experiment, f"train_{model}", record,
         epochs=settings.max_epochs, steps=steps, device=device, weights=weights, precision=settings.precision,
-        seed=settings.seed, accumulate=settings.accumulate, skip_nonfinite=settings.skip_nonfinite,
+        seed=settings.seed, skip_nonfinite=settings.skip_nonfinite,
         save_minutes=settings.save_minutes, print_freq=settings.print_freq, **hooks)
     experiment.release()
     distributed.stop()
 
 
 def fit(objective, network, optimizer, schedule, make_loader, experiment, stage, settings, *, epochs, steps, device,
-        weights, precision="fp32", seed=0, accumulate=1, skip_nonfinite=0, save_minutes=10, print_freq=100, ids=None,
+        weights, precision="fp32", seed=0, skip_nonfinite=0, save_minutes=10, print_freq=100, ids=None,
         on_step=None, on_epoch=None):
     """Train `network` through `objective` until epoch `epochs`; called again on the same folder, go on.
 
     objective    nn.Module: (batch, epoch) -> dict of 0-d tensors with the key "loss"; the others are logged
     make_loader  start step -> batches from there to the end;  steps  of an epoch
     settings     what must be equal for a run to go on (JSON);  weights  network -> what EEE.pth holds
-    accumulate   parts in which a batch is computed. An objective that is not a mean over images says what its parts
-                 have to know of each other: see CSE.rehearse
     skip_nonfinite   batches that may be left out; the next one is a ValueError with the images that ids, the dataset's
                  IDs, gives for batch["index"]
     on_step      (step, batch) -> None;  on_epoch  (epoch) -> {name: value} for the log
@@ -102,9 +100,10 @@ def fit(objective, network, optimizer, schedule, make_loader, experiment, stage,
             batch = {k: _to(v, device) for k, v in batch.items()}
             optimizer.zero_grad(set_to_none=True)
             before = [b.clone() for b in statistics]
-            terms = _backward(objective, forward, batch, run.step // steps, accumulate,
-                              lambda part: _draw_from(seed, run.step, part, accumulate),
-                              lambda: autocast(device, precision))
+            _draw_from(seed, run.step)
+            with autocast(device, precision):
+                terms = forward(batch, run.step // steps)
+            terms["loss"].backward()
             checked = _checked(terms, network)
             bad = not all(math.isfinite(value) for value in checked.values())
             if distributed.agree(bad)[0]:
@@ -148,40 +147,9 @@ def _batches(run, make_loader, total, save_minutes):
         yield batch
 
 
-def _draw_from(seed, step, part, parts):
-    """Let dropout draw what is this part's of this process's batch: the same after a restart."""
-    torch.manual_seed(((seed * 1_000_003 + step) * 1009 + distributed.rank() * parts + part) % 2**63)
-
-
-def _backward(objective, forward, batch, epoch, count, draw_from, context):
-    """Add up the gradients of a batch, computed in `count` parts; returns the terms' means over the parts.
-
-    forward is the objective, or what wraps it under several processes: those exchange gradients in the last part.
-    """
-    parts = [batch] if count == 1 else _cut(batch, count)
-    order = range(count)
-    if count > 1 and hasattr(objective, "rehearse"):
-        with context():
-            order = objective.rehearse(parts, draw_from)
-    found = []
-    for i in order:
-        draw_from(i)
-        with nullcontext() if i == order[-1] or forward is objective else forward.no_sync():
-            with context():
-                terms = forward(parts[i], epoch)
-            (terms["loss"] / count).backward()
-        found.append({name: value.detach() for name, value in terms.items()})
-    if count == 1:
-        return found[0]
-    # A term that is nan in some part had nothing to average there; a loss that is nan must show.
-    return {name: (torch.mean if name.startswith("loss") else torch.nanmean)(torch.stack([f[name] for f in found]))
-            for name in found[0]}
-
-
-def _cut(batch, count):
-    """Cut a batch into parts of equal size."""
-    pieces = {name: value.chunk(count) for name, value in batch.items()}
-    return [{name: piece[i] for name, piece in pieces.items()} for i in range(count)]
+def _draw_from(seed, step):
+    """Let dropout draw what is this process's of this step: the same after a restart."""
+    torch.manual_seed(((seed * 1_000_003 + step) * 1009 + distributed.rank()) % 2**63)
 
 
 def _checked(terms, network):
@@ -244,7 +212,7 @@ class _Run:
         state = {"settings": self.settings, "network": self.network.state_dict(),
                  "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "step": self.step,
                  "meter": self.meter.state(), "skipped": self.skipped, "seconds": self.seconds()}
-        distributed.main_first(lambda: save_checkpoint(self.folder / "last.pth", state))
+        distributed.on_main(lambda: save_checkpoint(self.folder / "last.pth", state))
         self.saved, self.saved_step = time.monotonic(), self.step
 
     def resume(self):
@@ -280,9 +248,9 @@ class _Run:
         """Write EEE.pth of the epoch that has ended, measure and log it, unless that is done, and begin the next."""
         epoch, seconds = self.step // self.steps - 1, self.seconds()
         weights = self.folder / f"{epoch:03d}.pth"
-        if not distributed.main_first(weights.exists):
-            distributed.main_first(lambda: save_checkpoint(weights, self.weights(self.network)))
-        logged = distributed.main_first(lambda: any(r["epoch"] == epoch for r in self.experiment.epochs(self.stage)))
+        if not distributed.on_main(weights.exists):
+            distributed.on_main(lambda: save_checkpoint(weights, self.weights(self.network)))
+        logged = distributed.on_main(lambda: any(r["epoch"] == epoch for r in self.experiment.epochs(self.stage)))
         if not logged:
             row = {"epoch": epoch, **self.meter.means(), "lr": self.optimizer.param_groups[0]["lr"],
                    "seconds": round(seconds, 2), "images_per_second": round(self.meter.images / seconds, 2)}
@@ -301,7 +269,7 @@ class _Run:
         self.meter, self.earlier, self.started = Meter(), 0.0, time.monotonic()
 
 
-def place(module, device, compiled=False, inference=False, checkpoint_blocks=False):
+def to_device(module, device, inference=False):
     """Move a module to its device, its weights in channels_last, which convolutions want, where that is safe.
 
     It is on a GPU, and for inference. In training on a CPU it is not: torch 2.13 and 2.15 corrupt memory in the
@@ -315,14 +283,25 @@ def place(module, device, compiled=False, inference=False, checkpoint_blocks=Fal
         for layer in module.modules():
             if type(layer) is torch.nn.BatchNorm2d:
                 layer.__class__ = distributed.BatchNorm2d           # the same weights under the same names
-    for part in module.modules():
-        if hasattr(part, "checkpoint_blocks"):
-            part.checkpoint_blocks = checkpoint_blocks
     safe = device.type == "cuda" or inference
     module.to(device, memory_format=torch.channels_last if safe else torch.contiguous_format)
-    if compiled:
-        for network in module.children():
+
+
+def prepare(objective, device, settings):
+    """Make an objective ready for training: on its device, and as --compile, --checkpoint_blocks, --accumulate say.
+
+    Its children are networks. Each of them computes a batch in --accumulate parts; the objective sees the whole batch.
+    """
+    to_device(objective, device)
+    for name, network in list(objective.named_children()):
+        if settings.checkpoint_blocks:
+            for part in network.modules():
+                if hasattr(part, "recomputed"):
+                    part.recomputed = recomputed
+        if settings.compile:
             network.compile()
+        if settings.accumulate > 1:
+            setattr(objective, name, InParts(network, settings.accumulate))
 
 
 def autocast(device, precision):
