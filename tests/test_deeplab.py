@@ -102,7 +102,8 @@ def test_its_head_on_its_backbone_is_torchvisions_network(resnet50):
     from torchvision.models import segmentation
     theirs = segmentation.deeplabv3_resnet50(weights_backbone=None, num_classes=CLASSES + 1).eval()
     state = official_state(resnet50)
-    theirs.load_state_dict({name if name.startswith("classifier") else f"backbone.{name}": v for name, v in state.items()})
+    theirs.load_state_dict({name if name.startswith("classifier") else f"backbone.{name}": value
+                            for name, value in state.items()})
     image = torch.rand(1, 3, 40, 48)
     ours = copy.deepcopy(resnet50).eval()
     ours.backbone.shifts = (0, 0, 0)
