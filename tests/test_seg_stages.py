@@ -422,7 +422,7 @@ def test_a_broken_label_map(seg):
     cut(seg / "experiment/X/rw/02_24/train_0004.png")
     for stage, words in (("train_seg", SEG), ("evaluation", (*DEMO, "--task", "png", "--dict_dir", "rw/02_24"))):
         message = refusal(stage, *words)
-        assert_says(message, "rw/02_24/train_0004.png is truncated", "delete it and run that again")
+        assert_says(message, "rw/02_24/train_0004.png is truncated", "delete it and run that stage again")
         assert message.count("train_0004.png is truncated") == message.count("experiment/X/rw") == 1
 
 
