@@ -8,6 +8,7 @@ from networks import parameter_groups
 from networks.cam import CAMNet
 from networks.deeplab import DeepLabV3, LargeFOV
 from networks.pretrained import load_weights, official_state
+from tests.conftest import assert_close
 
 CLASSES = 3
 NARROW = {"width": 0.125, "blocks": (1, 1, 1, 1, 1, 0), "dilation": (1, 1, 1)}
@@ -34,7 +35,7 @@ def test_logits_are_those_of_two_dilated_convolutions_upsampled(small):
     hidden = F.conv2d(small.backbone(image)[2], small.b8.weight, small.b8.bias, padding=12, dilation=12).relu()
     cells = F.conv2d(hidden, small.b9.weight, small.b9.bias, padding=12, dilation=12)
     assert cells.shape == (2, CLASSES + 1, 5, 7) and hidden.shape[1] == 64
-    torch.testing.assert_close(logits, F.interpolate(cells, (33, 50), mode="bilinear", align_corners=False))
+    assert_close(logits, F.interpolate(cells, (33, 50), mode="bilinear", align_corners=False))
 
 
 def test_the_papers_size():
@@ -101,7 +102,7 @@ def test_torchvisions_logits_are_torchvisions(resnet50):
     theirs.load_state_dict(resnet50.state_dict())
     image = torch.rand(1, 3, 40, 48)
     with torch.no_grad():
-        torch.testing.assert_close(resnet50.eval()(image), theirs(image)["out"])
+        assert_close(resnet50.eval()(image), theirs(image)["out"])
 
 
 def test_torchvisions_backbone_has_its_batchnorm_frozen(resnet50):

@@ -311,5 +311,6 @@ config.run(main)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent, capture_output=True,
                           text=True)
-    assert (done.returncode, done.stderr) == (code, said)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == said.splitlines()
     assert done.stdout == "main\natexit\n" + "taken down" * (not several)
