@@ -93,7 +93,7 @@ def cams_on_epoch(settings, network, layout, device):
     ids = layout.ids(settings.val_list)
     layout.check(ids, settings.val_list)
     layout.labels(ids)
-    blind = sum(not layout.has_truth(i) for i in ids)
+    blind = sum(not layout.has_ground_truth(i) for i in ids)
     if blind:
         distributed.say(f"{blind} of {len(ids)} images of {settings.val_list} have no pixel truth: no mIoU in training")
         return None
@@ -109,7 +109,7 @@ def cams_on_epoch(settings, network, layout, device):
             for image_id, classes, scores in tqdm(image_cams(network, pictures), f"CAMs of {settings.val_list}",
                                                   len(mine), leave=False, disable=not distributed.is_main(),
                                                   mininterval=1):
-                histogram.add(classes, scores, layout.truth(image_id))
+                histogram.add(classes, scores, layout.ground_truth(image_id))
                 if interrupt.asked():
                     break
         if distributed.agree(interrupt.asked())[0]:         # the epoch is saved; it is measured when the run goes on

@@ -86,7 +86,7 @@ def test_settings_of_a_training(experiment, tmp_path):
     experiment.open_training("model_oc", {"max_epochs": 2, "width": 0.5}, 1, overwrite=False)
     weights = make_file(experiment / "ckpt/model_oc/000.pth")
     assert experiment.settings_of(weights, "width") == {"max_epochs": 2, "width": 0.5}
-    with pytest.raises(ValueError, match="config/train_model_oc.json does not tell classes, blocks:"):
+    with pytest.raises(ValueError, match="config/train_model_oc.json lacks classes, blocks:"):
         experiment.settings_of(weights, "classes", "width", "blocks")
     assert experiment.settings_of(None) is None
     assert experiment.settings_of(make_file(tmp_path / "own.pth")) is None
