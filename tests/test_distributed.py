@@ -154,7 +154,7 @@ def close(a, b, what, by=1e-5):
 
 
 def assert_trained_alike(one, other, logged):
-    """Compare to 1e-5: each step's gradients (relative to the largest of all steps), the last weights, what is logged."""
+    """Compare to 1e-5: all gradients (of the largest in any step), the last weights, what is logged."""
     start = tiny_net(1).state_dict()
     assert max((one["weights"][k] - start[k]).abs().max() for k in start) > 0.01
     assert len(one["gradients"]) == EPOCHS * STEPS == 20
