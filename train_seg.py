@@ -24,7 +24,7 @@ from data.transforms import augment_labelled
 from methods.segmentation import Segmentation
 from networks import parameter_groups
 from networks.deeplab import deeplab
-from networks.pretrained import find_torchvision, load_weights, official_state
+from networks.pretrained import find_imagenet, load_weights, official_state
 from tools import distributed, engine
 from tools.experiment import Experiment
 from tools.maps import lacking
@@ -109,7 +109,7 @@ def start_network(settings, experiment, layout):
     network = deeplab(settings.network, len(layout.classes),
                       **{name: getattr(settings, name) for name in config.BACKBONE_FIELDS})
     if settings.init == "imagenet" and settings.network != "largefov":
-        path = find_torchvision(settings.network)
+        path = find_imagenet(settings.network.removeprefix("deeplabv3_"))
     else:
         path = experiment.find_init(settings.init, "init")
     return network, engine.start_from(path, "init", partial(load_weights, network, head="skip"))

@@ -358,7 +358,7 @@ def voc(finished, tmp_path_factory):
         width, height = [(80, 60), (60, 80), (72, 72)][number % 3]
         with Image.open(critters.image_path(source)) as picture:
             picture.convert("RGB").resize((width, height)).save(root / f"JPEGImages/{image_id}.jpg", quality=90)
-        mask = np.array(Image.fromarray(critters.truth(source)).resize((width, height), Image.NEAREST))
+        mask = np.array(Image.fromarray(critters.ground_truth(source)).resize((width, height), Image.NEAREST))
         names = [VOC_CLASSES[c - 1] for c in np.unique(mask) if c]
         edge = (mask[1:] != mask[:-1])[:, 1:] | (mask[:, 1:] != mask[:, :-1])[1:]
         mask[1:, 1:][edge] = 255

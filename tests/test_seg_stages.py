@@ -302,19 +302,6 @@ def test_torchvisions_network(seg):
     assert_says(refusal("train_seg", *line, "--accumulate", 4), "one image alone", "--batch_size", "--accumulate")
 
 
-def test_torchvisions_weights(seg, monkeypatch):
-    """In pretrained/ or torchvision's cache; where in neither, the error says what to do."""
-    monkeypatch.setenv("TORCH_HOME", str(seg / "cache"))
-    line = (*SEG, *ELSEWHERE, "--name", "V", "--network", "deeplabv3_resnet101", "--init", "imagenet")
-    message = refusal("train_seg", *line)
-    assert_says(message, "resnet101-63fe2227.pth is neither in pretrained", "cache/hub/checkpoints", "--init random",
-                "IMAGENET1K_V1")
-    for folder in ("cache/hub/checkpoints", "pretrained"):
-        (seg / folder).mkdir(parents=True)
-        (seg / folder / "resnet101-63fe2227.pth").write_bytes(b"no weights")
-        assert_says(refusal("train_seg", *line), f"{folder}/resnet101-63fe2227.pth", "cut short")
-
-
 # ---- any pictures ----
 
 @pytest.fixture
@@ -436,7 +423,7 @@ def test_a_broken_label_map(seg):
     cut(seg / "experiment/X/rw/02_24/train_0004.png")
     for stage, words in (("train_seg", SEG), ("evaluation", (*DEMO, "--task", "png", "--dict_dir", "rw/02_24"))):
         message = refusal(stage, *words)
-        assert_says(message, "rw/02_24/train_0004.png is truncated", "delete it and run that again")
+        assert_says(message, "rw/02_24/train_0004.png is truncated", "delete it and run that stage again")
         assert message.count("train_0004.png is truncated") == message.count("experiment/X/rw") == 1
 
 
