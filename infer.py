@@ -1,6 +1,6 @@
 """Find the labelled classes in pictures: CAMs, dense CRF maps, overlays to look at.
 
-Reads   ckpt/MODEL/EEE.pth   JPEGImages/ and labels of --data_root
+Reads   ckpt/MODEL/EEE.pth, network.json   JPEGImages/ and labels of --data_root
 Writes  dict/ID.npz (--dict)   crf/ALPHA/ID.npz (--crf)   infer/ID_cam_CLASS.png (--vis); of model_oc dict_model_oc/ ...
 Run     python infer.py --name X --model model_cse --vis --dict --crf --alphas 4 24 --infer_list train_aug
 Pictures that are done are not done again. Under torchrun the processes share the pictures, and so do job arrays with
@@ -16,11 +16,12 @@ from data.images import read_image
 from data.layout import VOCLayout
 from data.loader import view_loader
 from methods.cam import image_cams
-from networks.cam import CAMNet
-from networks.pretrained import load_weights
-from tools import distributed, engine, interrupt
+from models import MODELS
+from networks import CAM_NETWORKS, build
+from networks.pretrained import load_weights, read_description
+from tools import distributed, engine, flags, interrupt
 from tools.crf import CRFPool
-from tools.experiment import Experiment
+from tools.experiment import experiment_of
 from tools.files import require_space, save_image
 from tools.maps import alpha_name, find_maps, read_cam, save_cam, save_crf
 from tools.provenance import digests
@@ -30,11 +31,11 @@ CRF_SHRINKS_TO = 0.3        # a deflated CRF map beside plain float16; .20 to .3
 
 
 def main():
-    settings = config.parse(config.Infer)
+    settings = flags.parse(config.Infer, models=dict.fromkeys(MODELS, config.Infer))
     if not (settings.dict or settings.crf or settings.vis):
         raise ValueError("nothing is asked for: --dict writes CAMs, --crf CRF maps, --vis overlays")
     device = distributed.start(settings.device)
-    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
+    experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     ids = chosen_ids(settings, layout)
     weights = distributed.on_main(lambda: experiment.weights(settings.model, settings.load_epo))
     folders = distributed.on_main(lambda: open_folders(settings, experiment, layout, weights, ids))
@@ -59,7 +60,7 @@ def make_maps(settings, experiment, layout, device, weights, folders, ids):
         at_once = set(todo) if device.type == "cuda" else set()
         jobs = 0
         if todo:
-            network = trained_network(settings, experiment, layout, weights)
+            network = trained_network(experiment, layout, weights)
             engine.to_device(network.eval(), device, inference=True)
             pictures = view_loader(layout, todo, settings.scales, settings.labels == "given",
                                    **engine.loader_for(device, settings.num_workers))
@@ -85,7 +86,7 @@ def chosen_ids(settings, layout):
 
 def open_folders(settings, experiment, layout, weights, ids):
     """Claim the output folders, {"dict", "vis" or an alpha: path}, and check that the disk can hold what is missing."""
-    suffix = "" if settings.model == "model_cse" else f"_{settings.model}"
+    suffix = MODELS[settings.model].SUFFIX
     shared = settings.shard != "1/1"
     claim = partial(experiment.claim, overwrite=settings.overwrite, shared=shared)
     dict_dir = settings.dict_dir or f"dict{suffix}"
@@ -101,7 +102,7 @@ def open_folders(settings, experiment, layout, weights, ids):
     if settings.vis:
         folders["vis"] = claim(settings.vis_dir or f"infer{suffix}", "infer vis", {}, [folders["dict"]])
     require_space(folders["dict"], size_of_what_is_missing(settings, layout, folders, ids))
-    experiment.save_config(f"infer_{settings.model}", config.as_json(settings))
+    experiment.save_config(f"infer_{settings.model}", flags.as_json(settings))
     experiment.log("infer", f"{len(ids)} pictures of {settings.infer_list} with {weights}")
     return folders
 
@@ -122,16 +123,9 @@ def size_of_what_is_missing(settings, layout, folders, ids):
     return size + plane * classes * len(ids) * settings.vis
 
 
-def trained_network(settings, experiment, layout, weights):
-    """Build the network as it was trained and load its weights; weights from elsewhere get the recipe's network."""
-    trained = experiment.settings_of(weights, "classes", *config.NETWORK_FIELDS)
-    if trained and trained["classes"] != layout.classes:
-        raise ValueError(f"{weights} was trained on other classes ({', '.join(trained['classes'])}) than those of "
-                         f"{layout.root} ({', '.join(layout.classes)}): --data_root must have its classes")
-    if not trained:
-        distributed.say(f"no config/ tells how {weights} was trained: taken for one of the recipe {settings.recipe}")
-        trained = {k: v for k, (v, _) in config.defaults(config.Train, settings.recipe, settings.model).items()}
-    network = CAMNet(len(layout.classes), **{name: trained[name] for name in config.NETWORK_FIELDS})
+def trained_network(experiment, layout, weights):
+    """Build the network that the network.json beside the weights describes, and load them."""
+    network = build(read_description(experiment.network_of(weights), CAM_NETWORKS, layout))
     load_weights(network, weights)
     return network
 
@@ -170,4 +164,4 @@ def draw_overlays(settings, layout, folders, image_id):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    flags.run(main)

@@ -20,20 +20,20 @@ from data.loader import view_loader
 from data.prepare import voc_palette
 from data.transforms import MEAN
 from methods.random_walk import walk_cams
-from networks.affinity import AffinityNet
-from networks.pretrained import load_weights
-from tools import distributed, engine, interrupt
+from networks import build
+from networks.pretrained import load_weights, read_description
+from tools import distributed, engine, flags, interrupt
 from tools.crf import CRFPool
-from tools.experiment import Experiment
+from tools.experiment import experiment_of
 from tools.files import require_space, save_labels
 from tools.maps import alpha_pair, find_maps, lacking, read_cam
 from tools.provenance import digests, verify
 
 
 def main():
-    settings = config.parse(config.InferAff)
+    settings = flags.parse(config.InferAff)
     device = distributed.start(settings.device)
-    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
+    experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
     cams = find_cams(settings, experiment, layout, ids)
     pair = alpha_pair(settings.low, settings.high)
@@ -44,7 +44,7 @@ def main():
     distributed.say(f"{folder}: {len(ids) - len(todo)} of {len(ids)} pictures are there")
     with interrupt.remembered():
         if mine := distributed.share(todo):
-            network = trained_network(settings, experiment, weights)
+            network = trained_network(experiment, weights)
             engine.to_device(network.eval(), device, inference=True)
             walk(settings, layout, network, device, folder, {i: cams[i] for i in mine})
     experiment.release()
@@ -76,18 +76,14 @@ def open_folder(settings, experiment, layout, weights, pair, ids):
     if todo:        # at most a byte a pixel
         plane = np.mean([np.prod(picture_size(layout.image_path(i))) for i in todo[:: -(-len(todo) // 10)]])
         require_space(folder, plane * len(todo))
-    experiment.save_config("infer_aff", config.as_json(settings))
+    experiment.save_config("infer_aff", flags.as_json(settings))
     experiment.log("infer_aff", f"{len(ids)} pictures of {settings.infer_list} with {weights}")
     return folder
 
 
-def trained_network(settings, experiment, weights):
-    """Build the network as it was trained and load its weights."""
-    trained = experiment.settings_of(weights, *config.BACKBONE_FIELDS)
-    if not trained:
-        distributed.say(f"no config/ tells how {weights} was trained: taken for one of the recipe {settings.recipe}")
-        trained = {k: v for k, (v, _) in config.defaults(config.TrainAff, settings.recipe).items()}
-    network = AffinityNet(**{name: trained[name] for name in config.BACKBONE_FIELDS})
+def trained_network(experiment, weights):
+    """Build the network that the network.json beside the weights describes, and load them."""
+    network = build(read_description(experiment.network_of(weights), ("AffinityNet",)))
     load_weights(network, weights)
     return network
 
@@ -145,4 +141,4 @@ def save(path, labels, size):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    flags.run(main)
