@@ -12,6 +12,8 @@ PAPER = "OC-CSE, authors' code"
 PSA = "AffinityNet, authors' code"
 PSA_SUBMITTED = "AffinityNet, as submitted"
 UNRELEASED = "ours: DeepLab's training script is unreleased"
+# The cores that this process may use: in a job or a container often fewer than the machine has.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass
@@ -25,8 +27,8 @@ class Common:
                          content=False)
     precision: str = option("fp32", "bf16: convolutions in bfloat16; heads, masks, losses and CAM sums stay fp32",
                             choices=("fp32", "bf16"))
-    num_workers: int = option(min(8, os.cpu_count() or 1), "processes that read pictures, and that compute the CRF",
-                              content=False, least=0)
+    num_workers: int = option(min(8, CORES), "processes that read pictures, and that compute the CRF", content=False,
+                              least=0)
     seed: int = option(4242, "of everything random", PAPER, least=0)
     overwrite: bool = option(False, "replace what an earlier run with other settings wrote; what has these settings "
                              "goes on", content=False)
@@ -233,7 +235,7 @@ RECIPES = {
     "demo": {
         "Common": {
             "data_root": ("data/critters", "the embedded pictures"),
-            "num_workers": (2, "small pictures: two processes feed a CPU"),
+            "num_workers": (min(2, CORES), "small pictures: two processes feed a CPU"),
         },
         "Train": {
             "width": (0.125, "a CPU's worth of channels"),

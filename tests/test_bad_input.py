@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-import config
 from data.layout import VOCLayout
 from networks.cam import CAMNet
 from networks.pretrained import official_state
 from tests.conftest import ROOT
 from tests.stages import DEMO, call, files, own_data, refusal, small
 from tests.test_pretrained import write_params
+from tools import flags
 from tools.maps import read_cam, read_crf
 
 NEW = (*DEMO, *small("model_oc"), "--name", "NEW")
@@ -153,10 +153,10 @@ def test_other_classes_than_in_training(place):
     names = (data / "classes.txt").read_text().split()
     (data / "classes.txt").write_text("\n".join([names[1], names[0], *names[2:]]))
     assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"),
-                "ckpt/model_cse/001.pth was trained on other classes", "--data_root")
+                "ckpt/model_cse/network.json", "was trained on other classes", "--data_root")
     assert_says(refusal("train", *DEMO, *small("model_oc")), "other settings", "classes: then ['fox'", "--overwrite")
     assert_says(refusal("train", *DEMO, *small("model_cse"), "--name", "NEW", "--cl_init", "X/model_oc", "--er_init",
-                        "random"), "--cl_init X/model_oc was trained on other classes")
+                        "random"), "ckpt/model_oc/network.json", "was trained on other classes")
 
 
 # ---- weights ----
@@ -428,8 +428,9 @@ def test_a_folder_that_may_not_be_written(place):
 def test_broken_json(place):
     cut(place / "experiment/X/dict/made_by.json")
     assert_says(refusal("infer", *DEMO, "--dict"), "dict/made_by.json is not whole JSON", "delete it")
-    cut(place / "experiment/X/config/train_model_cse.json")
-    assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"), "config/train_model_cse.json is not whole JSON")
+    cut(place / "experiment/X/ckpt/model_cse/network.json")
+    assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"), "ckpt/model_cse/network.json is damaged",
+                "delete it and repeat the command that trained")
 
 
 # ---- as a person sees it ----
@@ -565,5 +566,5 @@ def test_every_stage_has_its_help(capsys):
     for stage in ("train", "infer", "evaluation", "reproduce"):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
             patch.setattr(sys, "argv", [f"{stage}.py", "--help"])
-            config.run(importlib.import_module(stage).main)
+            flags.run(importlib.import_module(stage).main)
         assert caught.value.code == 0 and "--data_root" in capsys.readouterr().out

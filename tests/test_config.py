@@ -1,4 +1,7 @@
 """The settings: each has its source, the recipes differ where it is said, what is typed wrongly is refused in words."""
+import os
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
@@ -6,6 +9,7 @@ import pytest
 import config
 from config import Evaluate, Infer, InferAff, InferSeg, Reproduce, Train, TrainAff, TrainSeg
 from models import MODELS
+from tests.conftest import ROOT
 from tests.stages import parse
 from tools import flags
 
@@ -112,7 +116,7 @@ def test_the_demo_differs_from_voc_where_it_is_said():
     for cls in STAGES:
         stage = name_of(cls)
         voc, demo = (flags.defaults(cls, recipe) for recipe in ("voc", "demo"))
-        assert demo["num_workers"][0] == 2          # voc's depends on the machine
+        assert demo["num_workers"][0] == min(2, config.CORES)       # voc's depends on the machine as well
         found[stage] = {}
         for name, (value, reason) in demo.items():
             if value != voc[name][0] and name != "num_workers":
@@ -120,6 +124,15 @@ def test_the_demo_differs_from_voc_where_it_is_said():
                 assert reason not in (config.PAPER, config.PSA, flags.OURS, ""), f"{stage}: {name} has no reason"
                 print(f"{stage:16} {name:13} {voc[name][0]!s:24} -> {value!s:24} {reason}")
     assert found == DEMO
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process to a core")
+def test_workers_default_to_the_cores_that_this_process_may_use():
+    program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import config; " \
+              "print(config.Common('X').num_workers, config.RECIPES['demo']['Common']['num_workers'][0])"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True,
+                          check=True).stdout.split() == ["1", "1"]
+    assert config.Common("X").num_workers == min(8, len(os.sched_getaffinity(0)))
 
 
 def test_recipes_name_fields_that_exist():

@@ -261,7 +261,8 @@ def test_a_stages_settings_reach_loader_and_optimizer(tmp_path):
     experiment, description = Experiment(tmp_path, "X"), {"class": "CAMNet"}
     run = Run(experiment, "model_oc", settings, {"lr": 0.05}, description, Plan(5 * STEPS, [5] * EPOCHS, 77), CPU,
               lambda net: net.state_dict(), [])
-    run_training(objective, objective.network, [{"params": list(objective.parameters()), "lr": 0.05}], train_loader, run,
+    groups = [{"params": list(objective.parameters()), "lr": 0.05}]
+    run_training(objective, objective.network, groups, train_loader, run,
                  schedule_steps=15)
     assert asked == [(0, {"rank": 0, "world": 1, "num_workers": 3, "pin_memory": False})]
     assert [row["lr"] for row in experiment.epochs("train_model_oc")] == pytest.approx(

@@ -36,6 +36,8 @@ from torch import nn
 
 from data.images import read_image
 from data.layout import VOCLayout
+from networks import build
+from networks.cam import CAMNet
 from networks.pretrained import load_weights, official_state, read_params
 from tests.stages import DEMO, call, files, own_data, refusal, small
 from tools.experiment import Experiment
@@ -757,8 +759,8 @@ SPOILED = {
                                          "names the folder itself"),
     "experiment/X/log/train_model_oc.jsonl": (write("{}"), (*INFER, "--model", "model_oc", "--load_epo", "best"),
                                               "no epoch"),
-    "experiment/X/config/train_model_cse.json": (write('{"settings": 3}'), (*INFER, "--dict_dir", "new"),
-                                                 "no settings"),
+    "experiment/X/ckpt/model_cse/network.json": (write('{"class": 3}'), (*INFER, "--dict_dir", "new"),
+                                                 "describes no network"),
     "experiment/X/dict/train_0005.npz": (flip, EVALUATE, "cannot be read"),
     "experiment/X/ckpt/model_cse/001.pth": (flip, (*INFER, "--dict_dir", "new"), "damaged"),
     "experiment/X/ckpt/model_oc/last.pth": (flip, TRAIN, "damaged"),

@@ -16,11 +16,14 @@ import config
 import reproduce
 from data import prepare
 from data.layout import VOC_CLASSES, VOCLayout
+from models import MODELS
+from networks import build
 from networks.cam import CAMNet
 from networks.pretrained import official_state
 from tests.conftest import ROOT
-from tests.stages import DEMO, EPOCHS, call, files, refusal, small
+from tests.stages import DEMO, EPOCHS, call, files, parse, refusal, small
 from tests.test_pretrained import write_params
+from tools import flags
 from tools.maps import read_cam, read_crf
 
 EVAL_KEYS = {"miou", "threshold", "fixed_threshold", "fixed_miou", "per_class", "curve", "images", "list"}

@@ -16,7 +16,7 @@ import config
 from data.layout import VOCLayout
 from data.prepare import voc_palette
 from tests import chromium
-from tests.stages import call
+from tests.stages import call, parse
 from tools.experiment import Experiment
 from tools.files import write_json
 from tools.maps import read_cam, read_crf, save_cam, save_crf

@@ -544,14 +544,15 @@ def test_torchrun(two, zygote, tmp_path, stage, breaks):
 
 PARENT = """
 import sys
-import config, reproduce
+import reproduce
+from tools import flags
 
 def main():
     if reproduce.run_stage(sys.argv[1:]):
         raise ValueError("the stage has failed")
     print("what comes next is run")
 
-config.run(main)
+flags.run(main)
 """
 
 
