@@ -86,11 +86,11 @@ def test_starting_weights(trained, tmp_path, monkeypatch):
 def test_weights_say_what_network_they_are_of(experiment, tmp_path):
     open_training(experiment, {"lr": 1})
     weights = make_file(experiment / "ckpt/model_oc/000.pth")
-    assert experiment.network_of(weights) == tmp_path / "X/ckpt/model_oc/network.json"
+    assert experiment.network_of(weights) == experiment / "ckpt/model_oc/network.json"
     assert read_json(experiment.network_of(weights)) == {"class": "CAMNet"}
     assert experiment.network_of(make_file(tmp_path / "own.pth")) is None
     (weights.parent / "network.json").unlink()
-    other = Experiment(tmp_path, "Y")
+    other = Experiment(experiment.root, "Y")
     with pytest.raises(ValueError, match="X/ckpt/model_oc/network.json.*python train.py --name X --model model_oc"):
         other.network_of(weights)
 

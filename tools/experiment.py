@@ -184,14 +184,14 @@ class Experiment:
 
         Raises ValueError with the command that writes it where an experiment's weights lack it.
         """
-        path = Path(os.path.abspath(weights)).with_name(NETWORK)
+        path, where = Path(weights).with_name(NETWORK), Path(os.path.abspath(weights)).parents
         if path.exists():
             return path
-        if path.parent.parent.name != "ckpt":
+        if where[1].name != "ckpt":
             return None
-        home = Experiment(path.parents[3], path.parents[2].name, self.flags)
-        raise ValueError(f"no {path}, which tells what network {path.parent.name} is. The command that trained it "
-                         f"writes it again and trains nothing: {home.trainer(path.parent.name)}")
+        home = Experiment(where[3], where[2].name, self.flags)
+        raise ValueError(f"no {path}, which tells what network {where[0].name} is. The command that trained it writes "
+                         f"the file again and trains nothing: {home.trainer(where[0].name)}")
 
     def open_training(self, model, settings, record, description, epochs, weights_size, overwrite=False):
         """Write config/train_MODEL.json and network.json for a training; overwrite deletes what one of another left.
