@@ -255,7 +255,8 @@ def test_other_settings_in_the_same_folder(place):
     assert_says(refusal("train", *line), "last.pth was trained with other settings", "lr: then 0.1, now 0.05",
                 "--overwrite", "--name")
     call("train", *line, "--max_epochs", 1, "--overwrite")
-    assert sorted(p.name for p in place.glob("experiment/X/ckpt/model_oc/*")) == ["000.pth", "last.pth"]
+    assert sorted(p.name for p in place.glob("experiment/X/ckpt/model_oc/*")) == ["000.pth", "last.pth",
+                                                                                "network.json"]
     assert len((place / "experiment/X/log/train_model_oc.jsonl").read_text().splitlines()) == 1
 
 

@@ -43,7 +43,8 @@ def test_the_files_of_training(finished):
     folder = finished / "experiment/X"
     for model, epochs in EPOCHS.items():
         ckpt = folder / f"ckpt/{model}"
-        assert sorted(p.name for p in ckpt.iterdir()) == [*(f"{e:03d}.pth" for e in range(epochs)), "last.pth"]
+        assert sorted(p.name for p in ckpt.iterdir()) == [*(f"{e:03d}.pth" for e in range(epochs)), "last.pth",
+                                                        "network.json"]
         weights = torch.load(ckpt / f"{epochs - 1:03d}.pth", weights_only=True)
         assert {"conv1a.weight", "b2.bn_branch2a.running_mean", "b5.conv_branch1.weight", "b6.conv_branch2b2.weight",
                 "bn7.bias", "fc8.weight"} <= set(weights)
