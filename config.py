@@ -1,27 +1,19 @@
-"""Every hyperparameter of every stage, once, each with its source; the recipes; and the command line made from them.
+"""Every hyperparameter that the stages share, once, each with its source, and the recipes.
 
-A stage's settings are a dataclass. Its fields become flags, their defaults the recipe's. Where two networks are trained
-with different values (PER_MODEL) the default depends on --model. A flag typed by a person wins over everything.
+A stage's settings are a dataclass. tools/flags.py makes its fields the stage's flags, with the recipe's values as their
+defaults. What train.py trains has further fields of its own: see models/.
 """
-import argparse
-import math
 import os
-import re
-import sys
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass
+
+from tools.flags import option
 
 PAPER = "OC-CSE, authors' code"
 PSA = "AffinityNet, authors' code"
 PSA_SUBMITTED = "AffinityNet, as submitted"
-OURS = "ours"
 UNRELEASED = "ours: DeepLab's training script is unreleased"
 # The cores that this process may use: in a job or a container often fewer than the machine has.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def option(default, help, source=OURS, content=True, **kw):
-    """A field. content=False: the flag changes no number, so a run may go on with another value of it."""
-    return field(default=default, metadata={"help": help, "source": source, "content": content, **kw})
 
 
 @dataclass
@@ -54,15 +46,18 @@ class Training(Common):
     momentum: float = option(5e-4, "of SGD", PAPER + ": sic, they pass the weight decay into the momentum slot",
                              least=0)
     power: float = option(0.9, "lr * (1 - step / steps) ^ power at every step", PAPER, least=0)
-    dropout: tuple[float, float] = option((0.3, 0.5), "in b6 and in b7", PAPER, least=0)
-    width: float = option(1.0, "scales all channel counts", "ResNet38d", above=0)
-    blocks: tuple[int, int, int, int, int, int] = option((3, 3, 6, 3, 1, 1), "residual units in b2 .. b7", "ResNet38d",
-                                                         least=0)
-    dilation: tuple[int, int, int] = option((2, 4, 4), "of b5, b6, b7", "ResNet38d", least=1)
-    norm: str = option("frozen", "frozen: BatchNorm on stored statistics, conv1a and b2 fixed; train: from scratch",
-                       PAPER, choices=("frozen", "train"))
-    accumulate: int = option(1, "parts in which a batch is computed, for want of memory: the same step but for "
-                             "rounding and dropout's draws (and BatchNorm's statistics, if that is trained)",
+    backbone: str = option("resnet38d", "resnet38d, or the name of a network of timm's that gives features", PAPER)
+    output_stride: int = option(8, "pixels between the backbone's cells", PAPER, choices=(8, 16, 32))
+    dropout: tuple[float, float] = option((0.3, 0.5), "of resnet38d, in b6 and in b7", PAPER, least=0)
+    width: float = option(1.0, "of resnet38d: scales all channel counts", "ResNet38d", above=0)
+    blocks: tuple[int, int, int, int, int, int] = option((3, 3, 6, 3, 1, 1), "of resnet38d: residual units in b2 .. b7",
+                                                         "ResNet38d", least=0)
+    dilation: tuple[int, int, int] = option((2, 4, 4), "of resnet38d: of b5, b6, b7", "ResNet38d", least=1)
+    norm: str = option("frozen", "frozen: BatchNorm on stored statistics, the first layers (resnet38d: conv1a and b2) "
+                       "fixed; train: from scratch", PAPER, choices=("frozen", "train"))
+    accumulate: int = option(1, "parts in which the networks compute a batch, for want of memory: their activations "
+                             "are computed again in the backward pass. The same step but for rounding and dropout's "
+                             "draws (and BatchNorm's statistics, if that is trained)",
                              content=False, least=1)
     checkpoint_blocks: bool = option(False, "keep the inputs of the residual units alone and compute the rest again "
                                      "in the backward pass: less memory, more time, the same numbers", content=False)
@@ -76,9 +71,8 @@ class Training(Common):
 
 @dataclass
 class Train(Training):
-    """train.py"""
-    model: str = option("model_cse", "model_oc: the ordinary classifier; model_cse: the CGNet",
-                        choices=("model_oc", "model_cse"))
+    """train.py: what all models have"""
+    model: str = option("model_cse", "what is trained: a file of models/")
     val_list: str = option("train", "split or file on which the CAMs are measured during training", PAPER,
                            content=False)
     val_every: int = option(1, "epochs between measurements; 0 = never", PAPER, content=False, least=0)
@@ -86,15 +80,9 @@ class Train(Training):
     crop: int = option(384, "side of the crop; smaller pictures are zero-padded after normalisation", PAPER, least=8)
     jitter: tuple[float, float, float, float] = option((0.3, 0.3, 0.3, 0.1), "brightness, contrast, saturation, hue; "
                                                        "0 0 0 0 = none", PAPER, least=0)
-    lr_new: int = option(1, "the new layer fc8 learns at this multiple of lr", PAPER, choices=(1, 10))
-    cc_init: float = option(0.3, "lambda = cc_init + cc_slope * epoch weighs the erasing loss", PAPER, least=0)
-    cc_slope: float = option(0.05, "see --cc_init", PAPER)
-    mask_norm: str = option("batch", "divide the mask by its maximum over the batch, as the code does, or over the "
-                            "image, as the paper's text says", PAPER, choices=("batch", "image"))
+    lr_new: int = option(1, "the new layers learn at this multiple of lr", PAPER, choices=(1, 10))
     er_init: str = option("imagenet", "start of the trained network: imagenet, cam, random, a file, or an experiment's "
                           "network (X/model_oc, X/model_oc/014)", PAPER)
-    cl_init: str = option("cam", "the ordinary classifier of model_cse: as --er_init; cam is the one that "
-                          "AffinityNet's authors released", PAPER)
     dropout_head: float = option(0.0, "before fc8", PAPER, least=0)
     vis_freq: int = option(500, "steps between pictures of masks; 0 = none", PAPER, content=False, least=0)
 
@@ -113,7 +101,7 @@ class Inference(Common):
 @dataclass
 class Infer(Inference):
     """infer.py"""
-    model: str = option("model_cse", "whose CAMs", choices=("model_oc", "model_cse"))
+    model: str = option("model_cse", "whose CAMs")
     vis: bool = option(False, "write overlays to infer/ (needs and makes the CAMs of --dict)", PAPER, content=False)
     dict: bool = option(False, "write the CAMs to dict/", PAPER, content=False)
     crf: bool = option(False, "write CRF maps to crf/ALPHA/ (needs and makes the CAMs of --dict)", PAPER, content=False)
@@ -124,9 +112,9 @@ class Infer(Inference):
                          choices=("given", "predicted"))
     crf_iterations: int = option(10, "mean field iterations", PAPER, content=False, least=1)
     format: str = option("npz", "npz, or the pickled dicts of the authors (npy)", choices=("npz", "npy"), content=False)
-    dict_dir: str = option("", "folder of the CAMs; empty: dict, or dict_model_oc for model_oc", content=False)
-    crf_dir: str = option("", "folder of the CRF maps; empty: crf, or crf_model_oc", content=False)
-    vis_dir: str = option("", "folder of the overlays; empty: infer, or infer_model_oc", content=False)
+    dict_dir: str = option("", "folder of the CAMs; empty: dict and the model's suffix (dict_model_oc)", content=False)
+    crf_dir: str = option("", "folder of the CRF maps; empty: crf and the model's suffix", content=False)
+    vis_dir: str = option("", "folder of the overlays; empty: infer and the model's suffix", content=False)
 
 
 @dataclass
@@ -170,8 +158,8 @@ class TrainSeg(Training):
     """train_seg.py"""
     label_dir: str = option("rw/04_24", "folder of the labels ID.png, in the experiment or anywhere (rw/04_24, or "
                             "SegmentationClass of a dataset)", content=False)
-    network: str = option("largefov", "largefov: on ResNet38d; the others: torchvision's, of one width and depth",
-                          "AEFT, authors' network", choices=("largefov", "deeplabv3_resnet50", "deeplabv3_resnet101"))
+    network: str = option("largefov", "largefov: two dilated convolutions; deeplabv3: torchvision's head",
+                          "AEFT, authors' network", choices=("largefov", "deeplabv3"))
     init: str = option("imagenet", "start: imagenet, cam, random, a file, or an experiment's network (X/model_cse, "
                        "X/seg/010)", UNRELEASED)
     batch_size: int = option(10, "global: over all processes", UNRELEASED, least=1)
@@ -240,25 +228,12 @@ class Report(Common):
                                    "others: label maps", content=False)
 
 
-# The ordinary classifier's training where it differs from the CGNet's.
-PER_MODEL = {
-    "model_oc": {
-        "batch_size": (16, PSA),
-        "resize": ((256, 512), PSA),
-        "crop": (448, PSA),
-        "lr_new": (10, PSA),
-        "dropout_head": (0.5, PSA),
-        "er_init": ("imagenet", PSA),
-    },
-    "model_cse": {},
-}
-
-# What a recipe changes against voc: {stage or model: {field: (value, reason)}}. "*" is every stage.
+# What a recipe changes against voc: {settings: {field: (value, reason)}}. Common: in every stage. See also models/.
 RECIPES = {
     "voc": {},
-    "coco": {"*": {"data_root": ("data/COCO", "ours: the paper's COCO settings are not known, so VOC's are taken")}},
+    "coco": {"Common": {"data_root": ("data/COCO", "ours: the paper's COCO settings are unknown, so VOC's are taken")}},
     "demo": {
-        "*": {
+        "Common": {
             "data_root": ("data/critters", "the embedded pictures"),
             "num_workers": (min(2, CORES), "small pictures: two processes feed a CPU"),
         },
@@ -312,198 +287,8 @@ RECIPES = {
             "logt": (4, "16 steps cross a map of 16x16 cells"),
             "crf_iterations": (1, "AEFT's: edges finer than cells of 8 pixels in a picture of 128"),
         },
-        "model_oc": {
-            "max_epochs": (20, "from scratch"),
-            "lr": (0.1, "from scratch"),
-            "norm": ("train", "no ImageNet weights: BatchNorm has to be trained"),
-            "er_init": ("random", "no ImageNet weights"),
-            "val_every": (0, "measuring costs as much as four epochs; evaluation.py follows"),
-        },
-        "model_cse": {
-            "lr": (0.005, "starts from the ordinary classifier"),
-            "er_init": ("{name}/model_oc", "no ImageNet weights"),
-            "cl_init": ("{name}/model_oc", "the classifier trained here"),
-            "val_every": (0, "measuring costs as much as three epochs; evaluation.py follows"),
-        },
     },
 }
 
-# What a network is built with: every one on ResNet38d, and a CAMNet.
-BACKBONE_FIELDS = ("width", "blocks", "dilation", "norm", "dropout")
-NETWORK_FIELDS = (*BACKBONE_FIELDS, "dropout_head")
-
-
-def parse(cls, argv=None):
-    """Read a stage's flags into its settings. argv: list of words; None takes the program's own.
-
-    Errors end the program.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    names = {f.name: f for f in fields(cls)}
-    first.add_argument("--recipe", default="voc")
-    if "model" in names:
-        first.add_argument("--model", default=names["model"].default)
-    known, _ = first.parse_known_args([a for a in argv if a not in ("-h", "--help")])
-    values = defaults(cls, known.recipe, getattr(known, "model", None))
-
-    doc = sys.modules[cls.__module__ if "__main__" not in sys.modules else "__main__"].__doc__ or cls.__doc__
-    parser = argparse.ArgumentParser(description=doc, allow_abbrev=False, formatter_class=_Formatter)
-    for f in fields(cls):
-        _add(parser, f, *values[f.name])
-    settings = cls(**vars(parser.parse_args(argv)))
-    for f in fields(cls):
-        value = getattr(settings, f.name)
-        if isinstance(value, str) and "{name}" in value:
-            setattr(settings, f.name, value.replace("{name}", settings.name))
-    _check(parser, settings)
-    return settings
-
-
-def defaults(cls, recipe="voc", model=None):
-    """Resolve a stage's defaults: {field: (value, source)} for a recipe and, where a stage has one, a model."""
-    values = {f.name: (f.default, f.metadata["source"]) for f in fields(cls)}
-    layers = [PER_MODEL.get(model, {})] if cls is Train else []
-    chosen = RECIPES.get(recipe, {})
-    layers += [chosen.get("*", {}), chosen.get(cls.__name__, {}), chosen.get(model, {}) if cls is Train else {}]
-    for layer in layers:
-        values.update({k: v for k, v in layer.items() if k in values})
-    return values
-
-
-def content(settings):
-    """Return the settings that change numbers: {field: value}, ready for JSON."""
-    return {name: value for name, value in as_json(settings).items() if type(settings).__dataclass_fields__[name]
-            .metadata["content"]}
-
-
-def as_json(settings):
-    """Return all settings, ready for JSON."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
-
-
-def changed(settings, *names):
-    """Return the flags among `names` whose values are not the recipe's own, as words of a command line."""
-    own = defaults(type(settings), settings.recipe)
-    return [word for name in names if getattr(settings, name) != own[name][0]
-            for word in (f"--{name}", str(getattr(settings, name)))]
-
-
-def place(settings):
-    """Say where a stage works, as tools.experiment.Experiment takes it: the folder of all experiments, the name of
-    its own, and the flags with which another stage works there on the same data."""
-    return settings.experiment_root, settings.name, changed(settings, "recipe", "data_root", "experiment_root")
-
-
-def _add(parser, f, default, source):
-    kind, meta = f.type, f.metadata
-    required = default is MISSING
-    shown = "" if required or default in ("", False) else f"default {_words(default)}; "
-    text = f"{meta['help']} ({shown}{source})".replace("%", "%%")
-    if kind is bool:
-        parser.add_argument(_flag(f), action="store_true", default=default, help=text)
-        return
-    extra = {"choices": meta["choices"]} if "choices" in meta else {"metavar": f.name.upper()}
-    if getattr(kind, "__origin__", None) is tuple:
-        args = kind.__args__
-        extra.update(nargs="+" if Ellipsis in args else len(args), action=_Tuple)
-        kind = args[0]
-    parser.add_argument(_flag(f), dest=f.name, type=kind, default=None if required else default, required=required,
-                        help=text, **extra)
-
-
-def _flag(f):
-    """Name a field's flag: Python keeps the word `from` for itself, so that field is from_."""
-    return f"--{f.name.rstrip('_')}"
-
-
-def _check(parser, settings):
-    """Refuse what cannot be meant, in the words of the flag."""
-    for f in fields(settings):
-        value, least = getattr(settings, f.name), f.metadata.get("least")
-        for v in value if isinstance(value, tuple) else (value,):
-            if isinstance(v, float) and not math.isfinite(v):
-                parser.error(f"--{f.name}: must be a finite number, not {v}")
-            if isinstance(v, int) and v > 2**32:
-                parser.error(f"--{f.name}: {v} is too large")
-            if least is not None and v < least:
-                parser.error(f"--{f.name}: must be at least {least}, not {v}")
-            if "above" in f.metadata and not v > f.metadata["above"]:
-                parser.error(f"--{f.name}: must be above {f.metadata['above']}, not {v}")
-            if v > f.metadata.get("most", v):
-                parser.error(f"--{f.name}: must be at most {f.metadata['most']}, not {v}")
-    if not re.fullmatch(r"[\w-][\w.-]*", settings.name) and not (isinstance(settings, Reproduce) and not settings.name):
-        parser.error(f"--name: letters, digits, _ - . and no leading dot, not {settings.name!r}")
-    part = re.fullmatch(r"(\d{1,6})/(\d{1,6})", getattr(settings, "shard", "1/1"))
-    if not part or not 0 <= int(part[1]) <= int(part[2]) or part[2] == "0" * len(part[2]):
-        parser.error(f"--shard: I/N with I from 1 to N, as 2/8, not {settings.shard!r}")
-    if isinstance(settings, (TrainAff, InferAff)) and settings.low >= settings.high:
-        parser.error(f"--low {settings.low:g} must be below --high {settings.high:g}: the larger alpha leaves less "
-                     "background")
-    for name in ("resize", "scale"):
-        low, high = getattr(settings, name, (0, 0))
-        if low > high:
-            parser.error(f"--{name}: the first must not be larger than the second: {low} {high}")
-
-
-def _words(value):
-    values = value if isinstance(value, tuple) else (value,)
-    return " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
-
-
-class _Tuple(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, self.dest, tuple(values))
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog):
-        super().__init__(prog, max_help_position=28, width=110)
-
-
-def run(main):
-    """Call a stage's main; print an error that a person can mend without its traceback, and exit with 1."""
-    try:
-        _call(main)
-    except SystemExit as leaving:
-        _end(main, leaving.code)
-        raise
-    _end(main, 0)
-
-
-def _end(main, code):
-    distributed = sys.modules.get("tools.distributed")      # a stage that did not import it is one process
-    if distributed and main.__module__ == "__main__":
-        distributed.end(code)
-
-
-def _call(main):
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("stopped: run the same command to go on")
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        if "--traceback" in sys.argv:
-            raise
-        # A loader's process sends its whole traceback as the message; its last line is the error.
-        words = str(error).strip().splitlines() if "DataLoader worker" in str(error) else [str(error)]
-        sys.exit(f"error: {words[-1] or type(error).__name__}")
-    except RuntimeError as error:
-        if "--traceback" in sys.argv or not (remedy := _remedy(type(error).__name__, str(error))):
-            raise
-        sys.exit(f"error: {remedy}")
-
-
-def _remedy(kind, words):
-    """Explain those of torch's errors that a person can mend."""
-    if kind == "OutOfMemoryError" or "allocate memory" in words:
-        return ("the memory is full: --accumulate or --checkpoint_blocks train the same in less; a smaller "
-                "--batch_size, --crop or --width needs less, so does bf16")
-    if "DataLoader worker" in words and "exited unexpectedly" in words or "is killed by signal" in words:
-        return ("a process that reads pictures was killed, perhaps for want of memory: take fewer --num_workers, "
-                "then run the same command to go on")
-    if kind in ("DistBackendError", "DistNetworkError") or "closed by peer" in words or "gloo" in words.lower():
-        reason = re.sub(r"^\[\S+\] ", "", words.splitlines()[0]).split(". ")[0]     # without the file and line in torch
-        return ("another process of this run has ended or cannot be reached: what is on disk is whole; see its "
-                f"message, then run the same command to go on ({reason[:150]})")
-    return None
+for _settings in (Common, Train, Infer, TrainAff, InferAff, TrainSeg, InferSeg, Evaluate, Reproduce, Report):
+    _settings.recipes = {recipe: changes.get(_settings.__name__, {}) for recipe, changes in RECIPES.items()}

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 import config
 from data.layout import VOCLayout
-from tools.experiment import Experiment
+from tools import flags
+from tools.experiment import experiment_of
 from tools.files import write_json, written_aside
 from tools.maps import find_maps, lacking, read_cam, read_crf
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
@@ -26,9 +27,9 @@ WHOLE_RANGE = [t / 100 for t in range(101)]
 
 
 def main():
-    settings = config.parse(config.Evaluate)
+    settings = flags.parse(config.Evaluate)
     settings.dict_dir = settings.dict_dir.rstrip("/") or "/"
-    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
+    experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     folder = experiment.find_folder(settings.dict_dir)
     ids = layout.ids(settings.list)
     paths = find_predictions(experiment, folder, ids, settings)
@@ -47,7 +48,7 @@ def main():
             draw_curve(aside, result["curve"], f"{settings.name}: {settings.dict_dir} on {settings.list}",
                        [(result["threshold"], result["miou"], "best"),
                         (result["fixed_threshold"], result["fixed_miou"], "fixed")])
-    experiment.save_config(f"evaluation_{settings.task}", config.as_json(settings))
+    experiment.save_config(f"evaluation_{settings.task}", flags.as_json(settings))
     experiment.log("evaluation", f"{settings.task} {settings.dict_dir} {settings.list}: mIoU {result['miou']:.2f}")
 
 
@@ -182,4 +183,4 @@ def print_report(result, title):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    flags.run(main)

@@ -1,6 +1,6 @@
 """Locate the labelled classes in images: CAMs, dense CRF maps, overlays to look at.
 
-Reads   ckpt/MODEL/EEE.pth   JPEGImages/ and labels of --data_root
+Reads   ckpt/MODEL/EEE.pth, network.json   JPEGImages/ and labels of --data_root
 Writes  dict/ID.npz (--dict)   crf/ALPHA/ID.npz (--crf)   infer/ID_cam_CLASS.png (--vis); of model_oc dict_model_oc/ ...
 Run     python infer.py --name X --model model_cse --vis --dict --crf --alphas 4 24 --infer_list train_aug
 Existing files are skipped. Under torchrun each process takes its share of the images; so does each job of an array with
@@ -14,11 +14,12 @@ from data.images import mean_pixels, read_image, ten_of
 from data.layout import VOCLayout
 from data.loader import view_loader
 from methods.cam import image_cams
-from networks.cam import CAMNet
-from networks.pretrained import load_weights
-from tools import distributed, engine, interrupt
+from models import MODELS
+from networks import CAM_NETWORKS, build
+from networks.pretrained import load_weights, read_description
+from tools import distributed, engine, flags, interrupt
 from tools.crf import Job, import_pydensecrf, refine_all
-from tools.experiment import Experiment
+from tools.experiment import experiment_of
 from tools.files import save_image
 from tools.maps import alpha_name, find_maps, read_cam, save_cam, save_crf
 from tools.provenance import digests
@@ -28,13 +29,13 @@ CRF_SHRINKS_TO = 0.3        # a deflated CRF map beside plain float16; .20 to .3
 
 
 def main():
-    settings = config.parse(config.Infer)
+    settings = flags.parse(config.Infer, models=dict.fromkeys(MODELS, config.Infer))
     if not (settings.dict or settings.crf or settings.vis):
         raise ValueError("nothing is asked for: --dict writes CAMs, --crf CRF maps, --vis overlays")
     if settings.crf:
         import_pydensecrf()         # if it is missing, say so before hours of CAMs
     device = distributed.start(settings.device)
-    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
+    experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     ids = chosen_ids(settings, layout)
     weights = distributed.on_main(lambda: experiment.weights(settings.model, settings.load_epo))
     folders = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights, ids))
@@ -71,7 +72,7 @@ def write_cams(settings, experiment, layout, device, weights, folder, ids):
     """Compute and write the CAMs of images; yield the ID of each when they are on disk."""
     if not ids:
         return
-    network = trained_network(settings, experiment, layout, weights)
+    network = trained_network(experiment, layout, weights)
     engine.to_device(network.eval(), device, inference=True)
     images = view_loader(layout, ids, settings.scales, settings.labels == "given",
                          **engine.loader_for(device, settings.num_workers))
@@ -110,7 +111,7 @@ def chosen_ids(settings, layout):
 
 def open_outputs(settings, experiment, layout, weights, ids):
     """Claim the output folders: {"dict", and "vis" or an alpha: path}."""
-    suffix = "" if settings.model == "model_cse" else f"_{settings.model}"
+    suffix = MODELS[settings.model].SUFFIX
     dict_dir = settings.dict_dir or f"dict{suffix}"
     made = {"classes": layout.classes, "scales": settings.scales, "precision": settings.precision,
             "labels": settings.labels, "format": settings.format, "data": digests(layout.sources())}
@@ -121,7 +122,7 @@ def open_outputs(settings, experiment, layout, weights, ids):
                           [experiment / dict_dir])
     if settings.vis:
         outputs["vis"] = (settings.vis_dir or f"infer{suffix}", "infer vis", {}, [experiment / dict_dir])
-    return experiment.open_outputs(f"infer_{settings.model}", config.as_json(settings), outputs,
+    return experiment.open_outputs(f"infer_{settings.model}", flags.as_json(settings), outputs,
                                    partial(size_of_missing, settings, layout, ids),
                                    f"{len(ids)} images of {settings.infer_list} with {weights}")
 
@@ -140,16 +141,9 @@ def size_of_missing(settings, layout, ids, folders):
     return size + plane * classes * len(ids) * settings.vis
 
 
-def trained_network(settings, experiment, layout, weights):
-    """Build the network as it was trained and load its weights; weights from elsewhere get the recipe's network."""
-    trained = experiment.settings_of(weights, "classes", *config.NETWORK_FIELDS)
-    if trained and trained["classes"] != layout.classes:
-        raise ValueError(f"{weights} was trained on other classes ({', '.join(trained['classes'])}) than those of "
-                         f"{layout.root} ({', '.join(layout.classes)}): --data_root must have its classes")
-    if not trained:
-        distributed.say(f"no config/ tells how {weights} was trained: assuming the recipe {settings.recipe}")
-        trained = {k: v for k, (v, _) in config.defaults(config.Train, settings.recipe, settings.model).items()}
-    network = CAMNet(len(layout.classes), **{name: trained[name] for name in config.NETWORK_FIELDS})
+def trained_network(experiment, layout, weights):
+    """Build the network that the network.json beside the weights describes, and load them."""
+    network = build(read_description(experiment.network_of(weights), CAM_NETWORKS, layout))
     load_weights(network, weights)
     return network
 
@@ -170,4 +164,4 @@ def draw_overlays(settings, layout, folders, image_id):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    flags.run(main)

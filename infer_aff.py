@@ -19,20 +19,20 @@ from data.loader import view_loader
 from data.prepare import voc_palette
 from data.transforms import MEAN
 from methods.random_walk import walk_cams
-from networks.affinity import AffinityNet
-from networks.pretrained import load_weights
-from tools import distributed, engine, interrupt
+from networks import build
+from networks.pretrained import load_weights, read_description
+from tools import distributed, engine, flags, interrupt
 from tools.crf import Job, refine_all
-from tools.experiment import Experiment
+from tools.experiment import experiment_of
 from tools.files import save_labels
 from tools.maps import alpha_pair, find_maps, lacking, read_cam
 from tools.provenance import digests, verify
 
 
 def main():
-    settings = config.parse(config.InferAff)
+    settings = flags.parse(config.InferAff)
     device = distributed.start(settings.device)
-    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
+    experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
     cams = find_cams(settings, experiment, layout, ids)
     pair = alpha_pair(settings.low, settings.high)
@@ -43,7 +43,7 @@ def main():
     distributed.say(f"{folder}: {len(ids) - len(todo)} of {len(ids)} images are finished")
     with interrupt.remembered():
         if mine := distributed.share(todo):
-            network = trained_network(settings, experiment, weights)
+            network = trained_network(experiment, weights)
             engine.to_device(network.eval(), device, inference=True)
             write_labels(settings, layout, network, device, folder, {i: cams[i] for i in mine})
     experiment.release()
@@ -67,7 +67,7 @@ def open_outputs(settings, experiment, layout, weights, pair, ids):
                                                        "precision")}
     made |= {"classes": layout.classes, "data": digests(layout.sources())}
     inputs = [weights, experiment.find_folder(settings.dict_dir)]
-    return experiment.open_outputs("infer_aff", config.as_json(settings),
+    return experiment.open_outputs("infer_aff", flags.as_json(settings),
                                    {"rw": (settings.rw_dir or f"rw/{pair}", "infer_aff", made, inputs)},
                                    partial(size_of_missing, layout, ids),
                                    f"{len(ids)} images of {settings.infer_list} with {weights}")
@@ -83,13 +83,9 @@ def unfinished(folder, ids):
     return [i for i in ids if not (folder / f"{i}.png").exists()]
 
 
-def trained_network(settings, experiment, weights):
-    """Build the network as it was trained and load its weights."""
-    trained = experiment.settings_of(weights, *config.BACKBONE_FIELDS)
-    if not trained:
-        distributed.say(f"no config/ tells how {weights} was trained: assuming the recipe {settings.recipe}")
-        trained = {k: v for k, (v, _) in config.defaults(config.TrainAff, settings.recipe).items()}
-    network = AffinityNet(**{name: trained[name] for name in config.BACKBONE_FIELDS})
+def trained_network(experiment, weights):
+    """Build the network that the network.json beside the weights describes, and load them."""
+    network = build(read_description(experiment.network_of(weights), ("AffinityNet",)))
     load_weights(network, weights)
     return network
 
@@ -155,4 +151,4 @@ def save(path, size, labels):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    flags.run(main)

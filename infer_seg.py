@@ -20,11 +20,11 @@ from data.loader import view_loader
 from data.prepare import voc_palette
 from data.transforms import resize_labels, shrink
 from methods.segmentation import multi_scale_scores
-from networks.deeplab import deeplab
-from networks.pretrained import load_weights
-from tools import distributed, engine, interrupt
+from networks import PIXEL_NETWORKS, build
+from networks.pretrained import load_weights, read_description
+from tools import distributed, engine, flags, interrupt
 from tools.crf import DEEPLAB_BILATERAL, Job, refine_all
-from tools.experiment import Experiment
+from tools.experiment import experiment_of
 from tools.files import copy_file, read_labels, save_image, save_labels, save_zip
 from tools.maps import lacking
 from tools.provenance import digests
@@ -34,26 +34,26 @@ SERVER = "results/VOC2012/Segmentation/comp6_test_cls"
 
 
 def main():
-    settings = config.parse(config.InferSeg)
+    settings = flags.parse(config.InferSeg)
     device = distributed.start(settings.device)
-    experiment = Experiment(*config.place(settings))
+    experiment = experiment_of(settings)
     layout = None if settings.images else VOCLayout(settings.data_root)
     images, ids = chosen_images(settings, layout)
     weights = distributed.on_main(lambda: experiment.weights("seg", settings.load_epo))
-    trained = settings_of_training(settings, experiment, layout, weights)
+    description = read_description(experiment.network_of(weights), PIXEL_NETWORKS, layout)
+    classes = description["classes"]
     folders = distributed.on_main(
-        lambda: open_outputs(settings, experiment, layout, weights, trained, ids, images))
+        lambda: open_outputs(settings, experiment, layout, weights, classes, ids, images))
 
     done = sum(is_done(folders["seg"], images, i) for i in ids)
     distributed.say(f"{folders['seg']}: {done} of {len(ids)} images are finished")
     mine = distributed.share(ids)
     with interrupt.remembered():
-        network = deeplab(trained["network"], len(trained["classes"]),
-                          **{name: trained[name] for name in config.BACKBONE_FIELDS})
+        network = build(description)
         load_weights(network, weights)
         broken = make_labels(settings, network, device, folders["seg"], images, mine)
         if "vis" in folders:
-            draw_overlays(folders, images, [i for i in mine if i not in broken], trained["classes"])
+            draw_overlays(folders, images, [i for i in mine if i not in broken], classes)
     broken = {k: v for part in distributed.gather(broken) for k, v in part.items()}
     if settings.zip:
         distributed.on_main(lambda: write_for_server(settings, experiment, layout, folders["seg"]))
@@ -76,29 +76,17 @@ def chosen_images(settings, layout):
     return images, list(images.files)[part % parts :: parts]
 
 
-def settings_of_training(settings, experiment, layout, weights):
-    """Return the settings with which the network was trained; ValueError for one of other classes."""
-    trained = experiment.settings_of(weights, "classes", *config.BACKBONE_FIELDS)
-    if not trained or "network" not in trained:
-        raise ValueError(f"no {experiment / 'config/train_seg.json'} tells how {weights} was trained: put it back, or "
-                         f"train again: {experiment.trainer('seg')}")
-    if layout and trained["classes"] != layout.classes:
-        raise ValueError(f"{weights} was trained on other classes ({', '.join(trained['classes'])}) than those of "
-                         f"{layout.root} ({', '.join(layout.classes)}): --data_root must have its classes")
-    return trained
-
-
-def open_outputs(settings, experiment, layout, weights, trained, ids, images):
+def open_outputs(settings, experiment, layout, weights, classes, ids, images):
     """Claim the output folders: {"seg", and "vis" if asked for: path}."""
     seg_dir = settings.seg_dir or ("seg" if layout else f"seg_{Path(settings.images).resolve().name}")
-    made = {"classes": trained["classes"], "scales": settings.scales, "precision": settings.precision,
+    made = {"classes": classes, "scales": settings.scales, "precision": settings.precision,
             "crf": settings.crf and {"iterations": settings.crf_iterations, **DEEPLAB_BILATERAL}}
     made |= {"data": digests(layout.sources())} if layout else {
         "images": str(Path(settings.images).resolve()), "max_side": settings.max_side}
     outputs = {"seg": (seg_dir, "infer_seg", made, [weights])}
     if settings.vis or settings.images:
         outputs["vis"] = (f"{seg_dir}_vis", "infer_seg vis", {}, [experiment / seg_dir])
-    return experiment.open_outputs("infer_seg", config.as_json(settings), outputs,
+    return experiment.open_outputs("infer_seg", flags.as_json(settings), outputs,
                                    partial(size_of_missing, settings, images, ids),
                                    f"{len(ids)} images of {settings.images or settings.infer_list} with {weights}")
 
@@ -196,4 +184,4 @@ def write_for_server(settings, experiment, layout, folder):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    flags.run(main)

@@ -16,6 +16,7 @@ import config
 from data.images import read_image
 from data.layout import VOCLayout
 from data.prepare import voc_palette
+from tools import flags
 from tools.experiment import Experiment
 from tools.files import save_text
 from tools.maps import alpha_pair, find_maps, read_cam, read_crf
@@ -36,7 +37,7 @@ from tools.report import (
 
 
 def main():
-    settings = config.parse(config.Report)
+    settings = flags.parse(config.Report)
     experiment = Experiment(settings.experiment_root, settings.name)
     if not experiment.folder.is_dir():
         raise ValueError(f"no experiment {experiment.folder}. Its first stage: "
@@ -95,7 +96,7 @@ def open_columns(settings, experiment, layout, ids, evals, notes):
         path, task = experiment / folder, task_of(folder)
         made = {p.stem for p in path.iterdir()}
         fixed = [e["fixed_threshold"] for e in evals if (e["folder"], e["list"]) == (folder, settings.list)]
-        fixed.append(config.defaults(config.Evaluate, settings.recipe)["threshold"][0])
+        fixed.append(flags.defaults(config.Evaluate, settings.recipe)["threshold"][0])
         columns.append({"name": name, "folder": folder, "path": path, "stage": stage_of(folder), "task": task,
                         "threshold": fixed[0] if task == "cam" else None,
                         "before": made_from(experiment, folder, [column["folder"] for column in columns]),
@@ -155,11 +156,9 @@ def has_list(layout, name):
 
 def command(settings, script, *words):
     """Write a command line for this experiment and dataset."""
-    own = config.defaults(config.Report, settings.recipe)
-    flags = [word for flag in ("data_root", "experiment_root") if getattr(settings, flag) != own[flag][0]
-             for word in (f"--{flag}", getattr(settings, flag))]
     recipe = ["--recipe", settings.recipe] if settings.recipe != "voc" or script == "reproduce.py" else []
-    return shlex.join(["python", script, *recipe, "--name", settings.name, *flags, *words])
+    return shlex.join(["python", script, *recipe, "--name", settings.name,
+                       *flags.changed(settings, "data_root", "experiment_root"), *words])
 
 
 def make_row(layout, columns, palette, image_id, notes):
@@ -197,4 +196,4 @@ def read_maps(layout, column, image_id, size):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    flags.run(main)

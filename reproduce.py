@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 import config
-from tools import interrupt
+from models import MODELS
+from tools import flags, interrupt
 from tools.experiment import Experiment
 from tools.files import read_json, write_json
 from tools.maps import alpha_name, alpha_pair
@@ -35,7 +36,7 @@ PAPER = {
 
 
 def main():
-    settings = config.parse(config.Reproduce)
+    settings = flags.parse(config.Reproduce)
     settings.name = settings.name or settings.recipe + ("_plain" if settings.plain else "")
     if settings.plain and settings.data_root == "data/critters":
         settings.data_root = "data/critters_plain"
@@ -51,7 +52,7 @@ def main():
         write_json(experiment / "results.json", {"rows": rows})
     print_table(rows, settings)
     report = ["report.py", "--recipe", settings.recipe, "--name", settings.name,
-              *config.changed(settings, "data_root", "experiment_root")]
+              *flags.changed(settings, "data_root", "experiment_root")]
     print(f"\n$ python {shlex.join(report)}", flush=True)
     run_stage(report)
     print_places(experiment)
@@ -59,13 +60,13 @@ def main():
 
 def stages(settings, name, seed):
     """List (part, label, command, the evaluation's result file or None) of all stages in order; part: see --from."""
-    data = ["--recipe", settings.recipe, "--name", name, *config.changed(settings, "data_root", "experiment_root")]
-    compute = config.changed(settings, "device", "precision", "num_workers") + ["--overwrite"] * settings.overwrite
+    data = ["--recipe", settings.recipe, "--name", name, *flags.changed(settings, "data_root", "experiment_root")]
+    compute = flags.changed(settings, "device", "precision", "num_workers") + ["--overwrite"] * settings.overwrite
     train = ["--train_list", settings.train_list, "--seed", str(seed), *compute]
-    alphas = config.defaults(config.Infer, settings.recipe)["alphas"][0] if find_spec("pydensecrf") else ()
+    alphas = flags.defaults(config.Infer, settings.recipe)["alphas"][0] if find_spec("pydensecrf") else ()
     if not alphas:
         print("pydensecrf2 is not installed (it needs a C++ compiler): the CRF, and what follows from it, are left out")
-    affinity = {flag: f"{config.defaults(config.InferAff, settings.recipe)[flag][0]:g}" for flag in ("low", "high")}
+    affinity = {flag: f"{flags.defaults(config.InferAff, settings.recipe)[flag][0]:g}" for flag in ("low", "high")}
     pair = [word for flag, alpha in affinity.items() for word in (f"--{flag}", alpha)]
     walk = f"rw/{alpha_pair(*map(float, affinity.values()))}"
     alphas = sorted({*alphas, *map(float, affinity.values())} if alphas else ())
@@ -197,10 +198,10 @@ def collect(settings, runs):
 def trained_by(label, recipe):
     """Return the defaults of the training whose network an evaluation's maps come from."""
     if label.startswith("DeepLab"):
-        return config.defaults(config.TrainSeg, recipe)
+        return flags.defaults(config.TrainSeg, recipe)
     if label == "CGNet, random walk":
-        return config.defaults(config.TrainAff, recipe)
-    return config.defaults(config.Train, recipe, "model_oc" if label.startswith("ordinary") else "model_cse")
+        return flags.defaults(config.TrainAff, recipe)
+    return flags.defaults(MODELS["model_oc" if label.startswith("ordinary") else "model_cse"].Settings, recipe)
 
 
 def print_table(rows, settings):
@@ -243,4 +244,4 @@ def print_places(experiment):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    flags.run(main)

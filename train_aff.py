@@ -1,9 +1,9 @@
 """Train AffinityNet: which neighbouring cells belong to the same object?
 
 Reads   JPEGImages/ of --data_root   crf/LOW/ID.npz and crf/HIGH/ID.npz (infer.py)   starting weights (--init)
-Writes  ckpt/aff_LOW_HIGH/EEE.pth, last.pth   log/train_aff_LOW_HIGH.jsonl
+Writes  ckpt/aff_LOW_HIGH/EEE.pth, last.pth, network.json   log/train_aff_LOW_HIGH.jsonl
 Run     python train_aff.py --name X --low 4 --high 24
-The same command again goes on where the last one stopped.
+The same command again resumes where the last one stopped.
 """
 from functools import partial
 
@@ -12,26 +12,25 @@ import torch
 import config
 from data.dataset import AffinitySet
 from data.layout import VOCLayout
-from data.loader import steps_per_epoch, train_loader
+from data.loader import Plan, train_loader
 from data.transforms import augment_mapped
 from methods.affinity import AffinityLearning, confident_labels
-from networks import parameter_groups
-from networks.affinity import AffinityNet
-from networks.pretrained import load_weights, official_state
-from tools import distributed, engine
-from tools.experiment import Experiment
+from networks import build, describe, parameter_groups
+from networks.pretrained import load_start, named_weights, official_state
+from tools import distributed, engine, flags
+from tools.experiment import experiment_of
 from tools.maps import alpha_name, alpha_pair, find_maps, lacking, read_crf
 from tools.provenance import digest, digests, made_with, verify
 
 
 def main():
-    settings = config.parse(config.TrainAff)
+    settings = flags.parse(config.TrainAff)
     if settings.crop % 8:
         raise ValueError(f"--crop {settings.crop}: an affinity cell has 8 pixels, take a multiple of 8")
     device = distributed.start(settings.device)
-    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
+    experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     ids = layout.ids(settings.train_list)
-    steps = steps_per_epoch(len(ids), settings.batch_size)
+    plan = Plan(len(ids), [settings.batch_size] * settings.max_epochs, settings.seed)
     folders = crf_folders(settings, experiment, layout)
     change = partial(augment_mapped, crop_size=settings.crop, jitter_amounts=settings.jitter)
     pairs = find_pairs(settings, experiment, folders, ids)
@@ -39,18 +38,19 @@ def main():
     distributed.say(f"{len(ids)} images of {settings.train_list}, labels from {' and '.join(map(str, folders))}")
 
     torch.manual_seed(settings.seed)
-    network = AffinityNet(**{name: getattr(settings, name) for name in config.BACKBONE_FIELDS})
-    init = engine.start_from(experiment.find_init(settings.init, "init"), "init",
-                             partial(load_weights, network, head="skip"))
+    description = describe("AffinityNet", layout.classes, settings, init=settings.init)
+    network = build(description)
+    init = engine.start_from(experiment.find_init(settings.init, "init", named_weights(settings.backbone)), "init",
+                             partial(load_start, network, description))
     inputs = {"init": init, "crf low": digest(folders[0]), "crf high": digest(folders[1])}
     objective = AffinityLearning(network, global_mean=distributed.global_mean)
     engine.prepare(objective, device, settings)
     groups = parameter_groups(network, settings.lr, settings.wt_dec, network.new_layers)
 
-    record = config.content(settings) | {"classes": layout.classes, "inputs": inputs | digests(layout.sources())}
+    record = flags.content(settings) | {"classes": layout.classes, "inputs": inputs | digests(layout.sources())}
     model = f"aff_{alpha_pair(settings.low, settings.high)}"
-    engine.run_training(objective, network, groups, partial(train_loader, dataset), experiment, model, settings, record,
-                        steps=steps, device=device, weights=official_state, ids=ids)
+    run = engine.Run(experiment, model, settings, record, description, plan, device, official_state, ids)
+    engine.run_training(objective, network, groups, partial(train_loader, dataset, plan), run)
 
 
 def crf_folders(settings, experiment, layout):
@@ -81,4 +81,4 @@ def find_pairs(settings, experiment, folders, ids):
 
 
 if __name__ == "__main__":
-    config.run(main)
+    flags.run(main)

@@ -2,10 +2,10 @@
 
 Reads   JPEGImages/ of --data_root   rw/LOW_HIGH/ID.png (infer_aff.py), or another folder of label maps
         starting weights (--init)
-Writes  ckpt/seg/EEE.pth, last.pth   log/train_seg.jsonl
+Writes  ckpt/seg/EEE.pth, last.pth, network.json   log/train_seg.jsonl
 Run     python train_seg.py --name X --label_dir rw/04_24
-        python train_seg.py --name X --label_dir rw/04_24 --network deeplabv3_resnet50
-The same command again goes on where the last one stopped.
+        python train_seg.py --name X --label_dir rw/04_24 --network deeplabv3 --backbone resnet50
+The same command again resumes where the last one stopped.
 """
 import hashlib
 from functools import partial
@@ -19,24 +19,23 @@ import config
 from data.dataset import SegSet
 from data.images import image_size
 from data.layout import IGNORE, VOCLayout
-from data.loader import steps_per_epoch, train_loader
+from data.loader import Plan, train_loader
 from data.transforms import augment_labelled
 from methods.segmentation import Segmentation
-from networks import parameter_groups
-from networks.deeplab import deeplab
-from networks.pretrained import find_imagenet, load_weights, official_state
-from tools import distributed, engine
-from tools.experiment import Experiment
+from networks import build, describe, parameter_groups
+from networks.pretrained import load_start, named_weights, official_state
+from tools import distributed, engine, flags
+from tools.experiment import experiment_of
 from tools.maps import lacking
 from tools.provenance import digests, verify
 
 
 def main():
-    settings = config.parse(config.TrainSeg)
+    settings = flags.parse(config.TrainSeg)
     device = distributed.start(settings.device)
-    experiment, layout = Experiment(*config.place(settings)), VOCLayout(settings.data_root)
+    experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     ids = layout.ids(settings.train_list)
-    steps = steps_per_epoch(len(ids), settings.batch_size)
+    plan = Plan(len(ids), [settings.batch_size] * settings.max_epochs, settings.seed)
     layout.check(ids, settings.train_list)
     folder = label_folder(settings, experiment, layout, ids)
     inputs = {"labels": distributed.on_main(lambda: check_labels(folder, layout, ids))}
@@ -45,14 +44,14 @@ def main():
                              jitter_amounts=settings.jitter))
 
     manual_seed(settings.seed)
-    network, inputs["init"] = start_network(settings, experiment, layout)
+    network, description, inputs["init"] = start_network(settings, experiment, layout)
     objective = Segmentation(network, distributed.global_mean)
     engine.prepare(objective, device, settings)
     groups = parameter_groups(network, settings.lr, settings.wt_dec, network.new_layers)
 
-    record = config.content(settings) | {"classes": layout.classes, "inputs": inputs}
-    engine.run_training(objective, network, groups, partial(train_loader, dataset), experiment, "seg", settings, record,
-                        steps=steps, device=device, weights=official_state, ids=ids)
+    record = flags.content(settings) | {"classes": layout.classes, "inputs": inputs}
+    run = engine.Run(experiment, "seg", settings, record, description, plan, device, official_state, ids)
+    engine.run_training(objective, network, groups, partial(train_loader, dataset, plan), run)
 
 
 def label_folder(settings, experiment, layout, ids):
@@ -102,18 +101,16 @@ def check_labels(folder, layout, ids):
 
 
 def start_network(settings, experiment, layout):
-    """Make the network with the weights that --init names; returns it and the digest of the weights."""
-    if settings.network != "largefov" and settings.batch_size // settings.accumulate < 2:
-        raise ValueError(f"the head of {settings.network} has a BatchNorm that one image alone cannot train: "
-                         "a larger --batch_size, or a smaller --accumulate")
-    network = deeplab(settings.network, len(layout.classes),
-                      **{name: getattr(settings, name) for name in config.BACKBONE_FIELDS})
-    if settings.init == "imagenet" and settings.network != "largefov":
-        path = find_imagenet(settings.network.removeprefix("deeplabv3_"))
-    else:
-        path = experiment.find_init(settings.init, "init")
-    return network, engine.start_from(path, "init", partial(load_weights, network, head="skip"))
+    """Make the network with the weights that --init names; returns it, its description, the digest of the weights."""
+    if settings.network == "deeplabv3" and settings.batch_size // settings.accumulate < 2:
+        raise ValueError("the head of deeplabv3 has a BatchNorm that one image alone cannot train: a larger "
+                         "--batch_size, or a smaller --accumulate")
+    kind = {"largefov": "LargeFOV", "deeplabv3": "DeepLabV3"}[settings.network]
+    description = describe(kind, layout.classes, settings, init=settings.init)
+    network = build(description)
+    path = experiment.find_init(settings.init, "init", named_weights(settings.backbone))
+    return network, description, engine.start_from(path, "init", partial(load_start, network, description))
 
 
 if __name__ == "__main__":
-    config.run(main)
+    flags.run(main)

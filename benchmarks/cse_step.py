@@ -14,7 +14,7 @@ import torch
 
 from data.dataset import TrainSet
 from data.layout import VOCLayout
-from data.loader import train_loader
+from data.loader import Plan, train_loader
 from data.transforms import augment
 from methods.cse import CSE, sample_target
 from networks import parameter_groups
@@ -115,7 +115,7 @@ def loader_rate(args):
     """Read and change pictures as the recipe voc does, in images/s, the loader's start left out."""
     layout = VOCLayout(args.data_root)
     dataset = TrainSet(layout, layout.ids(args.train_list), 0, partial(augment, crop_size=384), sample_target)
-    loader = iter(train_loader(dataset, 8, 3, 0, num_workers=args.num_workers))
+    loader = iter(train_loader(dataset, Plan(len(dataset), [8] * 3, 0), num_workers=args.num_workers))
     next(loader)
     start, images = time.perf_counter(), 0
     for batch in loader:

@@ -23,23 +23,25 @@ import torch
 
 import config
 from benchmarks.cse_step import machine, make_batch, peak_memory
+from data.loader import Plan
 from data.transforms import views
 from methods.affinity import AffinityLearning
 from methods.cam import image_cams
 from methods.classification import Classification
 from methods.cse import CSE
 from methods.segmentation import Segmentation
+from models import MODELS
 from networks import parameter_groups
 from networks.affinity import AffinityNet
 from networks.cam import CAMNet
 from networks.deeplab import LargeFOV
 from networks.pretrained import official_state
-from tools import engine
+from tools import engine, flags
 from tools.experiment import Experiment
 
 ROOMS = (11, 24)            # GiB of the cards that people have
 SMALL = 96                  # a crop that costs next to nothing
-STAGES = {"model_oc": config.Train, "model_cse": config.Train, "aff": config.TrainAff, "seg": config.TrainSeg}
+STAGES = {name: model.Settings for name, model in MODELS.items()} | {"aff": config.TrainAff, "seg": config.TrainSeg}
 
 
 def main():
@@ -99,7 +101,7 @@ def crop_of(stage, args):
 
 
 def recipe_of(stage):
-    return {name: value for name, (value, _) in config.defaults(STAGES[stage], "voc", stage).items()}
+    return {name: value for name, (value, _) in flags.defaults(STAGES[stage]).items()}
 
 
 def row(words, found, plain, parts, batch_sizes):
@@ -163,9 +165,12 @@ def train(case, device):
 
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as quiet, redirect_stdout(quiet), \
             redirect_stderr(quiet):
-        engine.fit(objective, network, optimizer, schedule, batches, Experiment(folder, "memory"), "train_memory", {},
-                   epochs=1, steps=1 + case.steps, device=device, weights=official_state, precision=case.precision,
-                   on_step=lambda step, batch: ends.append(time.perf_counter()))
+        settings = SimpleNamespace(precision=case.precision, seed=0, skip_nonfinite=0, save_minutes=10, print_freq=100)
+        run = engine.Run(Experiment(folder, "memory"), "memory", settings, {}, {},
+                         Plan(1 + case.steps, [1], 0), device, official_state, [])
+        engine.fit(objective, network, optimizer, schedule, batches, run,
+                   on_step=lambda step, batch: ends.append(time.process_time() if device.type == "cpu" else
+                                                           time.perf_counter()))
     return statistics.median(after - before for before, after in zip(ends, ends[1:]))
 
 

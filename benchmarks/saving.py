@@ -21,11 +21,12 @@ import config
 import train
 from benchmarks.cse_step import machine, make_batch
 from data import prepare
+from data.loader import Plan
 from methods.classification import Classification
 from networks import parameter_groups
 from networks.cam import CAMNet
 from networks.pretrained import official_state
-from tools import engine
+from tools import engine, progress
 from tools.experiment import Experiment
 
 
@@ -80,16 +81,17 @@ def train_wide(args, folder, device):
     optimizer, schedule = engine.poly_sgd(parameter_groups(network, 1e-5, 5e-4), 1e-5, 1000)
     batch = make_batch(SimpleNamespace(batch_size=1, crop=64), device)
     with watched(saves):
-        engine.fit(objective, network, optimizer, schedule, lambda start: iter([batch] * args.epochs),
-                   Experiment(folder, "wide"), "train_wide", {}, epochs=args.epochs, steps=1, device=device,
-                   weights=official_state)
+        settings = SimpleNamespace(precision="fp32", seed=0, skip_nonfinite=0, save_minutes=10, print_freq=100)
+        run = engine.Run(Experiment(folder, "wide"), "wide", settings, {}, {}, Plan(1, [1] * args.epochs, 0), device,
+                         official_state, [])
+        engine.fit(objective, network, optimizer, schedule, lambda start: iter([batch] * args.epochs), run)
     return saves
 
 
 @contextmanager
 def watched(saves):
     """Note each checkpoint that is written: its name, bytes, end, seconds, and those of torch.save and fsync in it."""
-    parts, save_checkpoint = {}, engine.save_checkpoint
+    parts, save_checkpoint = {}, progress.save_checkpoint
 
     def timed(name, call):
         def run(*words):
@@ -105,7 +107,7 @@ def watched(saves):
         saves.append(SimpleNamespace(name=path.name, size=path.stat().st_size, end=end, seconds=end - start, **parts))
 
     with patch.object(torch, "save", timed("pack", torch.save)), patch.object(os, "fsync", timed("sync", os.fsync)), \
-            patch.object(engine, "save_checkpoint", save):
+            patch.object(progress, "save_checkpoint", save):
         yield
 
 

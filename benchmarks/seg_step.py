@@ -1,4 +1,4 @@
-"""What does a training step of DeepLab cost, on LargeFOV or on torchvision's network?
+"""What does a training step of DeepLab cost, with LargeFOV or with torchvision's head?
 
 Prints  the median time of a step, the share of the loss in it, peak memory, and of LargeFOV the rate, on a GPU as
         a share of its peak
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from benchmarks.cse_step import machine, peak_memory, print_rate, step, step_parser, synchronize
 from methods.segmentation import Segmentation
-from networks import parameter_groups
-from networks.deeplab import deeplab
+from networks import backbones, parameter_groups
+from networks.deeplab import DeepLabV3, LargeFOV
 from tools import engine
 
 FORWARD_GFLOP_448 = 917     # one forward pass of LargeFOV at 448x448: ResNet38's 798, b8 118, b9 .6
@@ -23,7 +23,10 @@ STEP_IN_FORWARDS = 3        # forward, and a backward of twice its cost
 def main():
     args = parse()
     device = torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu")
-    network = deeplab(args.network, 20, **({"width": args.width} if args.network == "largefov" else {}))
+    if args.network == "largefov":
+        network = LargeFOV(20, args.width)
+    else:
+        network = DeepLabV3(20, backbone=backbones.build(args.backbone))
     objective = Segmentation(network)
     engine.to_device(objective, device)
     optimizer, _ = engine.poly_sgd(parameter_groups(network, 1e-5, 5e-4, network.new_layers), 1e-5, 1000, momentum=0.9)
@@ -53,8 +56,8 @@ def main():
 
 def parse():
     parser = step_parser(__doc__)
-    parser.add_argument("--network", default="largefov", choices=("largefov", "deeplabv3_resnet50",
-                                                                  "deeplabv3_resnet101"))
+    parser.add_argument("--network", default="largefov", choices=("largefov", "deeplabv3"))
+    parser.add_argument("--backbone", default="resnet50", help="of deeplabv3")
     parser.add_argument("--peak_tflops", type=float, help="the chip's peak at this precision")
     return parser.parse_args()
 

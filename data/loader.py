@@ -2,6 +2,8 @@
 import atexit
 import multiprocessing
 import signal
+from bisect import bisect_right
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -11,50 +13,75 @@ from data.images import read_image
 from data.transforms import shrink, views
 
 
-def train_loader(dataset, batch_size, epochs, seed, start_step=0, rank=0, world=1, num_workers=0, pin_memory=False):
-    """Give one DataLoader for all the rest of training: dicts of stacked tensors, (batch_size // world, ...) each.
+class Plan:
+    """The batches of a training, from its first step to its last. Epochs may have batches of different sizes.
 
-    `dataset[(epoch, index)]` is a sample; for the rest see EpochSampler. The workers live until the last epoch.
-    """
-    sampler = EpochSampler(len(dataset), batch_size, epochs, seed, start_step, rank, world)
-    # A generator of its own: without one, each start of the loader would draw from the global one that dropout uses.
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, pin_memory=pin_memory,
-                      generator=torch.Generator().manual_seed(seed), worker_init_fn=_leave_signals_to_the_parent)
-
-
-def steps_per_epoch(images, batch_size):
-    """Count the batches of an epoch; ValueError for a batch_size of none, or of more than there are images."""
-    if not 1 <= batch_size <= images:
-        raise ValueError(f"a batch of {batch_size} cannot be drawn from a list of {images} images: "
-                         f"--batch_size takes 1 to {images} here")
-    return images // batch_size
-
-
-class EpochSampler:
-    """Yield the (epoch, index) of each step's samples, step after step and epoch after epoch, from `start_step` on.
-
-    An epoch is a permutation of the images drawn from (seed, epoch), cut into batches of `batch_size`; the last,
-    incomplete one is dropped. Of several processes each takes its part of every batch: every world-th, from `rank` on.
+    images       of the dataset;  batch_sizes  one an epoch, over all processes;  seed  of the order of the images
+    An epoch is a permutation of the images drawn from (seed, epoch), cut into batches; the last, incomplete one is
+    dropped. Raises ValueError for a batch of none, or of more than there are images.
     """
 
-    def __init__(self, images, batch_size, epochs, seed, start_step=0, rank=0, world=1):
-        self.steps_per_epoch = steps_per_epoch(images, batch_size)
-        if batch_size % world:
-            raise ValueError(f"--batch_size {batch_size} is the batch of all processes together, and {world} processes "
+    def __init__(self, images, batch_sizes, seed):
+        for size in set(batch_sizes):
+            if not 1 <= size <= images:
+                raise ValueError(f"a batch of {size} cannot be drawn from a list of {images} images: "
+                                 f"--batch_size takes 1 to {images} here")
+        self.images, self.batch_sizes, self.seed = images, list(batch_sizes), seed
+        self.first_steps = [0, *accumulate(images // size for size in batch_sizes)]     # of each epoch, and the end
+        self.epochs, self.steps = len(self.batch_sizes), self.first_steps[-1]
+
+    def epoch_of(self, step):
+        """Return the epoch of a step; of the step after the last one, the number of epochs."""
+        return bisect_right(self.first_steps, step) - 1
+
+    def place_of(self, step):
+        """Return where a step is: epoch, number in the epoch, steps of the epoch."""
+        epoch = min(self.epoch_of(step), self.epochs - 1)
+        first, end = self.first_steps[epoch:epoch + 2]
+        return epoch, step - first, end - first
+
+    def ends_epoch(self, steps):
+        """Say whether an epoch is complete after so many steps."""
+        return steps > 0 and steps in self.first_steps
+
+    def batches(self, start=0):
+        """Yield (epoch, indices of the images) of each batch from step `start` on."""
+        order, shuffled = None, None
+        for step in range(start, self.steps):
+            epoch, number, _ = self.place_of(step)
+            if epoch != shuffled:
+                order, shuffled = np.random.default_rng([self.seed, epoch]).permutation(self.images), epoch
+            size = self.batch_sizes[epoch]
+            yield epoch, order[number * size:(number + 1) * size]
+
+
+def train_loader(dataset, plan, start_step=0, rank=0, world=1, num_workers=0, pin_memory=False):
+    """Give one DataLoader for all batches of a plan from start_step on: dicts of stacked tensors.
+
+    `dataset[(epoch, index)]` is a sample. Of several processes each takes its part of every batch. The workers live
+    until the last epoch.
+    """
+    for size in plan.batch_sizes:
+        if size % world:
+            raise ValueError(f"--batch_size {size} is the batch of all processes together, and {world} processes "
                              f"cannot share it evenly: take a multiple of {world}, or another number of processes")
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.start_step, self.steps = start_step, epochs * self.steps_per_epoch
-        self.rank, self.world = rank, world
+    # A generator of its own: without one, each start of the loader would draw from the global one that dropout uses.
+    return DataLoader(dataset, batch_sampler=_Batches(plan, start_step, rank, world), num_workers=num_workers,
+                      pin_memory=pin_memory, generator=torch.Generator().manual_seed(plan.seed),
+                      worker_init_fn=_leave_signals_to_the_parent)
+
+
+class _Batches:
+    """Yield the (epoch, index) of the samples of each batch, of every world-th from `rank` on."""
+
+    def __init__(self, plan, start_step, rank, world):
+        self.plan, self.start_step, self.rank, self.world = plan, start_step, rank, world
 
     def __len__(self):
-        return max(0, self.steps - self.start_step)
+        return max(0, self.plan.steps - self.start_step)
 
     def __iter__(self):
-        for step in range(self.start_step, self.steps):
-            epoch, batch = divmod(step, self.steps_per_epoch)
-            if batch == 0 or step == self.start_step:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
-            members = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        for epoch, members in self.plan.batches(self.start_step):
             yield [(epoch, int(index)) for index in members[self.rank :: self.world]]
 
 

@@ -5,6 +5,7 @@ A network describes itself in a dict that JSON can hold (network.json beside its
     {"class": "CAMNet", "classes": ["dog", ...], "backbone": {"name", "output_stride", "norm", and of resnet38d "width",
      "blocks", "dilation", "dropout"}, "head": {further arguments of the class}, "init": what it started from}
 """
+CAM_NETWORKS, PIXEL_NETWORKS = ("CAMNet",), ("LargeFOV", "DeepLabV3")      # what gives CAMs; what classifies pixels
 SHAPE = ("width", "blocks", "dilation", "dropout")      # of resnet38d; other backbones have their own
 
 

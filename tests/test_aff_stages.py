@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-import config
 import infer_aff
 from data.dataset import AffinitySet
 from data.images import read_image
@@ -23,7 +22,7 @@ from data.prepare import voc_palette
 from data.transforms import augment_mapped, denormalize, normalize
 from methods.affinity import confident_labels, pair_affinity
 from methods.random_walk import start_scores, transition, walk_cams
-from networks.affinity import AffinityNet
+from networks import build
 from networks.pretrained import load_weights, official_state
 from tests.conftest import ROOT
 from tests.stages import DEMO, call, copy_place, files, own_data, refusal, torchrun
@@ -67,12 +66,13 @@ def label_maps(folder):
 
 def test_the_files_of_training(walked):
     folder = walked / "experiment/X"
-    assert sorted(p.name for p in (folder / "ckpt/aff_02_24").iterdir()) == ["000.pth", "001.pth", "last.pth"]
+    assert sorted(p.name for p in (folder / "ckpt/aff_02_24").iterdir()) == ["000.pth", "001.pth", "last.pth",
+                                                                             "network.json"]
     stored = json.loads((folder / "config/train_aff_02_24.json").read_text())["settings"]
     assert (stored["low"], stored["high"]) == (2, 24) and len(stored["inputs"]["init"]) == 64
     assert stored["inputs"]["crf low"] != stored["inputs"]["crf high"]
     weights = torch.load(folder / "ckpt/aff_02_24/001.pth", weights_only=True)
-    network = AffinityNet(**{name: stored[name] for name in config.BACKBONE_FIELDS})
+    network = build(folder / "ckpt/aff_02_24/network.json")
     assert list(official_state(network)) == list(weights) and "f8_3.weight" in weights
     before = torch.load(folder / "ckpt/model_cse/001.pth", weights_only=True)       # {name}/model_cse
     assert torch.equal(weights["bn7.running_mean"], before["bn7.running_mean"])
@@ -175,8 +175,7 @@ def test_an_item_depends_on_seed_epoch_and_index_alone(quarters):
 def test_the_label_maps_are_those_of_a_slow_walk(walked):
     """A picture cut to 90x125, which is no multiple of 8: the dense matrix squared, pixel by pixel."""
     folder, image_id = walked / "experiment/X", "train_0003"
-    network = AffinityNet(**{k: v for k, (v, _) in config.defaults(config.TrainAff, "demo").items()
-                             if k in config.BACKBONE_FIELDS}).eval()
+    network = build(folder / "ckpt/aff_02_24/network.json").eval()
     load_weights(network, folder / "ckpt/aff_02_24/001.pth")
     image = normalize(read_image(VOCLayout(walked / "data/critters").image_path(image_id))[:90, :125])
     classes, scores = read_cam(folder / f"dict/{image_id}.npz")
@@ -199,8 +198,7 @@ def test_the_label_maps_are_those_of_a_slow_walk(walked):
 def test_what_is_written_is_what_wins(walked):
     """The stage's own PNG beside the walk of the same picture, float16 CAMs and all."""
     folder, layout = walked / "experiment/X", VOCLayout(walked / "data/critters")
-    network = AffinityNet(**{k: v for k, (v, _) in config.defaults(config.TrainAff, "demo").items()
-                             if k in config.BACKBONE_FIELDS}).eval()
+    network = build(folder / "ckpt/aff_02_24/network.json").eval()
     load_weights(network, folder / "ckpt/aff_02_24/001.pth")
     for image_id in layout.ids("train")[:3]:
         classes, scores = read_cam(folder / f"dict/{image_id}.npz")
@@ -309,14 +307,14 @@ def test_other_settings_are_other_maps(aff):
 def test_the_network_is_made_with_the_flags_and_walks_without_dropout(aff, monkeypatch):
     seen = {}
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "run_training", lambda objective, network, groups, loader, *rest, **kw: seen.update(
+        patch.setattr(engine, "run_training", lambda objective, network, groups, loader, run: seen.update(
             loader.args[0].augment.keywords, dropout=[m.p for m in network.modules() if isinstance(m, nn.Dropout2d)]))
         call("train_aff", *TRAIN, "--jitter", 0.1, 0.2, 0.3, 0.05, "--crop", 80, "--dropout", 0.6, 0.7)
     assert seen == {"crop_size": 80, "jitter_amounts": (0.1, 0.2, 0.3, 0.05), "dropout": [0.6, 0.6]}    # no b7
 
-    path = aff / "experiment/X/config/train_aff_02_24.json"
+    path = aff / "experiment/X/ckpt/aff_02_24/network.json"
     stored = json.loads(path.read_text())
-    stored["settings"]["dropout"] = [0.9, 0.9]
+    stored["backbone"]["dropout"] = [0.9, 0.9]
     path.write_text(json.dumps(stored))
     call("infer_aff", *WALK, "--rw_dir", "again")
     for path in (aff / "experiment/X/rw/02_24").glob("*.png"):

@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-import config
 from data.layout import VOCLayout
 from networks.cam import CAMNet
 from networks.pretrained import official_state
 from tests.conftest import ROOT
 from tests.stages import DEMO, call, files, own_data, refusal, small
 from tests.test_pretrained import write_params
+from tools import flags
 from tools.maps import read_cam, read_crf
 
 NEW = (*DEMO, *small("model_oc"), "--name", "NEW")
@@ -153,10 +153,10 @@ def test_other_classes_than_in_training(place):
     names = (data / "classes.txt").read_text().split()
     (data / "classes.txt").write_text("\n".join([names[1], names[0], *names[2:]]))
     assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"),
-                "ckpt/model_cse/001.pth was trained on other classes", "--data_root")
+                "ckpt/model_cse/network.json", "was trained on other classes", "--data_root")
     assert_says(refusal("train", *DEMO, *small("model_oc")), "other settings", "classes: then ['fox'", "--overwrite")
     assert_says(refusal("train", *DEMO, *small("model_cse"), "--name", "NEW", "--cl_init", "X/model_oc", "--er_init",
-                        "random"), "--cl_init X/model_oc was trained on other classes")
+                        "random"), "ckpt/model_oc/network.json", "was trained on other classes")
 
 
 # ---- weights ----
@@ -255,7 +255,8 @@ def test_other_settings_in_the_same_folder(place):
     assert_says(refusal("train", *line), "last.pth was trained with other settings", "lr: then 0.1, now 0.05",
                 "--overwrite", "--name")
     call("train", *line, "--max_epochs", 1, "--overwrite")
-    assert sorted(p.name for p in place.glob("experiment/X/ckpt/model_oc/*")) == ["000.pth", "last.pth"]
+    assert sorted(p.name for p in place.glob("experiment/X/ckpt/model_oc/*")) == ["000.pth", "last.pth",
+                                                                                "network.json"]
     assert len((place / "experiment/X/log/train_model_oc.jsonl").read_text().splitlines()) == 1
 
 
@@ -428,9 +429,32 @@ def test_a_folder_that_may_not_be_written(place):
 def test_broken_json(place):
     cut(place / "experiment/X/dict/made_by.json")
     assert_says(refusal("infer", *DEMO, "--dict"), "dict/made_by.json is not complete JSON", "delete it")
-    cut(place / "experiment/X/config/train_model_cse.json")
-    assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"),
-                "config/train_model_cse.json is not complete JSON")
+    cut(place / "experiment/X/ckpt/model_cse/network.json")
+    assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"), "ckpt/model_cse/network.json is damaged",
+                "delete it and repeat the command that trained")
+
+
+def test_the_description_of_a_network(place):
+    path, line = place / "experiment/X/ckpt/model_cse/network.json", ("infer", *DEMO, "--dict", "--dict_dir", "new")
+    content = path.read_text()
+    for text, words in (("[]", "describes no network"), (content.replace("CAMNet", "AffinityNet"), "needed is CAMNet"),
+                        (content.replace('"resnet38d"', '"resnet38e"'), "resnet38e"),
+                        (content.replace('"fox"', '"wolf"'), "wolf")):
+        path.write_text(text)
+        assert_says(refusal(*line), words)
+        shutil.rmtree("experiment/X/new")
+    path.unlink()
+    assert_says(refusal(*line), f"no {path.relative_to(place)}", "python train.py --name X --model model_cse")
+    # The command that trained it writes the file again.
+    assert "nothing to do" in call("train", *DEMO, *small("model_cse")) and path.read_text() == content
+    call(*line)
+
+    path = place / "experiment/X/ckpt/model_oc/network.json"
+    path.write_text(path.read_text().replace('"resnet38d"', '"resnet50"'))
+    assert_says(refusal("train", *NEW, "--er_init", "X/model_oc"), "the backbone resnet50", "--backbone is resnet38d")
+    path.unlink()
+    assert_says(refusal("train", *NEW, "--model", "model_cse", "--er_init", "random", "--cl_init", "X/model_oc"),
+                "ckpt/model_oc/network.json", "python train.py --name X --model model_oc")
 
 
 # ---- as a person sees it ----
@@ -566,5 +590,5 @@ def test_every_stage_has_its_help(capsys):
     for stage in ("train", "infer", "evaluation", "reproduce"):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
             patch.setattr(sys, "argv", [f"{stage}.py", "--help"])
-            config.run(importlib.import_module(stage).main)
+            flags.run(importlib.import_module(stage).main)
         assert caught.value.code == 0 and "--data_root" in capsys.readouterr().out

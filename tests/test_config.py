@@ -8,21 +8,25 @@ import pytest
 
 import config
 from config import Evaluate, Infer, InferAff, InferSeg, Reproduce, Train, TrainAff, TrainSeg
+from models import MODELS
 from tests.conftest import ROOT
+from tests.stages import parse
+from tools import flags
 
-STAGES = (Train, Infer, Evaluate, Reproduce, TrainAff, InferAff, TrainSeg, InferSeg)
+OC, CSE = MODELS["model_oc"].Settings, MODELS["model_cse"].Settings
+STAGES = (OC, CSE, Infer, Evaluate, Reproduce, TrainAff, InferAff, TrainSeg, InferSeg)
 NAME = ["--name", "X"]
 
 # What `--recipe demo` changes against voc: the same in config.py, where each entry has its reason. Two places on
 # purpose: the demo is another setting of the same code, and no difference comes in unnoticed.
 DEMO = {
-    "Train model_oc": {
+    "model_oc": {
         "data_root": "data/critters", "max_epochs": 20, "resize": (112, 160), "crop": 128,
         "jitter": (0.0, 0.0, 0.0, 0.0), "lr": 0.1, "lr_new": 1, "momentum": 0.9, "er_init": "random",
         "dropout": (0.0, 0.0), "dropout_head": 0.0, "width": 0.125, "blocks": (1, 1, 1, 1, 1, 0), "dilation": (1, 1, 1),
         "norm": "train", "val_every": 0, "print_freq": 10, "vis_freq": 50,
     },
-    "Train model_cse": {
+    "model_cse": {
         "data_root": "data/critters", "batch_size": 16, "resize": (112, 160), "crop": 128,
         "jitter": (0.0, 0.0, 0.0, 0.0), "lr": 0.005, "momentum": 0.9,
         "er_init": "{name}/model_oc", "cl_init": "{name}/model_oc", "dropout": (0.0, 0.0), "width": 0.125,
@@ -46,14 +50,18 @@ DEMO = {
 }
 
 
-def values(cls, recipe="voc", model=None):
-    return {name: value for name, (value, _) in config.defaults(cls, recipe, model).items()}
+def values(cls, recipe="voc"):
+    return {name: value for name, (value, _) in flags.defaults(cls, recipe).items()}
+
+
+def name_of(cls):
+    return next((name for name, model in MODELS.items() if model.Settings is cls), cls.__name__)
 
 
 def refused(capsys, cls, words):
     """Parse words that must be refused; returns what is said on stderr, unwrapped."""
     with pytest.raises(SystemExit) as stop:
-        config.parse(cls, words)
+        parse(cls, words)
     assert stop.value.code == 2
     return " ".join(capsys.readouterr().err.split())
 
@@ -68,17 +76,17 @@ def test_every_field_says_what_it_is_and_where_its_value_comes_from(cls):
 
 
 def test_the_faithful_recipe_is_the_authors():
-    assert values(Train, model="model_cse") | {
+    assert values(CSE) | {
         "train_list": "train_aug", "batch_size": 8, "max_epochs": 15, "resize": (256, 448), "crop": 384, "lr": 0.01,
         "jitter": (0.3, 0.3, 0.3, 0.1), "lr_new": 1, "wt_dec": 5e-4, "momentum": 5e-4, "power": 0.9, "cc_init": 0.3,
         "cc_slope": 0.05, "mask_norm": "batch", "er_init": "imagenet", "cl_init": "cam", "dropout": (0.3, 0.5),
         "dropout_head": 0.0, "width": 1.0, "norm": "frozen", "blocks": (3, 3, 6, 3, 1, 1), "dilation": (2, 4, 4),
         "seed": 4242, "precision": "fp32", "val_every": 1,
-    } == values(Train, model="model_cse")
-    assert values(Train, model="model_oc") | {
+    } == values(CSE)
+    assert values(OC) | {
         "batch_size": 16, "resize": (256, 512), "crop": 448, "lr_new": 10, "dropout_head": 0.5, "max_epochs": 15,
         "lr": 0.01, "momentum": 5e-4, "er_init": "imagenet",
-    } == values(Train, model="model_oc")
+    } == values(OC)
     assert values(TrainAff) | {
         "train_list": "train_aug", "low": 4, "high": 24, "batch_size": 8, "max_epochs": 8, "crop": 448, "lr": 0.01,
         "wt_dec": 5e-4, "momentum": 5e-4, "power": 0.9, "jitter": (0.3, 0.3, 0.3, 0.1), "init": "imagenet",
@@ -106,36 +114,38 @@ def test_the_faithful_recipe_is_the_authors():
 def test_the_demo_differs_from_voc_where_it_is_said():
     found = {}
     for cls in STAGES:
-        for model in ("model_oc", "model_cse") if cls is Train else (None,):
-            stage = f"{cls.__name__} {model}" if model else cls.__name__
-            voc, demo = (config.defaults(cls, recipe, model) for recipe in ("voc", "demo"))
-            assert demo["num_workers"][0] == min(2, config.CORES)       # voc's depends on the machine as well
-            found[stage] = {}
-            for name, (value, reason) in demo.items():
-                if value != voc[name][0] and name != "num_workers":
-                    found[stage][name] = value
-                    assert reason not in (config.PAPER, config.PSA, config.OURS, ""), f"{stage}: {name} has no reason"
-                    print(f"{stage:16} {name:13} {voc[name][0]!s:24} -> {value!s:24} {reason}")
+        stage = name_of(cls)
+        voc, demo = (flags.defaults(cls, recipe) for recipe in ("voc", "demo"))
+        assert demo["num_workers"][0] == min(2, config.CORES)       # voc's depends on the machine as well
+        found[stage] = {}
+        for name, (value, reason) in demo.items():
+            if value != voc[name][0] and name != "num_workers":
+                found[stage][name] = value
+                assert reason not in (config.PAPER, config.PSA, flags.OURS, ""), f"{stage}: {name} has no reason"
+                print(f"{stage:16} {name:13} {voc[name][0]!s:24} -> {value!s:24} {reason}")
     assert found == DEMO
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process to a core")
 def test_workers_default_to_the_cores_that_this_process_may_use():
     program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import config; " \
-              "print(config.Common('X').num_workers, config.RECIPES['demo']['*']['num_workers'][0])"
+              "print(config.Common('X').num_workers, config.RECIPES['demo']['Common']['num_workers'][0])"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True,
                           check=True).stdout.split() == ["1", "1"]
     assert config.Common("X").num_workers == min(8, len(os.sched_getaffinity(0)))
 
 
 def test_recipes_name_fields_that_exist():
-    known = {"*": set.intersection(*({f.name for f in fields(cls)} for cls in STAGES)),
-             **{cls.__name__: {f.name for f in fields(cls)} for cls in STAGES}}
-    known |= dict.fromkeys(config.PER_MODEL, known["Train"])
-    for recipe, layers in config.RECIPES.items():
-        for layer, changes in layers.items():
-            assert changes.keys() <= known[layer], (recipe, layer)
-            assert all(len(entry) == 2 and entry[1] for entry in changes.values()), (recipe, layer)
+    common = set.intersection(*({f.name for f in fields(cls)} for cls in STAGES))
+    known = {"Common": common} | {cls.__name__: {f.name for f in fields(cls)} for cls in (Train, *STAGES)}
+    changes = [(layer, entries) for layers in config.RECIPES.values() for layer, entries in layers.items()]
+    changes += [("Settings", entries) for model in MODELS.values() for entries in model.RECIPES.values()]
+    known["Settings"] = {f.name for model in MODELS.values() for f in fields(model.Settings)}
+    for layer, entries in changes:
+        assert entries.keys() <= known[layer], layer
+        assert all(len(entry) == 2 and entry[1] for entry in entries.values()), layer
+    for model in MODELS.values():
+        assert all(entries.keys() <= {f.name for f in fields(model.Settings)} for entries in model.RECIPES.values())
 
 
 def test_coco_is_voc_elsewhere():
@@ -147,14 +157,14 @@ def test_coco_is_voc_elsewhere():
 # ---- what is typed ----
 
 def test_flags_win_over_recipe_and_model():
-    settings = config.parse(Train, [*NAME, "--recipe", "demo", "--model", "model_oc"])
+    settings = parse(Train, [*NAME, "--recipe", "demo", "--model", "model_oc"])
     assert (settings.width, settings.lr, settings.norm, settings.er_init) == (0.125, 0.1, "train", "random")
-    settings = config.parse(Train, ["--width", "0.5", "--model=model_oc", "--resize", "64", "96", *NAME,
+    settings = parse(Train, ["--width", "0.5", "--model=model_oc", "--resize", "64", "96", *NAME,
                                     "--recipe=demo"])
     assert (settings.width, settings.lr, settings.resize) == (0.5, 0.1, (64, 96))
-    assert config.parse(Train, NAME).batch_size == 8
-    assert config.parse(Train, [*NAME, "--model", "model_oc"]).batch_size == 16
-    assert config.parse(Train, [*NAME, "--model", "model_oc", "--batch_size", "8"]).batch_size == 8
+    assert parse(Train, NAME).batch_size == 8
+    assert parse(Train, [*NAME, "--model", "model_oc"]).batch_size == 16
+    assert parse(Train, [*NAME, "--model", "model_oc", "--batch_size", "8"]).batch_size == 8
 
 
 @pytest.mark.parametrize(("cls", "line", "expected"), [
@@ -172,14 +182,14 @@ def test_flags_win_over_recipe_and_model():
     (Reproduce, "--recipe demo --seeds 3", {"name": "", "recipe": "demo", "seeds": 3}),
 ])
 def test_lines_that_people_type(cls, line, expected):
-    settings = config.parse(cls, line.split())
+    settings = parse(cls, line.split())
     assert {name: getattr(settings, name) for name in expected} == expected
 
 
 def test_the_experiments_name_fills_its_place():
-    settings = config.parse(Train, ["--name", "my-run_2", "--recipe", "demo"])
+    settings = parse(Train, ["--name", "my-run_2", "--recipe", "demo"])
     assert settings.er_init == settings.cl_init == "my-run_2/model_oc"
-    settings = config.parse(Train, [*NAME, "--cl_init", "{name}/model_oc/003", "--er_init", "odd{folder}/a.pth"])
+    settings = parse(Train, [*NAME, "--cl_init", "{name}/model_oc/003", "--er_init", "odd{folder}/a.pth"])
     assert (settings.cl_init, settings.er_init) == ("X/model_oc/003", "odd{folder}/a.pth")
 
 
@@ -222,23 +232,23 @@ def test_names_that_are_no_folder_are_refused(capsys, name):
 def test_a_name_is_needed(capsys):
     for cls in (Train, Infer, Evaluate):
         assert "the following arguments are required: --name" in refused(capsys, cls, [])
-    assert config.parse(Reproduce, []).name == ""
+    assert parse(Reproduce, []).name == ""
 
 
 @pytest.mark.parametrize("name", ["X", "run-2_b.1", "Größe"])
 def test_names_of_folders(name):
-    assert config.parse(Train, ["--name", name]).name == name
+    assert parse(Train, ["--name", name]).name == name
 
 
 @pytest.mark.parametrize("cls", STAGES)
 @pytest.mark.parametrize("recipe", ["voc", "demo"])
 def test_help_shows_every_flag_with_default_and_source(capsys, cls, recipe):
+    stage, model = (Train, ["--model", name_of(cls)]) if issubclass(cls, Train) else (cls, [])
     with pytest.raises(SystemExit) as stop:
-        config.parse(cls, ["--help", "--recipe", recipe])
+        parse(stage, ["--help", "--recipe", recipe, *model])
     assert stop.value.code == 0
     text = "".join(capsys.readouterr().out.split())             # lines may break anywhere
-    model = "model_cse" if cls is Train else None
-    for name, (value, source) in config.defaults(cls, recipe, model).items():
+    for name, (value, source) in flags.defaults(cls, recipe).items():
         default = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in (
             value if isinstance(value, tuple) else (value,)))
         assert f"--{name.rstrip('_')}" in text
@@ -248,14 +258,29 @@ def test_help_shows_every_flag_with_default_and_source(capsys, cls, recipe):
             assert f"({source})".replace(" ", "") in text, name
 
 
+def test_a_models_flags_are_its_own(capsys):
+    assert {f.name for f in fields(CSE)} - {f.name for f in fields(Train)} == {
+        "cc_init", "cc_slope", "mask_norm", "cl_init"}
+    assert {f.name for f in fields(OC)} == {f.name for f in fields(Train)}
+    assert "--cc_init is a flag of --model model_cse, not of model_oc" in refused(
+        capsys, Train, [*NAME, "--model", "model_oc", "--cc_init=1"])
+    assert "cc_init" not in flags.content(parse(Train, [*NAME, "--model", "model_oc"]))
+    with pytest.raises(SystemExit):
+        parse(Train, ["--help"])
+    assert "--cc_init" in capsys.readouterr().out               # the default model's
+    with pytest.raises(SystemExit):
+        parse(Train, ["--help", "--model", "model_oc"])
+    assert "--cc_init" not in capsys.readouterr().out
+
+
 def test_what_changes_no_number_may_change_in_a_run_that_goes_on():
-    a = config.parse(Train, [*NAME, "--device", "cpu", "--num_workers", "0", "--save_minutes", "1", "--data_root", "A"])
-    b = config.parse(Train, ["--name", "Y", "--device", "auto", "--num_workers", "1", "--overwrite",
+    a = parse(Train, [*NAME, "--device", "cpu", "--num_workers", "0", "--save_minutes", "1", "--data_root", "A"])
+    b = parse(Train, ["--name", "Y", "--device", "auto", "--num_workers", "1", "--overwrite",
                              "--print_freq", "3"])
-    assert config.content(a) == config.content(b)
-    c = config.parse(Train, [*NAME, "--lr", "0.02"])
-    assert {k for k, v in config.content(c).items() if v != config.content(a)[k]} == {"lr"}
-    assert config.as_json(a)["resize"] == [256, 448] and config.as_json(a)["device"] == "cpu"
+    assert flags.content(a) == flags.content(b)
+    c = parse(Train, [*NAME, "--lr", "0.02"])
+    assert {k for k, v in flags.content(c).items() if v != flags.content(a)[k]} == {"lr"}
+    assert flags.as_json(a)["resize"] == [256, 448] and flags.as_json(a)["device"] == "cpu"
 
 
 # ---- errors ----
@@ -272,7 +297,7 @@ def test_errors_are_told_without_a_traceback(error, said):
     def main():
         raise error
     with pytest.raises(SystemExit) as stop:
-        config.run(main)
+        flags.run(main)
     assert stop.value.code == said
 
 
@@ -280,7 +305,7 @@ def test_other_errors_and_asked_ones_keep_their_traceback(monkeypatch):
     def main(error):
         raise error
     with pytest.raises(TypeError):
-        config.run(lambda: main(TypeError("a slip in the code")))
+        flags.run(lambda: main(TypeError("a slip in the code")))
     monkeypatch.setattr("sys.argv", ["train.py", "--traceback"])
     with pytest.raises(ValueError):
-        config.run(lambda: main(ValueError("no picture")))
+        flags.run(lambda: main(ValueError("no picture")))

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from methods.cse import CSE, erase, sample_target, without
+from models.model_cse import look
 from networks import parameter_groups
 from networks.cam import CAMNet
 from networks.pretrained import official_state
 from tests.conftest import fill_golden
 from tools.engine import poly_sgd
 from tools.recompute import InParts, recomputed
-from train import look
 
 CLASSES = 4
 

@@ -19,6 +19,7 @@ from methods.classification import Classification
 from methods.cse import CSE
 from networks import parameter_groups
 from networks.cam import CAMNet
+from tests.stages import run_of
 from tools import distributed
 from tools.engine import fit, poly_sgd, prepare, to_device
 from tools.experiment import Experiment
@@ -72,9 +73,8 @@ def train(case, folder, killed_at=None, accumulate=1):
         steps.append({name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None})
 
     with suppress(Killed):
-        fit(objective, net, optimizer, schedule, loader, experiment, f"train_{case}", {}, epochs=EPOCHS, steps=STEPS,
-            device=CPU, weights=lambda net: net.state_dict(), on_step=on_step,
-            save_minutes=0, print_freq=1)
+        run = run_of(experiment, case, EPOCHS, STEPS, BATCH, save_minutes=0, print_freq=1)
+        fit(objective, net, optimizer, schedule, loader, run, on_step)
     distributed.barrier()
     return {"weights": net.state_dict(), "gradients": steps, "rows": experiment.epochs(f"train_{case}")}
 
@@ -293,8 +293,7 @@ def test_one_of_several_processes_ends_before_python_is_taken_down(leave, code, 
     """A thread of the process group would abort it then. What is printed, and registered for the end, still comes."""
     script = f"""
 import atexit, os, sys
-import config
-from tools import distributed
+from tools import distributed, flags
 
 class Late:
     def __del__(self, write=os.write):
@@ -307,7 +306,7 @@ def main():
 
 late = Late()
 atexit.register(print, "atexit")
-config.run(main)
+flags.run(main)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent, capture_output=True,
                           text=True)

@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from data.loader import Plan
+from tests.stages import run_of
 from tools import interrupt
-from tools.engine import Meter, fit, poly_sgd, run_training, start_from
+from tools.engine import Run, fit, poly_sgd, run_training, start_from
 from tools.experiment import Experiment
+from tools.meter import Meter
 from tools.provenance import digest
 
 EPOCHS, STEPS = 3, 4
@@ -66,7 +69,7 @@ def loader(start):
                "index": torch.arange(5) + 5 * (step % STEPS)}
 
 
-def train(folder, killed_at=None, settings=None, spoil_at=(), loader=loader, **kw):
+def train(folder, killed_at=None, record=None, spoil_at=(), loader=loader, on_epoch=None, ids=(), **settings):
     """Train the tiny objective in a folder; killed_at raises in the middle of that step."""
     objective = Objective(spoil_at)
     optimizer, schedule = poly_sgd([{"params": list(objective.parameters()), "lr": 0.05, "weight_decay": 1e-3}], 0.05,
@@ -79,10 +82,10 @@ def train(folder, killed_at=None, settings=None, spoil_at=(), loader=loader, **k
             raise Killed
 
     with suppress(Killed):
-        fit(objective, objective.network, optimizer, schedule, loader, experiment, "train_model_oc",
-            settings or {"lr": 0.05}, epochs=EPOCHS, steps=STEPS, device=CPU, on_step=on_step,
-            weights=lambda net: {"own." + name: value for name, value in net.state_dict().items()},
-            **{"save_minutes": 0, "print_freq": 1} | kw)
+        run = run_of(experiment, "model_oc", EPOCHS, STEPS, 5, record or {"lr": 0.05}, ids=ids,
+                     weights=lambda net: {"own." + name: value for name, value in net.state_dict().items()},
+                     **{"save_minutes": 0, "print_freq": 1} | settings)
+        fit(objective, objective.network, optimizer, schedule, loader, run, on_step, on_epoch)
     return objective, optimizer, experiment
 
 
@@ -185,10 +188,10 @@ def test_killed_twice_and_while_measuring(tmp_path):
 
 
 def test_other_settings_are_refused_by_name(tmp_path):
-    train(tmp_path, killed_at=5, settings={"lr": 0.05, "crop": 384, "old": 1})
+    train(tmp_path, killed_at=5, record={"lr": 0.05, "crop": 384, "old": 1})
     words = "crop: then 384, now 320; new: then absent, now 2; old: then 1, now absent"
     with pytest.raises(ValueError, match=words) as e:
-        train(tmp_path, settings={"lr": 0.05, "crop": 320, "new": 2})
+        train(tmp_path, record={"lr": 0.05, "crop": 320, "new": 2})
     assert "last.pth" in str(e.value) and "--overwrite" in str(e.value) and "lr:" not in str(e.value)
 
 
@@ -196,7 +199,7 @@ def test_a_whole_run_has_nothing_to_do(tmp_path, capsys):
     train(tmp_path)
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()}
     train(tmp_path, killed_at=0)
-    assert "whole, 3 epochs; nothing to do" in capsys.readouterr().out
+    assert "complete, 3 epochs; nothing to do" in capsys.readouterr().out
     assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()}
 
 
@@ -249,22 +252,37 @@ def test_weights_are_written_as_the_stage_says(tmp_path):
 def test_a_stages_settings_reach_loader_and_optimizer(tmp_path):
     asked, objective = [], Objective()
 
-    def train_loader(batch_size, epochs, seed, start_step, **kw):
-        asked.append((batch_size, epochs, seed, start_step, kw))
+    def train_loader(start_step, **kw):
+        asked.append((start_step, kw))
         return loader(start_step)
 
-    settings = SimpleNamespace(batch_size=5, max_epochs=EPOCHS, seed=77, num_workers=3, lr=0.05, power=0.5,
-                               momentum=0.4, accumulate=1, overwrite=False, precision="fp32", skip_nonfinite=0,
-                               save_minutes=9, print_freq=1)
-    experiment = Experiment(tmp_path, "X")
-    run_training(objective, objective.network, [{"params": list(objective.parameters()), "lr": 0.05}], train_loader,
-                 experiment, "model_oc", settings, {"lr": 0.05}, steps=STEPS, device=CPU,
-                 weights=lambda net: net.state_dict())
-    assert asked == [(5, EPOCHS, 77, 0, {"rank": 0, "world": 1, "num_workers": 3, "pin_memory": False})]
+    settings = SimpleNamespace(seed=77, num_workers=3, lr=0.05, power=0.5, momentum=0.4, accumulate=1, overwrite=False,
+                               precision="fp32", skip_nonfinite=0, save_minutes=9, print_freq=1)
+    experiment, description = Experiment(tmp_path, "X"), {"class": "CAMNet"}
+    run = Run(experiment, "model_oc", settings, {"lr": 0.05}, description, Plan(5 * STEPS, [5] * EPOCHS, 77), CPU,
+              lambda net: net.state_dict(), [])
+    groups = [{"params": list(objective.parameters()), "lr": 0.05}]
+    run_training(objective, objective.network, groups, train_loader, run,
+                 schedule_steps=15)
+    assert asked == [(0, {"rank": 0, "world": 1, "num_workers": 3, "pin_memory": False})]
     assert [row["lr"] for row in experiment.epochs("train_model_oc")] == pytest.approx(
-        [0.05 * (1 - step / 12) ** 0.5 for step in (4, 8, 11)])
+        [0.05 * (1 - step / 15) ** 0.5 for step in (4, 8, 12)])
     last = torch.load(experiment / "ckpt/model_oc/last.pth")
     assert last["optimizer"]["param_groups"][0]["momentum"] == 0.4
+    assert json.loads((experiment / "ckpt/model_oc/network.json").read_text()) == description
+
+
+def test_epochs_may_have_batches_of_different_sizes(tmp_path):
+    """20 images: one epoch of 4 batches, then two of 2."""
+    epochs, objective, plan = [], Objective(), Plan(20, [5, 10, 10], 0)
+    optimizer, schedule = poly_sgd(list(objective.parameters()), 0.05, 8)
+    experiment = Experiment(tmp_path, "X")
+    run = run_of(experiment, "model_oc", 1, 1, 1, print_freq=1)
+    run.plan = plan
+    fit(objective, objective.network, optimizer, schedule, lambda start: (
+        {**batch, "image": batch["image"].repeat(plan.batch_sizes[plan.epoch_of(step)] // 5, 1)}
+        for step, batch in enumerate(loader(start), start)), run, on_epoch=lambda epoch: epochs.append(epoch) or {})
+    assert epochs == [0, 1, 2] and torch.load(experiment / "ckpt/model_oc/last.pth")["step"] == 8
 
 
 def test_the_start_is_told_and_remembered(tmp_path, capsys):
@@ -285,8 +303,8 @@ def test_checkpoints_have_the_authors_names(tmp_path):
     optimizer, schedule = poly_sgd([p for p in network.parameters() if p.requires_grad], 0.01, 1)
     experiment = Experiment(tmp_path, "X")
     batch = {"image": torch.rand(2, 3, 16, 16), "label": torch.eye(2)}
-    fit(Classification(network), network, optimizer, schedule, lambda start: [batch][start:], experiment,
-        "train_model_oc", {}, epochs=1, steps=1, device=CPU, weights=official_state)
+    fit(Classification(network), network, optimizer, schedule, lambda start: [batch][start:],
+        run_of(experiment, "model_oc", 1, 1, 2, weights=official_state))
     state = torch.load(experiment / "ckpt/model_oc/000.pth")
     assert {"conv1a.weight", "b5.conv_branch1.weight", "bn7.running_var", "fc8.weight"} <= state.keys()
     assert not any(name.startswith(("backbone", "module")) for name in state)
@@ -303,8 +321,7 @@ def test_the_objective_trains_again_after_a_measurement(tmp_path):
     objective = Watched()
     optimizer, schedule = poly_sgd(list(objective.parameters()), 0.05, EPOCHS * STEPS)
     experiment = Experiment(tmp_path, "X")
-    fit(objective, objective.network, optimizer, schedule, loader, experiment, "train_model_oc", {}, epochs=EPOCHS,
-        steps=STEPS, device=CPU, weights=lambda net: net.state_dict(),
+    fit(objective, objective.network, optimizer, schedule, loader, run_of(experiment, "model_oc", EPOCHS, STEPS, 5),
         on_epoch=lambda epoch: objective.network.eval() and {})
     assert modes == [True] * EPOCHS * STEPS
 

@@ -5,6 +5,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
+from networks.pretrained import named_weights
 from tests.conftest import make_file
 from tools.experiment import Experiment
 from tools.files import read_json, require_space, save_checkpoint
@@ -54,73 +55,87 @@ def test_weights_of_a_thousand_epochs(experiment):
 
 def test_starting_weights(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert trained.find_init("random") is None
-    assert trained.find_init("X/model_oc") == trained / "ckpt/model_oc/010.pth"
-    assert trained.find_init("X/model_oc/001") == trained / "ckpt/model_oc/001.pth"
+    assert trained.find_init("random", "er_init") is None
+    assert trained.find_init("X/model_oc", "er_init") == trained / "ckpt/model_oc/010.pth"
+    assert trained.find_init("X/model_oc/001", "er_init") == trained / "ckpt/model_oc/001.pth"
     file = make_file(tmp_path / "my/own.pth")
-    assert trained.find_init(str(file)) == file
+    assert trained.find_init(str(file), "er_init") == file
+    named = named_weights("resnet38d")
     with pytest.raises(ValueError, match="resnet_38d.params is not there. pretrained/README.md .*--er_init random"):
-        trained.find_init("imagenet")
-    words = "res38_cls.pth is not there.*python train.py --name X --model model_oc.*--cl_init X/model_oc"
-    with pytest.raises(ValueError, match=words):
-        trained.find_init("cam", "cl_init")
+        trained.find_init("imagenet", "er_init", named)
+    with pytest.raises(ValueError, match="res38_cls.pth is not there.*; or train one"):
+        trained.find_init("cam", "cl_init", named, "or train one")
     with pytest.raises(ValueError, match="resnet_38d.params is not there.*--init random"):
-        trained.find_init("imagenet", "init")
+        trained.find_init("imagenet", "init", named)
     for name, source in (("resnet_38d.params", "imagenet"), ("res38_cls.pth", "cam")):
         make_file(tmp_path / "pretrained" / name)
-        assert trained.find_init(source).resolve() == tmp_path / "pretrained" / name
+        assert trained.find_init(source, "init", named).resolve() == tmp_path / "pretrained" / name
     with pytest.raises(ValueError, match="python train.py --name Y --model model_oc"):
-        trained.find_init("Y/model_oc")
+        trained.find_init("Y/model_oc", "er_init")
     with pytest.raises(ValueError, match="python train.py --name X --model model_cse"):
-        trained.find_init("X/model_cse")
+        trained.find_init("X/model_cse", "er_init")
     for model, command in (("seg", "train_seg.py --name X"), ("aff_04_24", "train_aff.py --name X --low 4 --high 24")):
         with pytest.raises(ValueError, match=f"ckpt/{model} holds no weights: python {command}"):
-            trained.find_init(f"X/{model}")
+            trained.find_init(f"X/{model}", "er_init")
     with pytest.raises(ValueError, match="no epoch 7"):
-        trained.find_init("X/model_oc/7")
+        trained.find_init("X/model_oc/7", "er_init")
     with pytest.raises(ValueError, match="no weights 'nonsense'.*random, imagenet, cam, a file, or EXPERIMENT/MODEL"):
-        trained.find_init("nonsense")
+        trained.find_init("nonsense", "er_init")
 
 
-def test_settings_of_a_training(experiment, tmp_path):
-    experiment.open_training("model_oc", {"max_epochs": 2, "width": 0.5}, 1, overwrite=False)
+def test_weights_say_what_network_they_are_of(experiment, tmp_path):
+    open_training(experiment, {"lr": 1})
     weights = make_file(experiment / "ckpt/model_oc/000.pth")
-    assert experiment.settings_of(weights, "width") == {"max_epochs": 2, "width": 0.5}
-    with pytest.raises(ValueError, match="config/train_model_oc.json lacks classes, blocks:"):
-        experiment.settings_of(weights, "classes", "width", "blocks")
-    assert experiment.settings_of(None) is None
-    assert experiment.settings_of(make_file(tmp_path / "own.pth")) is None
-    for text in ("[]", "{}", '{"settings": 3}'):
-        make_file(experiment / "config/train_model_oc.json", text)
-        with pytest.raises(ValueError, match="config/train_model_oc.json holds no settings"):
-            experiment.settings_of(weights)
+    assert experiment.network_of(weights) == experiment / "ckpt/model_oc/network.json"
+    assert read_json(experiment.network_of(weights)) == {"class": "CAMNet"}
+    assert experiment.network_of(make_file(tmp_path / "own.pth")) is None
+    (weights.parent / "network.json").unlink()
+    other = Experiment(experiment.root, "Y")
+    with pytest.raises(ValueError, match="X/ckpt/model_oc/network.json.*python train.py --name X --model model_oc"):
+        other.network_of(weights)
+
+
+def test_a_missing_network_json_is_written_again_by_a_training_with_the_same_settings(experiment):
+    open_training(experiment, {"lr": 1})
+    path = experiment / "ckpt/model_oc/network.json"
+    save_checkpoint(experiment / "ckpt/model_oc/last.pth", {"settings": {"lr": 1}})
+    path.unlink()
+    open_training(experiment, {"lr": 2}, {"class": "another"})          # fit refuses that one
+    assert not path.exists()
+    open_training(experiment, {"lr": 1})
+    assert read_json(path) == {"class": "CAMNet"}
+    open_training(experiment, {"lr": 2}, {"class": "another"})
+    assert read_json(path) == {"class": "CAMNet"}
+
+
+def open_training(experiment, record, description=None, overwrite=False, epochs=2, size=1):
+    experiment.open_training("model_oc", record | {"device": "cpu"}, record, description or {"class": "CAMNet"}, epochs,
+                             size, overwrite)
 
 
 def test_training_opens_anew_only_if_asked(experiment):
-    first, second = {"max_epochs": 2, "lr": 1}, {"max_epochs": 2, "lr": 2}
-    experiment.open_training("model_oc", first, 1, overwrite=False)
+    open_training(experiment, {"lr": 1})
     last = make_file(experiment / "ckpt/model_oc/last.pth")
     experiment.log_epoch("train_model_oc", {"epoch": 0})
-    experiment.open_training("model_oc", second, 1, overwrite=False)
-    assert read_json(experiment / "config/train_model_oc.json")["settings"] == first and last.exists()
-    experiment.open_training("model_oc", second, 1, overwrite=True)
-    assert read_json(experiment / "config/train_model_oc.json")["settings"] == second
+    open_training(experiment, {"lr": 2})
+    assert read_json(experiment / "config/train_model_oc.json")["settings"]["lr"] == 1 and last.exists()
+    open_training(experiment, {"lr": 2}, overwrite=True)
+    assert read_json(experiment / "config/train_model_oc.json")["settings"]["lr"] == 2
     assert not last.exists() and experiment.epochs("train_model_oc") == []
 
 
-def test_overwrite_goes_on_with_a_training_of_the_same_settings(experiment):
-    """So the same command, --overwrite in it, is the way on after a kill."""
-    settings, content = {"max_epochs": 2, "lr": 1, "device": "cpu"}, {"lr": 1}
+def test_overwrite_resumes_a_training_of_the_same_settings(experiment):
+    """So the same command, --overwrite in it, resumes after a kill."""
     last = experiment / "ckpt/model_oc/last.pth"
-    save_checkpoint(last, {"settings": content})
-    experiment.open_training("model_oc", settings, 1, True, content)
+    save_checkpoint(last, {"settings": {"lr": 1}})
+    open_training(experiment, {"lr": 1}, overwrite=True)
     assert last.exists()
-    experiment.open_training("model_oc", settings, 1, True, {"lr": 2})
+    open_training(experiment, {"lr": 2}, overwrite=True)
     assert not last.exists()
     for damaged in (b"", b"not a checkpoint"):
         last.parent.mkdir(exist_ok=True)
         last.write_bytes(damaged)
-        experiment.open_training("model_oc", settings, 1, True, content)
+        open_training(experiment, {"lr": 1}, overwrite=True)
         assert not last.exists()
 
 
@@ -157,9 +172,9 @@ def test_room_is_asked_for_before_writing(tmp_path, monkeypatch, capsys, experim
         require_space(tmp_path, 4 << 30)
 
     # A training: the weights of each epoch, and four times as much for last.pth.
-    experiment.open_training("model_oc", {"max_epochs": 8}, 1 << 28, overwrite=False)
+    open_training(experiment, {}, epochs=8, size=1 << 28)
     with pytest.raises(OSError, match="ckpt/model_oc would take about 3.2 GiB"):
-        experiment.open_training("model_oc", {"max_epochs": 9}, 1 << 28, overwrite=False)
+        open_training(experiment, {}, epochs=9, size=1 << 28)
     make_file(experiment / "ckpt/model_oc/000.pth")
     make_file(experiment / "ckpt/model_oc/last.pth")
-    experiment.open_training("model_oc", {"max_epochs": 9}, 1 << 28, overwrite=False)
+    open_training(experiment, {}, epochs=9, size=1 << 28)

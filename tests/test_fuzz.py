@@ -36,6 +36,8 @@ from torch import nn
 
 from data.images import read_image
 from data.layout import VOCLayout
+from networks import build
+from networks.cam import CAMNet
 from networks.pretrained import load_weights, official_state, read_params
 from tests.stages import DEMO, call, files, own_data, refusal, small
 from tools.experiment import Experiment
@@ -338,7 +340,9 @@ def odd_png(draw, png):
 
 # ---- what stages leave about themselves ----
 
-SETTINGS = {"settings": {"classes": ["cat", "dog"], "width": 0.125, "blocks": [1, 1, 1, 1, 1, 0], "norm": "frozen"}}
+NETWORK = {"class": "CAMNet", "classes": ["cat", "dog"], "init": "random", "head": {"dropout_head": 0.5}, "backbone": {
+    "name": "resnet38d", "output_stride": 8, "norm": "frozen", "width": 0.03, "blocks": [1, 1, 1, 1, 0, 0],
+    "dilation": [1, 1, 1], "dropout": [0.0, 0.0]}}
 ROWS = [{"epoch": 0, "loss": 0.5, "miou": 40.0, "curve": [[0.1, 40.0]]}, {"epoch": 1, "loss": None, "miou": 50.0}]
 MADE_BY = {"stage": "infer model_cse", "inputs": {"ckpt/model_cse/014.pth": digest("/dev/null"), "crf/06": "unknown"},
            "settings": {"scales": [0.5, 1.0], "labels": "given", "data": {"labels.json": "0123abcd"}}}
@@ -383,17 +387,13 @@ def right_verify(_, content):
         assert record.get("inputs", {}).get(name, recorded) == recorded
 
 
-def make_config(folder):
-    write_json(folder / "X/config/train_model_oc.json", SETTINGS)
-    return folder / "X/config/train_model_oc.json"
+def make_network(folder):
+    write_json(folder / "network.json", NETWORK)
+    return folder / "network.json"
 
 
-def read_config(path):
-    return Experiment(path.parents[2], "X").settings_of(path.parents[1] / "ckpt/model_oc/000.pth")
-
-
-def right_config(found, content):
-    assert found == json.loads(content)["settings"] and isinstance(found, dict)
+def right_network(network, content):
+    assert isinstance(network, CAMNet) and network.fc8.out_channels == len(json.loads(content)["classes"])
 
 
 def make_log(folder):
@@ -666,7 +666,7 @@ KINDS = {
     "picture": Kind(make_photo, odd_png(encoded(PHOTO, format="PNG", exif=TURNED)), read_image, right_photo),
     "claim": Kind(make_made_by, odd_json(MADE_BY), claim, right_claim, named="dict"),
     "verify": Kind(make_made_by, odd_json(MADE_BY) | odd_inputs, verify_folder, right_verify, named="dict"),
-    "config": Kind(make_config, odd_json(SETTINGS), read_config, right_config),
+    "network": Kind(make_network, odd_json(NETWORK), build, right_network),
     "log": Kind(make_log, odd_log, read_log, right_log, named="model_oc"),
     "cam npz": Kind(make_maps("cam.npz"), odd_npz(), read_cam, right_maps, sums=True),
     "crf npz": Kind(make_maps("crf.npz"), odd_npz(), read_crf, right_maps, sums=True),
@@ -759,8 +759,8 @@ SPOILED = {
                                          "names the folder itself"),
     "experiment/X/log/train_model_oc.jsonl": (write("{}"), (*INFER, "--model", "model_oc", "--load_epo", "best"),
                                               "no epoch"),
-    "experiment/X/config/train_model_cse.json": (write('{"settings": 3}'), (*INFER, "--dict_dir", "new"),
-                                                 "no settings"),
+    "experiment/X/ckpt/model_cse/network.json": (write('{"class": 3}'), (*INFER, "--dict_dir", "new"),
+                                                 "describes no network"),
     "experiment/X/dict/train_0005.npz": (flip, EVALUATE, "cannot be read"),
     "experiment/X/ckpt/model_cse/001.pth": (flip, (*INFER, "--dict_dir", "new"), "damaged"),
     "experiment/X/ckpt/model_oc/last.pth": (flip, TRAIN, "damaged"),

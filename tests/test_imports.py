@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-FOLDERS = ("networks", "methods", "data", "tools")
+FOLDERS = ("models", "networks", "methods", "data", "tools")
 STAGES = {p.stem for p in ROOT.glob("*.py")} - {"config"}
 MODULES = {str(p.relative_to(ROOT)): ast.parse(p.read_text("utf-8"))
            for folder in (".", *FOLDERS, "benchmarks") for p in sorted((ROOT / folder).glob("*.py"))}
@@ -17,9 +17,10 @@ MAY_IMPORT = {
     "methods": {"methods"},
     "data": {"data"},
     "tools": {"tools"},
-    "config": set(),
-    "stage": {"networks", "methods", "data", "tools", "config"},
-    "benchmarks": {"networks", "methods", "data", "tools", "config", "benchmarks", "infer", "train"},
+    "config": {"tools"},
+    "models": {"models", "networks", "methods", "data", "tools", "config"},
+    "stage": {"models", "networks", "methods", "data", "tools", "config"},
+    "benchmarks": {"models", "networks", "methods", "data", "tools", "config", "benchmarks", "infer", "train"},
 }
 WEIGHTS = "networks/pretrained.py"          # the one file of networks/ and methods/ that opens files
 WRITERS = {"tools/files.py", "tools/maps.py", "tools/experiment.py", "tools/lock.py", "data/prepare.py"}
@@ -108,7 +109,7 @@ def test_one_file_writes(path):
 
 def test_one_file_knows_the_experiments_folders():
     """No other names `ckpt` or `made_by.json`, save in words for people (docstrings, messages)."""
-    for path in in_folders("stage", "tools", "methods", "networks", "config"):
+    for path in in_folders("stage", "models", "tools", "methods", "networks", "config"):
         if path in ("tools/experiment.py", "tools/provenance.py"):
             continue
         for name, call in calls(MODULES[path]):

@@ -10,7 +10,7 @@ from PIL import Image
 from data import transforms
 from data.dataset import TrainSet
 from data.layout import VOCLayout
-from data.loader import EpochSampler, train_loader
+from data.loader import Plan, train_loader
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -48,53 +48,68 @@ def first_class(label, generator):
     return torch.randint(1000, (len(label),), generator=generator)
 
 
-def batches(dataset=None, **settings):
-    return list(train_loader(dataset or Numbers(), **{"batch_size": 4, "epochs": 3, "seed": 1, **settings}))
+def batches(dataset=None, batch_size=4, epochs=3, **settings):
+    dataset = dataset or Numbers()
+    return list(train_loader(dataset, Plan(len(dataset), [batch_size] * epochs, 1), **settings))
+
+
+def listed(start=0, sizes=(4, 4, 4), seed=1, images=10):
+    return [(epoch, members.tolist()) for epoch, members in Plan(images, sizes, seed).batches(start)]
 
 
 def test_each_epoch_is_another_permutation_without_its_remainder():
-    steps = list(EpochSampler(10, 4, epochs=3, seed=1))
-    assert len(steps) == 6 and all(len(step) == 4 for step in steps)
-    orders = []
-    for epoch in range(3):
-        samples = steps[2 * epoch] + steps[2 * epoch + 1]
-        assert {sample[0] for sample in samples} == {epoch}
-        orders.append([index for _, index in samples])
-        assert len(set(orders[-1])) == 8 and set(orders[-1]) <= set(range(10))
+    steps = listed()
+    assert [epoch for epoch, _ in steps] == [0, 0, 1, 1, 2, 2] and all(len(members) == 4 for _, members in steps)
+    orders = [steps[2 * epoch][1] + steps[2 * epoch + 1][1] for epoch in range(3)]
+    for order in orders:
+        assert len(set(order)) == 8 and set(order) <= set(range(10))
     assert orders[0] != orders[1] != orders[2]
-    assert list(EpochSampler(10, 4, epochs=3, seed=2)) != steps
+    assert listed(seed=2) != steps
 
 
-@pytest.mark.parametrize("start_step", range(8))
-def test_a_restart_goes_on_with_the_same_sequence(start_step):
-    whole = list(EpochSampler(10, 4, epochs=3, seed=1))
-    rest = EpochSampler(10, 4, epochs=3, seed=1, start_step=start_step)
-    assert list(rest) == whole[start_step:] and len(rest) == len(whole[start_step:])
+def test_epochs_may_have_batches_of_different_sizes():
+    """AEFT's: 8 in epochs 0 to 17, then 32."""
+    plan = Plan(1632, [8] * 18 + [32] * 22, 4242)
+    assert plan.steps == 204 * 18 + 51 * 22 and plan.epochs == 40
+    assert (plan.epoch_of(0), plan.epoch_of(203), plan.epoch_of(204)) == (0, 0, 1)
+    assert plan.epoch_of(204 * 18 - 1) == 17 and plan.epoch_of(204 * 18) == 18 and plan.epoch_of(plan.steps) == 40
+    assert plan.place_of(204 * 18 + 50) == (18, 50, 51) and plan.place_of(plan.steps - 1) == (39, 50, 51)
+    assert [steps for steps in range(500) if plan.ends_epoch(steps)] == [204, 408] and plan.ends_epoch(plan.steps)
+    sizes = [len(members) for _, members in listed(sizes=(2, 3, 5), images=11)]
+    assert sizes == [2] * 5 + [3] * 3 + [5] * 2
+    # The order of an epoch does not depend on the epochs before it.
+    assert listed(sizes=(2, 5))[5:] == listed(sizes=(5, 5))[2:]
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 4), (2, 5, 3)])
+@pytest.mark.parametrize("start", range(8))
+def test_a_restart_resumes_with_the_same_sequence(start, sizes):
+    assert listed(start, sizes) == listed(0, sizes)[start:]
+    loader = train_loader(Numbers(), Plan(10, sizes, 1), start)
+    assert len(loader) == len(listed(0, sizes)[start:])
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_share_each_batch(world):
-    whole = list(EpochSampler(10, 4, epochs=3, seed=1))
-    parts = [list(EpochSampler(10, 4, 3, 1, rank=rank, world=world)) for rank in range(world)]
-    for step, batch in enumerate(whole):
+    parts = [batches(rank=rank, world=world) for rank in range(world)]
+    for step, (_, members) in enumerate(listed()):
         for rank in range(world):
-            assert parts[rank][step] == batch[rank::world]
+            assert parts[rank][step]["index"].tolist() == members[rank::world]
 
 
 def test_impossible_batches_are_refused():
     with pytest.raises(ValueError, match=r"batch of 11 .* list of 10 images: --batch_size"):
-        EpochSampler(10, 11, 1, 0)
+        Plan(10, [4, 11], 0)
     with pytest.raises(ValueError, match=r"--batch_size 4 .* 3 processes"):
-        EpochSampler(10, 4, 1, 0, world=3)
+        train_loader(Numbers(), Plan(10, [6, 4], 0), world=3)
     with pytest.raises(ValueError, match="--batch_size"):
-        EpochSampler(10, 0, 1, 0)
+        Plan(10, [0], 0)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_come_in_order_from_all_epochs(num_workers):
     loaded = batches(num_workers=num_workers, start_step=1)
-    expected = list(EpochSampler(10, 4, 3, 1, start_step=1))
-    assert [list(zip(batch["epoch"].tolist(), batch["index"].tolist())) for batch in loaded] == expected
+    assert [(int(batch["epoch"][0]), batch["index"].tolist()) for batch in loaded] == listed(1)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

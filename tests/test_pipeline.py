@@ -16,16 +16,19 @@ import config
 import reproduce
 from data import prepare
 from data.layout import VOC_CLASSES, VOCLayout
+from models import MODELS
+from networks import build
 from networks.cam import CAMNet
 from networks.pretrained import official_state
 from tests.conftest import ROOT
-from tests.stages import DEMO, EPOCHS, call, files, refusal, small
+from tests.stages import DEMO, EPOCHS, call, files, parse, refusal, small
 from tests.test_pretrained import write_params
+from tools import flags
 from tools.maps import read_cam, read_crf
 
 EVAL_KEYS = {"miou", "threshold", "fixed_threshold", "fixed_miou", "per_class", "curve", "images", "list"}
-ALPHAS = (4, *config.defaults(config.Infer, "demo")["alphas"][0])        # 4 and 24 are AffinityNet's
-WALK = "rw/" + "_".join(f"{config.defaults(config.InferAff, 'demo')[side][0]:02g}" for side in ("low", "high"))
+ALPHAS = (4, *flags.defaults(config.Infer, "demo")["alphas"][0])        # 4 and 24 are AffinityNet's
+WALK = "rw/" + "_".join(f"{flags.defaults(config.InferAff, 'demo')[side][0]:02g}" for side in ("low", "high"))
 ROW_KEYS = {"variant", "stage", "split", "miou", "threshold", "fixed_miou", "paper", "paper_source", "seconds",
             "command", "backbone", "init"}
 
@@ -40,7 +43,8 @@ def test_the_files_of_training(finished):
     folder = finished / "experiment/X"
     for model, epochs in EPOCHS.items():
         ckpt = folder / f"ckpt/{model}"
-        assert sorted(p.name for p in ckpt.iterdir()) == [*(f"{e:03d}.pth" for e in range(epochs)), "last.pth"]
+        assert sorted(p.name for p in ckpt.iterdir()) == [*(f"{e:03d}.pth" for e in range(epochs)), "last.pth",
+                                                        "network.json"]
         weights = torch.load(ckpt / f"{epochs - 1:03d}.pth", weights_only=True)
         assert {"conv1a.weight", "b2.bn_branch2a.running_mean", "b5.conv_branch1.weight", "b6.conv_branch2b2.weight",
                 "bn7.bias", "fc8.weight"} <= set(weights)
@@ -64,8 +68,7 @@ def test_the_files_of_training(finished):
 
 def test_the_weights_load_into_a_network_without_the_experiment(finished):
     weights = torch.load(finished / "experiment/X/ckpt/model_cse/001.pth", weights_only=True)
-    settings = json.loads((finished / "experiment/X/config/train_model_cse.json").read_text())["settings"]
-    network = CAMNet(6, **{name: settings[name] for name in config.NETWORK_FIELDS})
+    network = build(finished / "experiment/X/ckpt/model_cse/network.json")
     assert list(official_state(network)) == list(weights)
 
 
@@ -161,7 +164,7 @@ def test_the_loss_falls(place):
 def test_nothing_is_done_twice(place):
     before = files("experiment")
     for model, epochs in EPOCHS.items():
-        assert f"whole, {epochs} epochs; nothing to do" in call("train", *DEMO, *small(model))
+        assert f"complete, {epochs} epochs; nothing to do" in call("train", *DEMO, *small(model))
         text = call("infer", *DEMO, "--model", model, "--vis", "--dict", "--crf", "--alphas", 2, 24)
         assert "12 of 12 images are finished" in text
     assert files("experiment") == before
@@ -237,7 +240,7 @@ def test_reproduce(tmp_path, monkeypatch):
     """The commands of the recipe demo, on fewer pictures and for one epoch; a second run trains and infers nothing."""
     monkeypatch.chdir(tmp_path)
     for model in ("model_oc", "model_cse"):
-        monkeypatch.setitem(config.RECIPES["demo"][model], "max_epochs", (1, "a test"))
+        monkeypatch.setitem(MODELS[model].RECIPES["demo"], "max_epochs", (1, "a test"))
     for stage in ("Train", "TrainAff", "TrainSeg"):
         monkeypatch.setitem(config.RECIPES["demo"][stage], "batch_size", (4, "a test"))
         monkeypatch.setitem(config.RECIPES["demo"][stage], "max_epochs", (1, "a test"))
@@ -312,7 +315,7 @@ def test_the_time_of_a_stage_is_that_of_the_work(tmp_path, monkeypatch):
     def seconds(*words, **how):
         ends.clear()
         ends.update({f"{name}.py": value for name, value in how.items()})
-        settings = config.parse(config.Reproduce, ["--name", "X", *words])
+        settings = parse(config.Reproduce, ["--name", "X", *words])
         return [row[-1] for row in reproduce.run_stages(settings, "X", plan)]
 
     monkeypatch.setattr("reproduce.run_stage", run)

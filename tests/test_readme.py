@@ -4,6 +4,7 @@ import re
 import pytest
 
 from tests.conftest import ROOT
+from tests.stages import parse
 
 PAGES = [ROOT / name for name in ("README.md", "BENCHMARKS.md", "pretrained/README.md")]
 
@@ -25,4 +26,4 @@ def test_the_flags_of_the_commands_exist():
     lines = re.findall(r"^(?:python|torchrun \S+) (\w+\.py) ([^#\n]*)", (ROOT / "README.md").read_text("utf-8"), re.M)
     assert {stage for stage, _ in lines} == set(stages)
     for stage, words in lines:
-        config.parse(stages[stage], words.split())
+        parse(stages[stage], words.split())

@@ -16,7 +16,7 @@ import config
 from data.layout import VOCLayout
 from data.prepare import voc_palette
 from tests import chromium
-from tests.stages import call
+from tests.stages import call, parse
 from tools.experiment import Experiment
 from tools.files import write_json
 from tools.maps import read_cam, read_crf, save_cam, save_crf
@@ -322,7 +322,7 @@ def test_a_log_and_the_dataset(own):
               "reproduce.py": config.Reproduce}
     assert [line.split()[1] for line in commands] == ["infer.py", "infer.py", *stages]
     for line in commands:
-        settings = config.parse(stages[line.split()[1]], shlex.split(line)[2:])
+        settings = parse(stages[line.split()[1]], shlex.split(line)[2:])
         assert settings.data_root == "data" and getattr(settings, "infer_list", "train") == "train"
     assert "--model model_cse --crf --alphas 4 24" in commands[2]       # what AffinityNet needs
 
@@ -335,7 +335,7 @@ def test_what_is_missing_is_named_in_the_order_in_which_it_is_made(own):
         "train.py", "train.py", "infer.py", "infer.py", "train_aff.py", "infer_aff.py", "train_seg.py", "infer_seg.py"]
     for line, stage in zip(commands, (config.Train, config.Train, config.Infer, config.Infer, config.TrainAff,
                                       config.InferAff, config.TrainSeg, config.InferSeg)):
-        config.parse(stage, shlex.split(line)[2:])
+        parse(stage, shlex.split(line)[2:])
     assert commands[4].endswith("--low 4 --high 24 --train_list train")   # there is no train_aug
     assert commands[6].endswith("--label_dir rw/04_24 --train_list train")
 

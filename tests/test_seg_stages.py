@@ -10,13 +10,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-import config
 from data.images import read_image
 from data.layout import VOC_CLASSES, VOCLayout
 from data.prepare import voc_palette
 from data.transforms import views
 from methods.segmentation import multi_scale_scores
-from networks.deeplab import LargeFOV
+from networks import build
 from networks.pretrained import load_weights, official_state
 from tests.stages import DEMO, call, copy_place, files, own_data, refusal, torchrun
 from tests.test_bad_input import assert_says, cut, mend_labels
@@ -78,12 +77,12 @@ def label_map(path):
 
 def test_the_files_of_training(trained):
     folder = trained / "experiment/X"
-    assert sorted(p.name for p in (folder / "ckpt/seg").iterdir()) == ["000.pth", "001.pth", "last.pth"]
+    assert sorted(p.name for p in (folder / "ckpt/seg").iterdir()) == ["000.pth", "001.pth", "last.pth", "network.json"]
     stored = json.loads((folder / "config/train_seg.json").read_text())["settings"]
     assert stored["network"] == "largefov" and stored["classes"] == VOCLayout(trained / "data/critters").classes
     assert len(stored["inputs"]["init"]) == len(stored["inputs"]["labels"]) == 64
     weights = torch.load(folder / "ckpt/seg/001.pth", weights_only=True)
-    network = LargeFOV(6, **{name: stored[name] for name in config.BACKBONE_FIELDS})
+    network = build(folder / "ckpt/seg/network.json")
     assert list(official_state(network)) == list(weights) and weights["b9.weight"].shape[0] == 7
     before = torch.load(folder / "ckpt/model_cse/001.pth", weights_only=True)       # {name}/model_cse
     assert torch.equal(weights["bn7.running_mean"], before["bn7.running_mean"])
@@ -254,12 +253,12 @@ def test_the_maps_are_those_of_all_scales_without_dropout(seg, words):
     """Beside the same by hand: the network in eval mode, its views averaged, the CRF of a segmentation network."""
     if words:
         pytest.importorskip("pydensecrf")
-    path = seg / "experiment/X/config/train_seg.json"
+    path = seg / "experiment/X/ckpt/seg/network.json"
     stored, layout = json.loads(path.read_text()), VOCLayout("data/critters")
-    stored["settings"]["dropout"] = [0.9, 0.9]
+    stored["backbone"]["dropout"] = [0.9, 0.9]
     path.write_text(json.dumps(stored))
     call("infer_seg", *DEMO, "--scales", 0.5, 1.25, *words, "--seg_dir", "other", "--only", "val_0003")
-    network = LargeFOV(6, **{name: stored["settings"][name] for name in config.BACKBONE_FIELDS}).eval()
+    network = build(path).eval()
     load_weights(network, seg / "experiment/X/ckpt/seg/001.pth")
     image = read_image(layout.image_path("val_0003"))
     scores = multi_scale_scores(network, views(image, (0.5, 1.25)), (128, 128)).numpy()
@@ -273,7 +272,7 @@ def test_the_maps_are_those_of_all_scales_without_dropout(seg, words):
 
 def test_the_flags_of_training_reach_their_places(seg, monkeypatch):
     seen = {}
-    monkeypatch.setattr(engine, "run_training", lambda objective, network, groups, loader, *rest, **kw: seen.update(
+    monkeypatch.setattr(engine, "run_training", lambda objective, network, groups, loader, run: seen.update(
         loader.args[0].augment.keywords, dropout=[m.p for m in network.modules() if isinstance(m, nn.Dropout2d)]))
     call("train_seg", *SEG, "--jitter", 0.1, 0.2, 0.3, 0.05, "--crop", 80, "--scale", 0.6, 1.1, "--dropout", 0.6, 0.7)
     assert seen == {"crop_size": 80, "scale": (0.6, 1.1), "jitter_amounts": (0.1, 0.2, 0.3, 0.05),
@@ -291,8 +290,8 @@ def test_labels_that_have_changed_are_other_labels(seg):
 @pytest.mark.slow
 def test_torchvisions_network(seg):
     """From random, at a small crop: it trains, goes on, and tells its classes."""
-    line = (*SEG, *ELSEWHERE, "--name", "V", "--network", "deeplabv3_resnet50", "--init", "random", "--norm", "train",
-            "--crop", 32, "--max_epochs", 1)
+    line = (*SEG, *ELSEWHERE, "--name", "V", "--network", "deeplabv3", "--backbone", "resnet50", "--init", "random",
+            "--norm", "train", "--crop", 32, "--max_epochs", 1)
     call("train_seg", *line)
     assert "nothing to do" in call("train_seg", *line)
     call("infer_seg", *INFER, "--name", "V", "--only", "val_0000")
@@ -442,8 +441,8 @@ def test_no_weights(seg):
                 "python infer_seg.py --name X --infer_list train")
     assert_says(refusal("train_seg", *SEG, "--init", "imagenet"), "pretrained/resnet_38d.params is not there",
                 "--init random")
-    (seg / "experiment/X/config/train_seg.json").unlink()
-    assert_says(refusal("infer_seg", *INFER), "config/train_seg.json", "python train_seg.py --name X")
+    (seg / "experiment/X/ckpt/seg/network.json").unlink()
+    assert_says(refusal("infer_seg", *INFER), "ckpt/seg/network.json", "python train_seg.py --name X")
 
 
 def test_other_classes(seg):
@@ -456,7 +455,7 @@ def test_other_classes(seg):
 
 
 @pytest.mark.parametrize("stage, words, says", [
-    ("train_seg", ("--network", "unet"), ("--network", "deeplabv3_resnet50")),
+    ("train_seg", ("--network", "unet"), ("--network", "deeplabv3")),
     ("train_seg", ("--scale", 1.5, 0.5), ("--scale", "1.5 0.5")),
     ("train_seg", ("--scale", 0, 1), ("--scale", "above 0")),
     ("train_seg", ("--batch_size", 13), ("batch of 13", "12 images", "--batch_size takes 1 to 12")),

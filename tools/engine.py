@@ -1,6 +1,6 @@
 """The one training loop, and the authors' optimizer."""
 import math
-import time
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
 from tools import distributed, interrupt
-from tools.files import load_checkpoint, save_checkpoint
+from tools.progress import Progress
 from tools.provenance import digest
 from tools.recompute import InParts, recomputed
 
@@ -39,111 +39,122 @@ def start_from(path, flag, load):
     return digest(path)
 
 
-def run_training(objective, network, groups, train_loader, experiment, model, settings, record, *, steps, device,
-                 weights, **hooks):
-    """Open the training of a stage, or go on with it, and fit: what every training script ends with.
+@dataclass
+class Run:
+    """What a training is, beside its networks."""
+    experiment: object          # tools.experiment.Experiment
+    model: str                  # names its files: ckpt/MODEL, log/train_MODEL.jsonl
+    settings: object            # the stage's
+    record: dict                # what must be equal for it to resume (JSON)
+    description: dict           # of its network: network.json
+    plan: object                # data.loader.Plan: the batches
+    device: torch.device
+    weights: object             # function network -> what EEE.pth holds
+    ids: list                   # the images' IDs, to name those of a batch
 
-    train_loader  data.loader.train_loader with its dataset: what else it takes is read from settings
-    settings  the stage's: lr, power, momentum, max_epochs, overwrite and those that fit takes by name are read here
-    record    what must be equal for a run to go on (JSON);  hooks  ids, on_step, on_epoch of fit
+    @property
+    def stage(self):
+        return f"train_{self.model}"
+
+
+def run_training(objective, network, groups, train_loader, run, schedule_steps=None, on_step=None, on_epoch=None):
+    """Open a training, or resume it, and fit: what every training stage ends with.
+
+    train_loader    data.loader.train_loader with its dataset and plan
+    schedule_steps  over which the rate falls; default: those of the plan
     """
-    part = distributed.world() * settings.accumulate
-    if settings.batch_size % part:
-        raise ValueError(f"--batch_size {settings.batch_size} cannot be cut into {settings.accumulate} equal parts in "
-                         f"each of {distributed.world()} processes: take a multiple of {part}, or another --accumulate")
-    optimizer, schedule = poly_sgd(groups, settings.lr, settings.max_epochs * steps, settings.power, settings.momentum)
+    settings, plan, parts = run.settings, run.plan, distributed.world() * run.settings.accumulate
+    for size in plan.batch_sizes:
+        if size % parts:
+            raise ValueError(f"--batch_size {size} cannot be cut into {settings.accumulate} equal parts in each of "
+                             f"{distributed.world()} processes: take a multiple of {parts}, or another --accumulate")
+    optimizer, schedule = poly_sgd(groups, settings.lr, schedule_steps or plan.steps, settings.power, settings.momentum)
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-    distributed.on_main(lambda: experiment.open_training(model, vars(settings) | record, size, settings.overwrite,
-                                                            record))
-    make_loader = partial(train_loader, settings.batch_size, settings.max_epochs, settings.seed,
-                          rank=distributed.rank(), world=distributed.world(), num_workers=settings.num_workers,
-                          pin_memory=device.type == "cuda")
-    fit(objective, network, optimizer, schedule, make_loader, experiment, f"train_{model}", record,
-        epochs=settings.max_epochs, steps=steps, device=device, weights=weights, precision=settings.precision,
-        seed=settings.seed, skip_nonfinite=settings.skip_nonfinite,
-        save_minutes=settings.save_minutes, print_freq=settings.print_freq, **hooks)
-    experiment.release()
+    distributed.on_main(lambda: run.experiment.open_training(run.model, vars(settings) | run.record, run.record,
+                                                             run.description, plan.epochs, size, settings.overwrite))
+    loader = partial(train_loader, rank=distributed.rank(), world=distributed.world(),
+                     num_workers=settings.num_workers, pin_memory=run.device.type == "cuda")
+    fit(objective, network, optimizer, schedule, loader, run, on_step, on_epoch)
+    run.experiment.release()
     distributed.stop()
 
 
-def fit(objective, network, optimizer, schedule, make_loader, experiment, stage, settings, *, epochs, steps, device,
-        weights, precision="fp32", seed=0, skip_nonfinite=0, save_minutes=10, print_freq=100, ids=None,
-        on_step=None, on_epoch=None):
-    """Train `network` through `objective` until epoch `epochs`; called again on the same folder, go on.
+def fit(objective, network, optimizer, schedule, make_loader, run, on_step=None, on_epoch=None):
+    """Train `network` through `objective` until the plan's end; called again on the same folder, resume.
 
     objective    nn.Module: (batch, epoch) -> dict of 0-d tensors with the key "loss"; the others are logged
-    make_loader  start step -> batches from there to the end;  steps  of an epoch
-    settings     what must be equal for a run to go on (JSON);  weights  network -> what EEE.pth holds
-    skip_nonfinite   batches that may be left out; the next one is a ValueError with the images that ids, the dataset's
-                 IDs, gives for batch["index"]
-    on_step      (step, batch) -> None;  on_epoch  (epoch) -> {name: value} for the log
-    Asked to stop (tools.interrupt) it saves after the step and leaves; so it does when a batch cannot be read.
-    Writes ckpt/MODEL/EEE.pth, ckpt/MODEL/last.pth, log/STAGE.jsonl. stage is "train_MODEL".
+    make_loader  start step -> batches from there to the end
+    on_step      (step, batch) -> None, before the update;  on_epoch  (epoch) -> {name: value} for the log
+    Of the settings it reads precision, seed, print_freq, save_minutes and skip_nonfinite, the batches that may be left
+    out: one more is a ValueError that names its images. When asked to stop (tools.interrupt) it saves after the step
+    and leaves; when a batch cannot be read, likewise.
+    Writes ckpt/MODEL/EEE.pth, ckpt/MODEL/last.pth, log/train_MODEL.jsonl.
     """
-    run = _Run(network, optimizer, schedule, experiment, stage, settings, weights, steps, device, on_epoch)
-    total = epochs * steps
+    settings, plan, state = run.settings, run.plan, Progress(run, network, optimizer, schedule, on_epoch)
     with interrupt.remembered():
-        if run.resume():
-            distributed.say(f"{stage}: goes on at epoch {run.step // steps}, step {run.step % steps} of {steps}"
-                            if run.step < total else f"{stage}: whole, {epochs} epochs; nothing to do")
-        if run.step >= total:
+        if state.resume():
+            distributed.say("{}: goes on at epoch {}, step {} of {}".format(run.stage, *plan.place_of(state.step))
+                            if state.step < plan.steps else
+                            f"{run.stage}: complete, {plan.epochs} epochs; nothing to do")
+        if state.step >= plan.steps:
             return
         forward = objective
         if distributed.world() > 1:
-            forward = DistributedDataParallel(objective, device_ids=[device.index] if device.type == "cuda" else None)
+            forward = DistributedDataParallel(objective,
+                                              device_ids=[run.device.index] if run.device.type == "cuda" else None)
         objective.train()
         statistics = [b for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.training
                       for b in m.buffers()]
-        bar = tqdm(total=total, initial=run.step, desc=stage, unit="step", disable=not distributed.is_main(),
-                   mininterval=1, dynamic_ncols=True)
-        for batch in _batches(run, make_loader, total, save_minutes):
-            batch = {k: _to(v, device) for k, v in batch.items()}
+        bar = tqdm(total=plan.steps, initial=state.step, desc=run.stage, unit="step",
+                   disable=not distributed.is_main(), mininterval=1, dynamic_ncols=True)
+        for batch in _batches(state, make_loader):
+            batch = {k: _to(v, run.device) for k, v in batch.items()}
             optimizer.zero_grad(set_to_none=True)
             before = [b.clone() for b in statistics]
-            _draw_from(seed, run.step)
-            with autocast(device, precision):
-                terms = forward(batch, run.step // steps)
+            _draw_from(settings.seed, state.step)
+            with autocast(run.device, settings.precision):
+                terms = forward(batch, plan.epoch_of(state.step))
             terms["loss"].backward()
             checked = _checked(terms, network)
             bad = not all(math.isfinite(value) for value in checked.values())
             if distributed.agree(bad)[0]:
                 for buffer, value in zip(statistics, before):
                     buffer.copy_(value)
-                images = [ids[i] for i in batch["index"].tolist()] if ids else []
-                run.skip_or_stop((checked, images) if bad else None, skip_nonfinite)
+                images = [run.ids[i] for i in batch["index"].tolist()] if run.ids else []
+                state.skip_or_stop((checked, images) if bad else None)
             else:
                 if on_step:
-                    on_step(run.step, batch)
+                    on_step(state.step, batch)
                 optimizer.step()
-                run.meter.add(terms, len(batch["image"]) * distributed.world())
+                state.meter.add(terms, len(batch["image"]) * distributed.world())
             schedule.step()
-            run.step += 1
+            state.step += 1
             bar.update()
-            if run.step % print_freq == 0 or run.step % steps == 0:
-                bar.set_postfix_str(run.summary())
-            if run.step % steps == 0:
-                run.save()
-                run.close_epoch()
+            if state.step % settings.print_freq == 0 or plan.ends_epoch(state.step):
+                bar.set_postfix_str(state.summary())
+            if plan.ends_epoch(state.step):
+                state.save()
+                state.close_epoch()
                 objective.train()
         bar.close()
 
 
-def _batches(run, make_loader, total, save_minutes):
-    """Yield the batches from the run's step on. Between two of them: save when it is time, leave when asked to."""
-    loader = iter(make_loader(run.step))
-    while run.step < total:
+def _batches(state, make_loader):
+    """Yield the batches from the state's step on. Between two of them: save when it is time, leave when asked to."""
+    loader = iter(make_loader(state.step))
+    while state.step < state.run.plan.steps:
         try:
             batch, failure = next(loader), None
         except Exception as error:
             failure = error
         failed, stop, due = distributed.agree(failure is not None, interrupt.asked(),
-                                              run.minutes_unsaved() >= save_minutes)
-        if (failed or stop or due) and run.step > run.saved_step:
-            run.save()
+                                              state.minutes_unsaved() >= state.run.settings.save_minutes)
+        if (failed or stop or due) and state.step > state.saved_step:
+            state.save()
         if stop:
             interrupt.leave()
         if failed:
-            raise failure or ValueError("another process could not read its pictures: see its message")
+            raise failure or ValueError("another process could not read its images: see its message")
         yield batch
 
 
@@ -157,116 +168,6 @@ def _checked(terms, network):
     norm = get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
     checked = {k: v.detach().float() for k, v in terms.items() if k.startswith("loss")} | {"gradient": norm}
     return dict(zip(checked, torch.stack(list(checked.values())).tolist()))
-
-
-class _Run:
-    """A training at a moment: what last.pth holds, and what it takes to write it."""
-
-    def __init__(self, network, optimizer, schedule, experiment, stage, settings, weights, steps, device, on_epoch):
-        self.network, self.optimizer, self.schedule = network, optimizer, schedule
-        self.experiment, self.stage, self.settings, self.weights = experiment, stage, settings, weights
-        self.steps, self.device, self.on_epoch = steps, device, on_epoch
-        self.folder = experiment / f"ckpt/{stage.removeprefix('train_')}"
-        self.step, self.meter, self.skipped, self.earlier = 0, Meter(), 0, 0.0
-        self.started = self.saved = time.monotonic()
-        self.saved_step = 0
-
-    def seconds(self):
-        """Return the seconds that the open epoch has taken, earlier runs included."""
-        return self.earlier + time.monotonic() - self.started
-
-    def minutes_unsaved(self):
-        return (time.monotonic() - self.saved) / 60
-
-    def summary(self):
-        """Describe the open epoch for the screen."""
-        words = " ".join(f"{name} {value:.3f}" for name, value in self.meter.means().items() if value is not None)
-        return f"{words} {self.meter.images / self.seconds():.1f} images/s"
-
-    def skip_or_stop(self, mine, allowed):
-        """Leave out a step whose loss or gradient is not finite, or raise ValueError if no more may be.
-
-        mine  (values {name: number}, images) of this process's part of the batch, None if nothing is wrong with it
-        """
-        self.meter.skipped += 1
-        self.skipped += 1
-        spoiled = [found for found in distributed.gather(mine) if found]
-        words = ", ".join(f"{name} {value:.4g}" for name, value in spoiled[0][0].items())
-        names = ", ".join(image for _, images in spoiled for image in images)
-        text = (f"epoch {self.step // self.steps}, step {self.step % self.steps}: the loss or its gradient is not "
-                f"finite ({words}) on the images {names or 'of this batch'}")
-        if self.skipped <= allowed:
-            if distributed.is_main():
-                self.experiment.log(self.stage, text)
-                tqdm.write(f"{text}: left out, {self.skipped} of at most {allowed}")
-            return
-        self.meter.skipped -= 1
-        self.skipped -= 1
-        self.save()
-        raise ValueError(f"{text}. The last good checkpoint is {self.folder / 'last.pth'}, from before this step: the "
-                         "same command goes on there. --skip_nonfinite N leaves out up to N such batches; look at the "
-                         "images; a lower --lr, or --precision fp32, may help")
-
-    def save(self):
-        """Write last.pth."""
-        state = {"settings": self.settings, "network": self.network.state_dict(),
-                 "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "step": self.step,
-                 "meter": self.meter.state(), "skipped": self.skipped, "seconds": self.seconds()}
-        distributed.on_main(lambda: save_checkpoint(self.folder / "last.pth", state))
-        self.saved, self.saved_step = time.monotonic(), self.step
-
-    def resume(self):
-        """Load last.pth; returns whether there was one. An epoch cut off while it was closed is closed."""
-        path = self.folder / "last.pth"
-        if not path.exists():
-            return False
-        saved = load_checkpoint(path)
-        if not isinstance(saved, dict) or not isinstance(saved.get("settings"), dict):
-            raise ValueError(f"{path} is not what training leaves to go on with: --overwrite starts again")
-        old, new = saved["settings"], self.settings
-        different = [f"{k}: then {old.get(k, 'absent')}, now {new.get(k, 'absent')}"
-                     for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k)]
-        if different:
-            raise ValueError(f"{path} was trained with other settings ({'; '.join(different)}). Go on with the old "
-                             "ones, start anew with --overwrite, or take another --name")
-        try:
-            self.network.load_state_dict(saved["network"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.schedule.load_state_dict(saved["schedule"])
-            self.step, self.meter, self.skipped = int(saved["step"]), Meter(saved["meter"]), int(saved["skipped"])
-            self.earlier = float(saved["seconds"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise ValueError(f"{path} lacks what it takes to go on, or holds it in another form "
-                             f"({type(error).__name__}): --overwrite with other settings, or deleting "
-                             f"{self.folder}, starts again") from None
-        self.saved_step = self.step
-        if self.step and self.step % self.steps == 0:
-            self.close_epoch()
-        return True
-
-    def close_epoch(self):
-        """Write EEE.pth of the epoch that has ended, measure and log it, unless that is done, and begin the next."""
-        epoch, seconds = self.step // self.steps - 1, self.seconds()
-        weights = self.folder / f"{epoch:03d}.pth"
-        if not distributed.on_main(weights.exists):
-            distributed.on_main(lambda: save_checkpoint(weights, self.weights(self.network)))
-        logged = distributed.on_main(lambda: any(r["epoch"] == epoch for r in self.experiment.epochs(self.stage)))
-        if not logged:
-            row = {"epoch": epoch, **self.meter.means(), "lr": self.optimizer.param_groups[0]["lr"],
-                   "seconds": round(seconds, 2), "images_per_second": round(self.meter.images / seconds, 2)}
-            if self.device.type == "cuda":
-                row["memory_gib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 2)
-            if self.meter.skipped:
-                row["skipped"] = self.meter.skipped
-            if self.on_epoch:
-                row.update(self.on_epoch(epoch))
-            if distributed.is_main():
-                self.experiment.log_epoch(self.stage, row)
-                text = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
-                                 if not isinstance(v, (list, dict)))
-                self.experiment.log(self.stage, text)
-                tqdm.write(f"{self.stage}  {text}")
-        self.meter, self.earlier, self.started = Meter(), 0.0, time.monotonic()
 
 
 def to_device(module, device, inference=False):
@@ -312,42 +213,6 @@ def autocast(device, precision):
 def loader_for(device, num_workers):
     """Say how inference reads pictures: a GPU is fed by processes; a CPU has none to spare."""
     return {"num_workers": num_workers, "pin_memory": True} if device.type == "cuda" else {}
-
-
-class Meter:
-    """Running means of an objective's terms. Terms that are nan (nothing to average) do not count; skipped: steps."""
-
-    def __init__(self, state=None):
-        self.sums, self.counts, self.images, self.skipped = {}, {}, 0, 0
-        if state:
-            self.images, self.skipped = state["images"], state["skipped"]
-            self.sums = {k: torch.tensor(v, dtype=torch.float64) for k, v in state["sums"].items()}
-            self.counts = {k: torch.tensor(v, dtype=torch.float64) for k, v in state["counts"].items()}
-
-    def add(self, terms, images):
-        self.images += images
-        for name, value in terms.items():
-            value = value.detach().double()
-            known = torch.ones_like(value) if name == "loss" else (~value.isnan()).double()
-            device = value.device
-            self.sums[name] = self.sums.get(name, torch.zeros(())).to(device) + (
-                value if name == "loss" else value.nan_to_num())
-            self.counts[name] = self.counts.get(name, torch.zeros(())).to(device) + known
-
-    def means(self):
-        """Return {name: mean over steps and processes}, None where nothing counted."""
-        names = list(self.sums)
-        if not names:               # every step so far was left out
-            return {}
-        table = torch.stack([torch.stack([self.sums[n], self.counts[n]]) for n in names])       # (terms, 2)
-        table = distributed.sum_over_processes(table).cpu()
-        return {n: float(s / c) if c else None for n, (s, c) in zip(names, table)}
-
-    def state(self):
-        """Return what a checkpoint keeps: the processes' mean, so that every process may start from it."""
-        sums, counts = ({k: float(distributed.global_mean(v)) for k, v in part.items()}
-                        for part in (self.sums, self.counts))
-        return {"images": self.images, "skipped": self.skipped, "sums": sums, "counts": counts}
 
 
 def _to(value, device):

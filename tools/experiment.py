@@ -3,6 +3,7 @@
 experiment/NAME/
   config/STAGE_MODEL.json   settings, versions, git revision, command line
   ckpt/MODEL/EEE.pth        weights after epoch EEE, the authors' names
+  ckpt/MODEL/network.json   what network that is: see networks.build
   ckpt/MODEL/last.pth       everything needed to resume
   log/STAGE_MODEL.jsonl     one line an epoch;  log.txt for people;  train/ images of masks
   log/reproduce.json        each stage's seconds, over all runs of reproduce.py
@@ -24,12 +25,11 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from tools import lock
+from tools import flags, lock
 from tools.files import (
     discard,
     explained,
     load_checkpoint,
-    read_json,
     require_space,
     sweep,
     write_json,
@@ -38,6 +38,14 @@ from tools.files import (
 )
 from tools.maps import pair_alphas
 from tools.provenance import MADE_BY, differences, digest, read_made_by, revision, versions
+
+NETWORK = "network.json"
+
+
+def experiment_of(settings):
+    """Return the experiment in which a stage with these settings works."""
+    return Experiment(settings.experiment_root, settings.name,
+                      flags.changed(settings, "recipe", "data_root", "experiment_root"))
 
 
 class Experiment:
@@ -171,65 +179,64 @@ class Experiment:
             raise ValueError(f"{folder} has no epoch {which}; there are {there[0]} to {there[-1]}, {len(there)} in all")
         return folder / f"{stem}.pth"
 
-    def settings_of(self, weights, *needed):
-        """Return the stored settings of the training that wrote ROOT/X/ckpt/MODEL/EEE.pth, or None.
+    def network_of(self, weights):
+        """Return the path of the network.json beside weights; None if they lie in no experiment and have none.
 
-        Raises ValueError if one of the `needed` is missing.
+        Raises ValueError with the command that writes it where an experiment's weights lack it.
         """
-        weights = Path(weights or "none")
-        path = weights.parent.parent.parent / f"config/train_{weights.parent.name}.json"
-        if not path.exists():
+        path, where = Path(weights).with_name(NETWORK), Path(os.path.abspath(weights)).parents
+        if path.exists():
+            return path
+        if where[1].name != "ckpt":
             return None
-        record = read_json(path)
-        if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
-            raise ValueError(f"{path} holds no settings: it is not the file that training wrote. Put that back")
-        if missing := [name for name in needed if name not in record["settings"]]:
-            raise ValueError(f"{path} lacks {', '.join(missing)}: it is not the file that training wrote. Put that "
-                             "back")
-        return record["settings"]
+        home = Experiment(where[3], where[2].name, self.flags)
+        raise ValueError(f"no {path}, which tells what network {where[0].name} is. The command that trained it writes "
+                         f"the file again and trains nothing: {home.trainer(where[0].name)}")
 
-    def open_training(self, model, settings, weights_size, overwrite, content=None):
-        """Write config/train_MODEL.json for a new training; `overwrite` deletes a training with other settings.
+    def open_training(self, model, settings, record, description, epochs, weights_size, overwrite=False):
+        """Write config/train_MODEL.json and network.json for a training; overwrite deletes what one of another left.
 
-        weights_size  bytes of one EEE.pth. Raises OSError if the disk lacks room for those of all epochs.
-        content       the part of the settings that must be equal to resume
+        settings, record     all settings; what must be equal for a training to resume
+        description          what network it is (network.json)
+        epochs, weights_size   how many EEE.pth there will be, and bytes of one
+        Raises OSError if the disk lacks room for them.
         """
         folder = self / f"ckpt/{model}"
         self.lock(f"ckpt/{model}")
         self._sweep_small_files()
         sweep(folder)
-        if overwrite and folder.is_dir() and not _can_resume(folder / "last.pth", content or settings):
+        if overwrite and folder.is_dir() and not _can_resume(folder / "last.pth", record):
             discard(folder)
-        epochs = list(folder.glob("[0-9]*.pth"))
+        there = list(folder.glob("[0-9]*.pth"))
         begun = (folder / "last.pth").exists()
-        if epochs and not begun:
-            raise ValueError(f"{folder} holds weights ({epochs[0].name}) but no last.pth to resume from: --overwrite "
+        if there and not begun:
+            raise ValueError(f"{folder} holds weights ({there[0].name}) but no last.pth to resume from: --overwrite "
                              "starts anew, or take another --name")
         if not begun:
             (self / f"log/train_{model}.jsonl").unlink(missing_ok=True)
-        if not begun or not (self / f"config/train_{model}.json").exists():
+        files = self / f"config/train_{model}.json", folder / NETWORK
+        if not begun or not all(path.exists() for path in files) and _can_resume(folder / "last.pth", record):
             self.save_config(f"train_{model}", settings)
+            write_json(folder / NETWORK, description)
         # last.pth holds weights and momentum, and exists twice while it is replaced.
-        missing = settings["max_epochs"] - len(epochs)
+        missing = epochs - len(there)
         if missing:
             require_space(folder, weights_size * (missing + 4))
 
-    def find_init(self, source, flag="er_init"):
+    def find_init(self, source, flag, named=None, instead=None):
         """Return the weights file that --er_init, --cl_init and --init name, None for random.
 
-        source: random | imagenet | cam | a file | X/model_oc | X/model_oc/014
+        source   random | a name of `named` | an existing path | X/model_oc | X/model_oc/014
+        named    {name: function that finds its file};  instead: what a person may do where that raises ValueError
         """
         if source == "random":
             return None
-        if source in ("imagenet", "cam"):
-            path = Path("pretrained") / {"imagenet": "resnet_38d.params", "cam": "res38_cls.pth"}[source]
-            if path.exists():
-                return path
-            instead = (f"--{flag} random starts without it (and --norm train, since BatchNorm then has to learn)"
-                       if source == "imagenet" else
-                       f"or train one: {self.trainer('model_oc')}, "
-                       f"then --{flag} {self.name}/model_oc")
-            raise ValueError(f"{path} is not there. pretrained/README.md says where it comes from; {instead}")
+        if source in (named or {}):
+            try:
+                return named[source]()
+            except ValueError as error:
+                without = f"--{flag} random starts without it (and --norm train, since BatchNorm then has to learn)"
+                raise ValueError(f"{error}; {instead or without}") from None
         if Path(source).is_file():
             return Path(source)
         parts = source.split("/")
@@ -305,9 +312,9 @@ class Experiment:
         return str(path.relative_to(home)) if path.is_relative_to(home) else str(path)
 
 
-def _can_resume(path, content):
-    """Tell whether a last.pth is complete and has these settings."""
+def _can_resume(path, record):
+    """Say whether a last.pth is complete and was trained with these settings."""
     try:
-        return load_checkpoint(path)["settings"] == content
+        return load_checkpoint(path)["settings"] == record
     except (ValueError, OSError, KeyError, TypeError):
         return False

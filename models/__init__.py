@@ -1,0 +1,18 @@
+"""What train.py can train. A model is a file here, a file in methods/ with its objective, and a line in MODELS.
+
+TITLE       what people call it
+SUFFIX      of the folders in which infer.py writes its maps: dict_SUFFIX ...; "" for one model alone
+Settings    config.Train and the fields that only this model has
+RECIPES     {recipe: {field: (value, reason)}}: what a recipe changes for this model; voc's changes hold in all recipes
+start(settings, experiment, layout)     its networks with their first weights -> the trained network, its objective,
+            its description (networks.describe), digests of what it started from
+
+What a model may have besides, where the general way does not suit it:
+SAMPLE_TARGET                           label (C,), generator -> what is drawn for each sample: the batch's "target"
+plan(settings, images)                  data.loader.Plan, the batches
+schedule_steps(settings, images)        steps over which the learning rate falls
+pictures(settings, experiment, objective, layout, step, batch)      called before each update
+"""
+from models import model_cse, model_oc
+
+MODELS = {"model_oc": model_oc, "model_cse": model_cse}

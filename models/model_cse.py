@@ -1,0 +1,102 @@
+"""The CGNet, trained with class-specific erasing: OC-CSE (ICCV 2021)."""
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from config import PAPER, Train
+from data.transforms import denormalize
+from methods.cse import CSE, erase, sample_target
+from models.model_oc import start_camnet
+from networks import CAM_NETWORKS, build, describe
+from networks.pretrained import load_weights, named_weights, read_description
+from tools import distributed, engine
+from tools.files import save_image
+from tools.flags import option
+from tools.visualize import erasing_figure
+
+TITLE = "CGNet"
+SUFFIX = ""
+SAMPLE_TARGET = sample_target
+
+RECIPES = {
+    "demo": {
+        "lr": (0.005, "starts from the ordinary classifier"),
+        "er_init": ("{name}/model_oc", "no ImageNet weights"),
+        "cl_init": ("{name}/model_oc", "the classifier trained here"),
+        "val_every": (0, "measuring costs as much as three epochs; evaluation.py follows"),
+    },
+}
+
+
+@dataclass
+class Settings(Train):
+    """train.py --model model_cse"""
+    recipes = RECIPES
+
+    cc_init: float = option(0.3, "lambda = cc_init + cc_slope * epoch weighs the erasing loss", PAPER, least=0)
+    cc_slope: float = option(0.05, "see --cc_init", PAPER)
+    mask_norm: str = option("batch", "divide the mask by its maximum over the batch, as the code does, or over the "
+                            "image, as the paper's text says", PAPER, choices=("batch", "image"))
+    cl_init: str = option("cam", "the ordinary classifier: as --er_init; cam is the one that AffinityNet's authors "
+                          "released", PAPER)
+
+
+def start(settings, experiment, layout):
+    network, description, er_init = start_camnet(settings, experiment, layout)
+    oc, cl_init = load_classifier(settings, experiment, layout)
+    objective = CSE(network, oc, settings.cc_init, settings.cc_slope, settings.mask_norm, distributed.global_max,
+                    distributed.global_mean)
+    return network, objective, description, {"er_init": er_init, "cl_init": cl_init}
+
+
+def load_classifier(settings, experiment, layout):
+    """Load the ordinary classifier that --cl_init names, with its own backbone; returns it and its weights' digest.
+
+    A file that comes without a network.json is taken for a network with the backbone of these settings.
+    """
+    train_one = f"or train one: {experiment.trainer('model_oc')}, then --cl_init {experiment.name}/model_oc"
+    path = experiment.find_init(settings.cl_init, "cl_init", named_weights(settings.backbone), train_one)
+    if path is None:
+        raise ValueError("--cl_init random: the ordinary classifier must be a trained one")
+    if described := experiment.network_of(path):
+        description = read_description(described, CAM_NETWORKS, layout)
+    else:
+        description = describe("CAMNet", layout.classes, settings, {"dropout_head": settings.dropout_head})
+    oc = build(description)
+    return oc, engine.start_from(path, "cl_init", partial(load_weights, oc))
+
+
+def pictures(settings, experiment, objective, layout, step, batch):
+    """Draw train/STEP.png every --vis_freq steps: the erasing in up to four images of the batch.
+
+    With several processes they are of the main process's part of the batch.
+    """
+    if not settings.vis_freq or step % settings.vis_freq or not distributed.is_main():
+        return
+    chosen = (batch["target"] >= 0).nonzero()[:4, 0]
+    if not len(chosen):
+        return
+    with engine.autocast(batch["image"].device, settings.precision):
+        seen = look(objective, batch)           # of all images: their masks share a maximum
+    batch, seen = ({k: v[chosen].float().cpu() for k, v in part.items()} for part in (batch, seen))
+    figure = erasing_figure([denormalize(x) for x in batch["image"]], [denormalize(x) for x in seen["erased"]],
+                            seen["mask"][:, 0].numpy(), batch["label"].numpy(), batch["target"].numpy(),
+                            seen["before"].numpy(), seen["after"].numpy(), layout.classes)
+    save_image(experiment / f"train/{step:06d}.png", figure)
+
+
+@torch.no_grad()
+def look(objective, batch):
+    """Show what the erasing does to a batch that has "target".
+
+    Returns {"erased" (B, 3, H, W), "mask" (B, 1, H, W), "before" (B, C), "after" (B, C)}: the last two are the OC's
+    probabilities for the image and for what is left of it.
+    """
+    training = objective.cgnet.training
+    objective.cgnet.eval()
+    cam, _ = objective.cgnet(batch["image"])
+    objective.cgnet.train(training)
+    erased, mask = erase(batch["image"], cam, batch["target"], objective.mask_norm)
+    before, after = (torch.sigmoid(objective.oc(x)[1]) for x in (batch["image"], erased))
+    return {"erased": erased, "mask": mask, "before": before, "after": after}

@@ -1,0 +1,50 @@
+"""The ordinary classifier: what is in the image? Source: AffinityNet, whose released weights OC-CSE uses."""
+from dataclasses import dataclass
+from functools import partial
+
+from config import PSA, Train
+from methods.classification import Classification
+from networks import build, describe
+from networks.pretrained import load_start, named_weights
+from tools import distributed, engine
+
+TITLE = "ordinary classifier"
+SUFFIX = "_model_oc"
+
+RECIPES = {
+    "voc": {
+        "batch_size": (16, PSA),
+        "resize": ((256, 512), PSA),
+        "crop": (448, PSA),
+        "lr_new": (10, PSA),
+        "dropout_head": (0.5, PSA),
+        "er_init": ("imagenet", PSA),
+    },
+    "demo": {
+        "max_epochs": (20, "from scratch"),
+        "lr": (0.1, "from scratch"),
+        "norm": ("train", "no ImageNet weights: BatchNorm has to be trained"),
+        "er_init": ("random", "no ImageNet weights"),
+        "val_every": (0, "measuring costs as much as four epochs; evaluation.py follows"),
+    },
+}
+
+
+@dataclass
+class Settings(Train):
+    """train.py --model model_oc"""
+    recipes = RECIPES
+
+
+def start(settings, experiment, layout):
+    network, description, digest = start_camnet(settings, experiment, layout)
+    return network, Classification(network, distributed.global_mean), description, {"er_init": digest}
+
+
+def start_camnet(settings, experiment, layout):
+    """Make the trained network with the weights that --er_init names; returns it, its description, their digest."""
+    head = {"dropout_head": settings.dropout_head}
+    description = describe("CAMNet", layout.classes, settings, head, settings.er_init)
+    network = build(description)
+    path = experiment.find_init(settings.er_init, "er_init", named_weights(settings.backbone))
+    return network, description, engine.start_from(path, "er_init", partial(load_start, network, description))

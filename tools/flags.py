@@ -1,0 +1,206 @@
+"""A dataclass becomes a command line: each field is a flag with its help, its source and the limits of its value.
+
+A class of settings may hold `recipes`, {recipe: {field: (value, reason)}}: the defaults that a recipe changes.
+"""
+import argparse
+import math
+import re
+import sys
+from dataclasses import MISSING, asdict, field, fields
+
+OURS = "ours"
+
+
+def option(default, help, source=OURS, content=True, **kw):
+    """Define a field. kw: choices, least, above, most.
+
+    content=False  the flag changes no number, so a run may resume with another value of it
+    """
+    return field(default=default, metadata={"help": help, "source": source, "content": content, **kw})
+
+
+def parse(cls, argv=None, models=None):
+    """Read a stage's flags into its settings, an object of cls. Errors end the program.
+
+    argv    list of words; None: the program's own
+    models  {name: subclass of cls}: --model chooses one, whose own flags are then known and the others' are not
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", default="voc")
+    if models:
+        default = cls.__dataclass_fields__["model"].default
+        first.add_argument("--model", default=default, choices=tuple(models))
+    known, _ = first.parse_known_args([a for a in argv if a not in ("-h", "--help")])
+    if models:
+        cls = models[known.model]
+
+    doc = sys.modules[cls.__module__ if "__main__" not in sys.modules else "__main__"].__doc__ or cls.__doc__
+    parser = argparse.ArgumentParser(description=doc, allow_abbrev=False, formatter_class=_Formatter)
+    values = defaults(cls, known.recipe)
+    for f in fields(cls):
+        _add(parser, f, *values[f.name], tuple(models) if models and f.name == "model" else None)
+    found, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(_explained(unknown, models or {}, getattr(known, "model", None)))
+    settings = cls(**vars(found))
+    for f in fields(cls):
+        value = getattr(settings, f.name)
+        if isinstance(value, str) and "{name}" in value:
+            setattr(settings, f.name, value.replace("{name}", settings.name))
+    _check(parser, settings)
+    return settings
+
+
+def defaults(cls, recipe="voc"):
+    """Resolve a class's defaults for a recipe: {field: (value, source or reason)}. Every recipe starts from voc."""
+    values = {f.name: (f.default, f.metadata["source"]) for f in fields(cls)}
+    for name in ("voc", recipe):
+        for layer in reversed(cls.__mro__):
+            changes = vars(layer).get("recipes", {}).get(name, {})
+            values.update({flag: change for flag, change in changes.items() if flag in values})
+    return values
+
+
+def content(settings):
+    """Return the settings that change numbers: {field: value}, ready for JSON."""
+    return {name: value for name, value in as_json(settings).items()
+            if type(settings).__dataclass_fields__[name].metadata["content"]}
+
+
+def as_json(settings):
+    """Return all settings, ready for JSON."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
+
+
+def changed(settings, *names):
+    """Return the flags among `names` whose values are not the recipe's own, as words of a command line."""
+    own = defaults(type(settings), settings.recipe)
+    return [word for name in names if getattr(settings, name) != own[name][0]
+            for word in (f"--{name}", str(getattr(settings, name)))]
+
+
+def _add(parser, f, default, source, choices):
+    kind, meta = f.type, f.metadata
+    required = default is MISSING
+    shown = "" if required or default in ("", False) else f"default {_words(default)}; "
+    text = f"{meta['help']} ({shown}{source})".replace("%", "%%")
+    if kind is bool:
+        parser.add_argument(_flag(f), action="store_true", default=default, help=text)
+        return
+    choices = choices or meta.get("choices")
+    extra = {"choices": choices} if choices else {"metavar": f.name.upper()}
+    if getattr(kind, "__origin__", None) is tuple:
+        args = kind.__args__
+        extra.update(nargs="+" if Ellipsis in args else len(args), action=_Tuple)
+        kind = args[0]
+    parser.add_argument(_flag(f), dest=f.name, type=kind, default=None if required else default, required=required,
+                        help=text, **extra)
+
+
+def _flag(f):
+    """Name a field's flag: Python keeps the word `from` for itself, so that field is from_."""
+    return f"--{f.name.rstrip('_')}"
+
+
+def _explained(unknown, models, model):
+    """Say what is wrong with flags that a stage does not have: another model's, or nobody's."""
+    for word in unknown:
+        flag = word.partition("=")[0]
+        owners = [name for name, cls in models.items() if flag in map(_flag, fields(cls))]
+        if owners:
+            return f"{flag} is a flag of --model {' and '.join(owners)}, not of {model}"
+    return f"unrecognized arguments: {' '.join(unknown)}"
+
+
+def _check(parser, settings):
+    """Refuse values that make no sense, in the words of the flag."""
+    for f in fields(settings):
+        value, least = getattr(settings, f.name), f.metadata.get("least")
+        for v in value if isinstance(value, tuple) else (value,):
+            if isinstance(v, float) and not math.isfinite(v):
+                parser.error(f"--{f.name}: must be a finite number, not {v}")
+            if isinstance(v, int) and v > 2**32:
+                parser.error(f"--{f.name}: {v} is too large")
+            if least is not None and v < least:
+                parser.error(f"--{f.name}: must be at least {least}, not {v}")
+            if "above" in f.metadata and not v > f.metadata["above"]:
+                parser.error(f"--{f.name}: must be above {f.metadata['above']}, not {v}")
+            if v > f.metadata.get("most", v):
+                parser.error(f"--{f.name}: must be at most {f.metadata['most']}, not {v}")
+    optional = type(settings).__dataclass_fields__["name"].default == ""
+    if not re.fullmatch(r"[\w-][\w.-]*", settings.name) and not (optional and not settings.name):
+        parser.error(f"--name: letters, digits, _ - . and no leading dot, not {settings.name!r}")
+    part = re.fullmatch(r"(\d{1,6})/(\d{1,6})", getattr(settings, "shard", "1/1"))
+    if not part or not 0 <= int(part[1]) <= int(part[2]) or part[2] == "0" * len(part[2]):
+        parser.error(f"--shard: I/N with I from 1 to N, as 2/8, not {settings.shard!r}")
+    if hasattr(settings, "low") and settings.low >= settings.high:
+        parser.error(f"--low {settings.low:g} must be below --high {settings.high:g}: the larger alpha leaves less "
+                     "background")
+    for name in ("resize", "scale"):
+        low, high = getattr(settings, name, (0, 0))
+        if low > high:
+            parser.error(f"--{name}: the first must not be larger than the second: {low} {high}")
+
+
+def _words(value):
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+
+
+class _Tuple(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, tuple(values))
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=28, width=110)
+
+
+def run(main):
+    """Call a stage's main; print an error that a person can fix without its traceback, and exit with 1."""
+    try:
+        _call(main)
+    except SystemExit as leaving:
+        _end(main, leaving.code)
+        raise
+    _end(main, 0)
+
+
+def _end(main, code):
+    distributed = sys.modules.get("tools.distributed")      # a stage that did not import it is one process
+    if distributed and main.__module__ == "__main__":
+        distributed.end(code)
+
+
+def _call(main):
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped: run the same command to go on")
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        if "--traceback" in sys.argv:
+            raise
+        # A loader's process sends its whole traceback as the message; its last line is the error.
+        words = str(error).strip().splitlines() if "DataLoader worker" in str(error) else [str(error)]
+        sys.exit(f"error: {words[-1] or type(error).__name__}")
+    except RuntimeError as error:
+        if "--traceback" in sys.argv or not (remedy := _remedy(type(error).__name__, str(error))):
+            raise
+        sys.exit(f"error: {remedy}")
+
+
+def _remedy(kind, words):
+    """Explain those of torch's errors that a person can fix."""
+    if kind == "OutOfMemoryError" or "allocate memory" in words:
+        return ("the memory is full: --accumulate or --checkpoint_blocks train the same in less; a smaller "
+                "--batch_size, --crop or --width needs less, so does bf16")
+    if "DataLoader worker" in words and "exited unexpectedly" in words or "is killed by signal" in words:
+        return ("a process that reads images was killed, perhaps for want of memory: take fewer --num_workers, "
+                "then run the same command to go on")
+    if kind in ("DistBackendError", "DistNetworkError") or "closed by peer" in words or "gloo" in words.lower():
+        reason = re.sub(r"^\[\S+\] ", "", words.splitlines()[0]).split(". ")[0]     # without the file and line in torch
+        return ("another process of this run has ended or cannot be reached: what is on disk is complete; see its "
+                f"message, then run the same command to go on ({reason[:150]})")
+    return None

@@ -1,0 +1,40 @@
+"""Running means of what an objective tells of each step."""
+import torch
+
+from tools import distributed
+
+
+class Meter:
+    """Running means of an objective's terms. Terms that are nan (nothing to average) do not count; skipped: steps."""
+
+    def __init__(self, state=None):
+        self.sums, self.counts, self.images, self.skipped = {}, {}, 0, 0
+        if state:
+            self.images, self.skipped = state["images"], state["skipped"]
+            self.sums = {k: torch.tensor(v, dtype=torch.float64) for k, v in state["sums"].items()}
+            self.counts = {k: torch.tensor(v, dtype=torch.float64) for k, v in state["counts"].items()}
+
+    def add(self, terms, images):
+        self.images += images
+        for name, value in terms.items():
+            value = value.detach().double()
+            known = torch.ones_like(value) if name == "loss" else (~value.isnan()).double()
+            device = value.device
+            self.sums[name] = self.sums.get(name, torch.zeros(())).to(device) + (
+                value if name == "loss" else value.nan_to_num())
+            self.counts[name] = self.counts.get(name, torch.zeros(())).to(device) + known
+
+    def means(self):
+        """Return {name: mean over steps and processes}, None where nothing counted."""
+        names = list(self.sums)
+        if not names:               # every step so far was left out
+            return {}
+        table = torch.stack([torch.stack([self.sums[n], self.counts[n]]) for n in names])       # (terms, 2)
+        table = distributed.sum_over_processes(table).cpu()
+        return {n: float(s / c) if c else None for n, (s, c) in zip(names, table)}
+
+    def state(self):
+        """Return what a checkpoint keeps: the processes' mean, so that every process may start from it."""
+        sums, counts = ({k: float(distributed.global_mean(v)) for k, v in part.items()}
+                        for part in (self.sums, self.counts))
+        return {"images": self.images, "skipped": self.skipped, "sums": sums, "counts": counts}
