@@ -20,6 +20,13 @@ SUFFIX = ""
 SAMPLE_TARGET = sample_target
 
 RECIPES = {
+    "lite": {
+        "max_epochs": (2, "starts from the ordinary classifier"),
+        "lr": (0.005, "as --max_epochs"),
+        "lr_new": (1, "no layer is new"),
+        "er_init": ("{name}/model_oc", "the CAMs of a trained classifier are masks from the first step on"),
+        "cl_init": ("{name}/model_oc", "the classifier trained here"),
+    },
     "demo": {
         "lr": (0.005, "starts from the ordinary classifier"),
         "er_init": ("{name}/model_oc", "no ImageNet weights"),
