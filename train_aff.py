@@ -25,8 +25,6 @@ from tools.provenance import digest, digests, made_with, verify
 
 def main():
     settings = flags.parse(config.TrainAff)
-    if settings.crop % 8:
-        raise ValueError(f"--crop {settings.crop}: an affinity cell has 8 pixels, take a multiple of 8")
     device = distributed.start(settings.device)
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     ids = layout.ids(settings.train_list)
@@ -34,12 +32,15 @@ def main():
     folders = crf_folders(settings, experiment, layout)
     change = partial(augment_mapped, crop_size=settings.crop, jitter_amounts=settings.jitter)
     pairs = find_pairs(settings, experiment, folders, ids)
-    dataset = AffinitySet(layout, pairs, settings.seed, read_crf, change, confident_labels)
     distributed.say(f"{len(ids)} images of {settings.train_list}, labels from {' and '.join(map(str, folders))}")
 
     torch.manual_seed(settings.seed)
     description = describe("AffinityNet", layout.classes, settings, init=settings.init)
     network = build(description)
+    if settings.crop % network.image_multiple:
+        raise ValueError(f"--crop {settings.crop}: with this backbone take a multiple of {network.image_multiple}")
+    dataset = AffinitySet(layout, pairs, settings.seed, read_crf, change,
+                          partial(confident_labels, stride=network.stride))
     init = engine.start_from(experiment.find_init(settings.init, "init", named_weights(settings.backbone)), "init",
                              partial(load_start, network, description))
     inputs = {"init": init, "crf low": digest(folders[0]), "crf high": digest(folders[1])}
