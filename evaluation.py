@@ -1,12 +1,12 @@
-"""Measure CAMs, CRF maps or label maps against the pixel truth: mean intersection over union.
+"""Measure CAMs, CRF maps or label maps against the ground truth: mean intersection over union.
 
 Reads   a folder of maps (--dict_dir, in the experiment or anywhere)   SegmentationClass/ of --data_root (or --gt_dir)
 Writes  eval/TASK_DIR_LIST.json, .png (the curve)
 Run     python evaluation.py --name X --task cam --dict_dir dict
         python evaluation.py --name X --task crf --dict_dir crf/06
         python evaluation.py --name X --task png --dict_dir rw/04_24
-A CAM needs a background threshold: the best of a range is reported, as the papers do, so it is chosen on pixel truth;
-the value at a fixed threshold stands beside it.
+A CAM needs a background threshold: the best of a range is reported, as the papers do, so it is chosen on the ground
+truth; the value at a fixed threshold stands beside it.
 """
 import re
 
@@ -80,8 +80,8 @@ def require_truth(layout, ids, settings):
     missing = [i for i in ids if not layout.has_ground_truth(i, settings.gt_dir)]
     if missing:
         folder = settings.gt_dir or layout.root / "SegmentationClass"
-        raise FileNotFoundError(f"{lacking('truth', folder, missing, ids, settings.list)}: --gt_dir names another "
-                                "folder, --list a split that has it")
+        raise FileNotFoundError(f"{lacking('ground truth', folder, missing, ids, settings.list)}: --gt_dir names "
+                                "another folder, --list a split that has it")
 
 
 def evaluate_cams(settings, layout, paths):
@@ -96,7 +96,7 @@ def evaluate_cams(settings, layout, paths):
 
     def predict(image_id, truth):
         classes, scores = read_cam(paths[image_id])
-        return classes, scores if len(classes) else np.zeros((0, *truth.shape), np.float32)     # a picture of no class
+        return classes, scores if len(classes) else np.zeros((0, *truth.shape), np.float32)     # an image of no class
 
     count(settings, layout, paths, predict, lambda cam, truth: histogram.add(*cam, truth))
     mious = iou(histogram.matrices()).mean(-1).tolist()
@@ -128,7 +128,7 @@ def evaluate_labels(settings, layout, paths):
 
 
 def count(settings, layout, paths, predict, add):
-    """Call add(prediction, truth) for each picture; ValueError gives the count and names of those that do not fit."""
+    """Call add(prediction, truth) for each image; ValueError gives the count and names of those of another size."""
     wrong_size = []
     for image_id, path in tqdm(paths.items(), "evaluation", mininterval=1):
         truth = layout.ground_truth(image_id, settings.gt_dir)
@@ -142,8 +142,8 @@ def count(settings, layout, paths, predict, add):
         except ValueError as error:
             raise ValueError(error if str(path) in str(error) else f"{path}: {error}") from None
     if wrong_size:
-        raise ValueError(f"{len(wrong_size)} of {len(paths)} predictions are not of their truth's size "
-                         f"({'; '.join(wrong_size[:3])}): were they made from other pictures?")
+        raise ValueError(f"{len(wrong_size)} of {len(paths)} predictions do not have their ground truth's size "
+                         f"({'; '.join(wrong_size[:3])}): were they written for other images?")
 
 
 def describe(confusion, layout):
@@ -169,7 +169,7 @@ def print_report(result, title):
     print("=" * 46)
     print(f"{'mIoU':>16} {result['miou']:7.3f}%" + (
         "" if result["threshold"] is None else f"  at threshold {result['threshold']:g}, the best of the range: "
-        "chosen on pixel truth"))
+        "chosen on the ground truth"))
     if result["threshold"] is not None:
         print(f"{'fixed':>16} {result['fixed_miou']:7.3f}%  at threshold {result['fixed_threshold']:g} (--threshold)")
         if result["at_an_end"]:
@@ -179,7 +179,8 @@ def print_report(result, title):
     missing = len(result["per_class"]) - result["occurring"]
     if missing:
         print(f"{'':>16} {result['miou_occurring']:7.3f}%  over the {result['occurring']} classes that occur; "
-              f"{missing} occur in neither truth nor prediction and count 0 in the mean above, as the authors count")
+              f"{missing} occur in neither ground truth nor prediction and count 0 in the mean above, as the authors "
+              "count")
 
 
 if __name__ == "__main__":

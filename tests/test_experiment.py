@@ -30,7 +30,7 @@ def trained(experiment):
                                              ("best", "001")])
 def test_weights_of_an_epoch(trained, capsys, which, name):
     assert trained.weights("model_oc", which) == trained / f"ckpt/model_oc/{name}.pth"
-    assert ("chosen on pixel truth" in capsys.readouterr().out) == (which == "best")
+    assert ("chosen on the ground truth" in capsys.readouterr().out) == (which == "best")
 
 
 @pytest.mark.parametrize("which", ["3", "11", "latest", "-1"])

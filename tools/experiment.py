@@ -172,7 +172,7 @@ class Experiment:
                 raise ValueError(f"no epoch of {self.name}/{model} was measured (--val_every): name one of "
                                  f"{', '.join(there)}")
             best = max(scored, key=lambda r: r["miou"])
-            print(f"epoch {best['epoch']:03d} is the best of {len(scored)}: chosen on pixel truth")
+            print(f"epoch {best['epoch']:03d} is the best of {len(scored)}: chosen on the ground truth")
             which = best["epoch"]
         stem = there[-1] if which == "last" else f"{int(which):03d}" if str(which).isdecimal() else which
         if stem not in there:
