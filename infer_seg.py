@@ -23,9 +23,9 @@ from data.transforms import resize_labels, shrink
 from methods.segmentation import multi_scale_scores
 from networks import PIXEL_NETWORKS, build
 from networks.pretrained import load_weights, read_description
+from pipeline import experiment_of
 from tools import distributed, engine, flags, interrupt
 from tools.crf import DEEPLAB_BILATERAL, CRFPool
-from tools.experiment import experiment_of
 from tools.files import copy_file, read_labels, require_space, save_image, save_labels, save_zip
 from tools.maps import lacking
 from tools.provenance import digests
