@@ -77,7 +77,7 @@ def advice(settings):
 
 
 def require_truth(layout, ids, settings):
-    missing = [i for i in ids if not layout.has_truth(i, settings.gt_dir)]
+    missing = [i for i in ids if not layout.has_ground_truth(i, settings.gt_dir)]
     if missing:
         folder = settings.gt_dir or layout.root / "SegmentationClass"
         raise FileNotFoundError(f"{lacking('truth', folder, missing, ids, settings.list)}: --gt_dir names another "
@@ -117,7 +117,7 @@ def evaluate_labels(settings, layout, paths):
 
     def predict(image_id, truth):
         if settings.task == "png":
-            return layout.truth(image_id, paths[image_id].parent)       # the same format: a PNG of class ids
+            return layout.read_label_map(image_id, paths[image_id].parent)       # the same format: a PNG of class ids
         classes, scores = read_crf(paths[image_id])
         if not len(classes) or classes[0] != 0:
             raise ValueError("no map of the background: these are CAMs, not CRF maps (--task cam)")
@@ -131,7 +131,7 @@ def count(settings, layout, paths, predict, add):
     """Call add(prediction, truth) for each image; ValueError gives the count and names of those that do not fit."""
     wrong_size = []
     for image_id, path in tqdm(paths.items(), "evaluation", mininterval=1):
-        truth = layout.truth(image_id, settings.gt_dir)
+        truth = layout.ground_truth(image_id, settings.gt_dir)
         try:
             prediction = predict(image_id, truth)
             size = prediction[-1].shape[-2:] if isinstance(prediction, tuple) else prediction.shape

@@ -1,18 +1,16 @@
-"""Find the labelled classes in pictures: CAMs, dense CRF maps, overlays to look at.
+"""Locate the labelled classes in images: CAMs, dense CRF maps, overlays to look at.
 
 Reads   ckpt/MODEL/EEE.pth, network.json   JPEGImages/ and labels of --data_root
 Writes  dict/ID.npz (--dict)   crf/ALPHA/ID.npz (--crf)   infer/ID_cam_CLASS.png (--vis); of model_oc dict_model_oc/ ...
 Run     python infer.py --name X --model model_cse --vis --dict --crf --alphas 4 24 --infer_list train_aug
-Pictures that are done are not done again. Under torchrun the processes share the pictures, and so do job arrays with
+Existing files are skipped. Under torchrun each process takes its share of the images; so does each job of an array with
 --shard 1/8 ... --shard 8/8.
 """
-from contextlib import nullcontext
 from functools import partial
-
-import numpy as np
+from itertools import chain
 
 import config
-from data.images import read_image
+from data.images import mean_pixels, read_image, ten_of
 from data.layout import VOCLayout
 from data.loader import view_loader
 from methods.cam import image_cams
@@ -21,8 +19,8 @@ from networks import CAM_NETWORKS, build
 from networks.pretrained import load_weights, read_description
 from pipeline import experiment_of
 from tools import distributed, engine, flags, interrupt
-from tools.crf import CRFPool
-from tools.files import require_space, save_image
+from tools.crf import Job, import_pydensecrf, refine_all
+from tools.files import save_image
 from tools.maps import alpha_name, find_maps, read_cam, save_cam, save_crf
 from tools.provenance import digests
 from tools.visualize import overlay
@@ -34,14 +32,16 @@ def main():
     settings = flags.parse(config.Infer, models=dict.fromkeys(MODELS, config.Infer))
     if not (settings.dict or settings.crf or settings.vis):
         raise ValueError("nothing is asked for: --dict writes CAMs, --crf CRF maps, --vis overlays")
+    if settings.crf:
+        import_pydensecrf()         # if it is missing, say so before hours of CAMs
     device = distributed.start(settings.device)
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     ids = chosen_ids(settings, layout)
     weights = distributed.on_main(lambda: experiment.weights(settings.model, settings.load_epo))
-    folders = distributed.on_main(lambda: open_folders(settings, experiment, layout, weights, ids))
+    folders = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights, ids))
 
     done = sum(bool(find_maps(folders["dict"], i)) for i in ids)
-    distributed.say(f"{folders['dict']}: {done} of {len(ids)} pictures are there")
+    distributed.say(f"{folders['dict']}: {done} of {len(ids)} images are finished")
     ids = distributed.share(ids)
     with interrupt.remembered():
         make_maps(settings, experiment, layout, device, weights, folders, ids)
@@ -54,67 +54,85 @@ def main():
 
 def make_maps(settings, experiment, layout, device, weights, folders, ids):
     """Write dict/ID.npz and crf/ALPHA/ID.npz where they are missing."""
+    alphas = settings.alphas if settings.crf else []
     todo = [i for i in ids if not find_maps(folders["dict"], i)]
-    with CRFPool(max(1, settings.num_workers // distributed.world())) if settings.crf else nullcontext() as pool:
-        # While a GPU computes CAMs the CRF has the CPU to itself; on a CPU the two would hold each other up.
-        at_once = set(todo) if device.type == "cuda" else set()
-        jobs = 0
-        if todo:
-            network = trained_network(experiment, layout, weights)
-            engine.to_device(network.eval(), device, inference=True)
-            pictures = view_loader(layout, todo, settings.scales, settings.labels == "given",
-                                   **engine.loader_for(device, settings.num_workers))
-            with engine.autocast(device, settings.precision):
-                cams = image_cams(network, pictures, settings.labels)
-                for image_id, classes, scores in interrupt.progress(cams, len(todo), "CAM"):
-                    save_cam(folders["dict"] / f"{image_id}.{settings.format}", classes, scores, settings.format)
-                    if image_id in at_once:
-                        jobs += submit_crf(settings, layout, folders, pool, image_id)
-        jobs += sum(submit_crf(settings, layout, folders, pool, i) for i in ids if i not in at_once)
-        if jobs:
-            for _ in interrupt.progress(pool.results(), jobs, "CRF"):
-                pass
+    there = [i for i in ids if find_maps(folders["dict"], i)]
+    lacking = {i: missing for i in ids if (missing := [a for a in alphas if not find_maps(folders[a], i)])}
+    cams = write_cams(settings, experiment, layout, device, weights, folders["dict"], todo)
+    if device.type == "cpu" or not lacking:
+        cams = list(cams)           # all before the first CRF: on a CPU the two would slow each other down
+    if lacking:
+        jobs = (crf_job(settings, layout, folders, i, lacking[i]) for i in chain(cams, there) if i in lacking)
+        refined = refine_all(jobs, max(1, settings.num_workers // distributed.world()), settings.crf_iterations)
+        for _ in interrupt.progress(refined, len(lacking), "CRF"):
+            pass
+
+
+def write_cams(settings, experiment, layout, device, weights, folder, ids):
+    """Compute and write the CAMs of images; yield the ID of each when they are on disk."""
+    if not ids:
+        return
+    network = trained_network(experiment, layout, weights)
+    engine.to_device(network.eval(), device, inference=True)
+    images = view_loader(layout, ids, settings.scales, settings.labels == "given",
+                         **engine.loader_for(device, settings.num_workers))
+    with engine.autocast(device, settings.precision):
+        cams = image_cams(network, images, settings.labels)
+        for image_id, classes, scores in interrupt.progress(cams, len(ids), "CAM"):
+            save_cam(folder / f"{image_id}.{settings.format}", classes, scores, settings.format)
+            yield image_id
+
+
+def crf_job(settings, layout, folders, image_id, alphas):
+    """Describe the CRF of an image whose CAMs are on disk."""
+    source, name = find_maps(folders["dict"], image_id), f"{image_id}.{settings.format}"
+    return Job(image_id, partial(load_for_crf, layout, image_id, source),
+               partial(save_refined, folders, name, settings.format), alphas)
+
+
+def load_for_crf(layout, image_id, source):
+    """Read what the CRF of an image needs, and the classes of its maps."""
+    image = read_image(layout.image_path(image_id))
+    classes, scores = read_cam(source, image.shape[:2])
+    return image, scores, [0, *classes]
+
+
+def save_refined(folders, name, format, alpha, scores, classes):
+    save_crf(folders[alpha] / name, classes, scores, format)
 
 
 def chosen_ids(settings, layout):
-    """Read the list and check, before anything is computed, that its pictures and labels are there: the shard's IDs."""
+    """Return the shard's IDs, after a check that all their images and labels exist."""
     ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
     if settings.labels == "given" and ids:
         layout.labels(ids)
     return ids
 
 
-def open_folders(settings, experiment, layout, weights, ids):
-    """Claim the output folders, {"dict", "vis" or an alpha: path}, and check that the disk can hold what is missing."""
+def open_outputs(settings, experiment, layout, weights, ids):
+    """Claim the output folders: {"dict", and "vis" or an alpha: path}."""
     suffix = MODELS[settings.model].SUFFIX
-    shared = settings.shard != "1/1"
-    claim = partial(experiment.claim, overwrite=settings.overwrite, shared=shared)
     dict_dir = settings.dict_dir or f"dict{suffix}"
-    if shared:
-        experiment.lock(f"{dict_dir}, shard {settings.shard}")
     made = {"classes": layout.classes, "scales": settings.scales, "precision": settings.precision,
             "labels": settings.labels, "format": settings.format, "data": digests(layout.sources())}
-    folders = {"dict": claim(dict_dir, f"infer {settings.model}", made, [weights])}
+    outputs = {"dict": (dict_dir, f"infer {settings.model}", made, [weights])}
     for alpha in settings.alphas if settings.crf else ():
         made = {"alpha": alpha, "iterations": settings.crf_iterations, "format": settings.format}
-        folders[alpha] = claim(f"{settings.crf_dir or f'crf{suffix}'}/{alpha_name(alpha)}", "infer crf", made,
-                               [folders["dict"]])
+        outputs[alpha] = (f"{settings.crf_dir or f'crf{suffix}'}/{alpha_name(alpha)}", "infer crf", made,
+                          [experiment / dict_dir])
     if settings.vis:
-        folders["vis"] = claim(settings.vis_dir or f"infer{suffix}", "infer vis", {}, [folders["dict"]])
-    require_space(folders["dict"], size_of_what_is_missing(settings, layout, folders, ids))
-    experiment.save_config(f"infer_{settings.model}", flags.as_json(settings))
-    experiment.log("infer", f"{len(ids)} pictures of {settings.infer_list} with {weights}")
-    return folders
+        outputs["vis"] = (settings.vis_dir or f"infer{suffix}", "infer vis", {}, [experiment / dict_dir])
+    return experiment.open_outputs(f"infer_{settings.model}", flags.as_json(settings), outputs,
+                                   partial(size_of_missing, settings, layout, ids),
+                                   f"{len(ids)} images of {settings.infer_list} with {weights}")
 
 
-def size_of_what_is_missing(settings, layout, folders, ids):
-    """Estimate in bytes, from ten of the pictures."""
-    if not ids:                 # more shards than pictures
+def size_of_missing(settings, layout, ids, folders):
+    """Estimate in bytes what is still to be written."""
+    if not ids:                 # more shards than images
         return 0
-    sample = ids[:: -(-len(ids) // 10)]
-    plane = np.mean([read_image(layout.image_path(i)).size / 3 for i in sample])
-    plane *= 4 if settings.format == "npy" else 2
-    classes = layout.labels(sample).sum(1).mean() if settings.labels == "given" else 2
+    plane = mean_pixels(layout, ids) * (4 if settings.format == "npy" else 2)
+    classes = layout.labels(ten_of(ids)).sum(1).mean() if settings.labels == "given" else 2
     size = plane * classes * sum(not find_maps(folders["dict"], i) for i in ids)
     for alpha in settings.alphas if settings.crf else ():
         shrinks_to = 1 if settings.format == "npy" else CRF_SHRINKS_TO
@@ -130,26 +148,8 @@ def trained_network(experiment, layout, weights):
     return network
 
 
-def submit_crf(settings, layout, folders, pool, image_id):
-    """Hand a picture's missing CRF maps to the pool; returns whether there are any."""
-    alphas = [a for a in settings.alphas if not find_maps(folders[a], image_id)] if settings.crf else []
-    if not alphas:
-        return False
-    source = find_maps(folders["dict"], image_id)
-
-    def load():
-        image = read_image(layout.image_path(image_id))
-        return image, read_cam(source, image.shape[:2])[1]
-
-    def save(alpha, scores):
-        save_crf(folders[alpha] / f"{image_id}.{settings.format}", [0, *read_cam(source)[0]], scores, settings.format)
-
-    pool.submit(load, save, alphas, settings.crf_iterations, image_id)
-    return True
-
-
 def draw_overlays(settings, layout, folders, image_id):
-    """Write infer/ID_cam_CLASS.png for each class of a picture."""
+    """Write infer/ID_cam_CLASS.png for each class of an image."""
     source = find_maps(folders["dict"], image_id)
     classes, scores = read_cam(source)
     if len(classes) and not 1 <= min(classes) <= max(classes) <= len(layout.classes):

@@ -1,20 +1,19 @@
-"""Random walk: spread each CAM along the learned affinities; what wins a pixel is its pseudo label.
+"""Random walk: spread each CAM along the learned affinities; the highest score of a pixel gives its pseudo label.
 
 Reads   dict/ID.npz (infer.py)   ckpt/aff_LOW_HIGH/EEE.pth (train_aff.py)   JPEGImages/ of --data_root
 Writes  rw/LOW_HIGH/ID.png, palette PNG, class ids
 Run     python infer_aff.py --name X --low 4 --high 24 --dup 16
-        torchrun --nproc_per_node=2 -- infer_aff.py ...     (without the -- torchrun takes --dup for one of its own)
-Pictures that are done are not done again. Under torchrun the processes share the pictures, and so do job arrays with
+        torchrun --nproc_per_node=2 -- infer_aff.py ...     (without the --, torchrun takes --dup for its own flag)
+Existing files are skipped. Under torchrun each process takes its share of the images; so does each job of an array with
 --shard 1/8 ... --shard 8/8.
 """
-from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
 import torch
 
 import config
-from data.images import picture_size, read_image
+from data.images import mean_pixels, read_image
 from data.layout import VOCLayout
 from data.loader import view_loader
 from data.prepare import voc_palette
@@ -24,8 +23,8 @@ from networks import build
 from networks.pretrained import load_weights, read_description
 from pipeline import experiment_of, to_make
 from tools import distributed, engine, flags, interrupt
-from tools.crf import CRFPool
-from tools.files import require_space, save_labels
+from tools.crf import Job, refine_all
+from tools.files import save_labels
 from tools.maps import alpha_pair, find_maps, lacking, read_cam
 from tools.provenance import digests, verify
 
@@ -38,21 +37,21 @@ def main():
     cams = find_cams(settings, experiment, layout, ids)
     pair = alpha_pair(settings.low, settings.high)
     weights = distributed.on_main(lambda: experiment.weights(f"aff_{pair}", settings.load_epo))
-    folder = distributed.on_main(lambda: open_folder(settings, experiment, layout, weights, pair, ids))
+    folder = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights, pair, ids))["rw"]
 
-    todo = [i for i in ids if not (folder / f"{i}.png").exists()]
-    distributed.say(f"{folder}: {len(ids) - len(todo)} of {len(ids)} pictures are there")
+    todo = unfinished(folder, ids)
+    distributed.say(f"{folder}: {len(ids) - len(todo)} of {len(ids)} images are finished")
     with interrupt.remembered():
         if mine := distributed.share(todo):
             network = trained_network(experiment, weights)
             engine.to_device(network.eval(), device, inference=True)
-            walk(settings, layout, network, device, folder, {i: cams[i] for i in mine})
+            write_labels(settings, layout, network, device, folder, {i: cams[i] for i in mine})
     experiment.release()
     distributed.stop()
 
 
 def find_cams(settings, experiment, layout, ids):
-    """Return {ID: path of its CAMs}; ValueError with the count of what is missing and the command that makes it."""
+    """Return {ID: path of its CAMs}; ValueError says how many are missing and which command writes them."""
     folder = experiment.find_folder(settings.dict_dir)
     cams = {i: find_maps(folder, i) for i in ids}
     if missing := [i for i, path in cams.items() if path is None]:
@@ -62,23 +61,26 @@ def find_cams(settings, experiment, layout, ids):
     return cams
 
 
-def open_folder(settings, experiment, layout, weights, pair, ids):
-    """Claim the output folder, and check that the disk can hold what is missing."""
-    shared, rw_dir = settings.shard != "1/1", settings.rw_dir or f"rw/{pair}"
-    if shared:
-        experiment.lock(f"{rw_dir}, shard {settings.shard}")
+def open_outputs(settings, experiment, layout, weights, pair, ids):
+    """Claim the output folder: {"rw": path}."""
     made = {name: getattr(settings, name) for name in ("dup", "beta", "logt", "crf_iterations", "radius_rule",
                                                        "precision")}
     made |= {"classes": layout.classes, "data": digests(layout.sources())}
-    folder = experiment.claim(rw_dir, "infer_aff", made, [weights, experiment.find_folder(settings.dict_dir)],
-                              settings.overwrite, shared)
-    todo = [i for i in ids if not (folder / f"{i}.png").exists()]
-    if todo:        # at most a byte a pixel
-        plane = np.mean([np.prod(picture_size(layout.image_path(i))) for i in todo[:: -(-len(todo) // 10)]])
-        require_space(folder, plane * len(todo))
-    experiment.save_config("infer_aff", flags.as_json(settings))
-    experiment.log("infer_aff", f"{len(ids)} pictures of {settings.infer_list} with {weights}")
-    return folder
+    inputs = [weights, experiment.find_folder(settings.dict_dir)]
+    return experiment.open_outputs("infer_aff", flags.as_json(settings),
+                                   {"rw": (settings.rw_dir or f"rw/{pair}", "infer_aff", made, inputs)},
+                                   partial(size_of_missing, layout, ids),
+                                   f"{len(ids)} images of {settings.infer_list} with {weights}")
+
+
+def size_of_missing(layout, ids, folders):
+    """Estimate in bytes what is still to be written: at most a byte a pixel."""
+    todo = unfinished(folders["rw"], ids)
+    return mean_pixels(layout, todo) * len(todo) if todo else 0
+
+
+def unfinished(folder, ids):
+    return [i for i in ids if not (folder / f"{i}.png").exists()]
 
 
 def trained_network(experiment, weights):
@@ -88,44 +90,48 @@ def trained_network(experiment, weights):
     return network
 
 
-def walk(settings, layout, network, device, folder, cams):
-    """Write the label map of each picture; cams: {ID: path of its CAMs}."""
-    pictures = view_loader(layout, list(cams), scales=(1,), labelled=False,
-                           **engine.loader_for(device, settings.num_workers))
-    workers = max(1, settings.num_workers // distributed.world())
-    with (CRFPool(workers) if settings.crf_iterations else nullcontext() as pool,
-          engine.autocast(device, settings.precision)):
-        for image_id, views, size, _ in interrupt.progress(pictures, len(cams), "random walk"):
+def write_labels(settings, layout, network, device, folder, cams):
+    """Write the label map of each image; cams: {ID: path of its CAMs}."""
+    walked = walk_all(settings, layout, network, device, cams)
+    if not settings.crf_iterations:
+        for image_id, classes, scores, size in interrupt.progress(walked, len(cams), "random walk"):
+            save(folder / f"{image_id}.png", size, classes[scores.argmax(0)])
+        return
+    jobs = (Job(image_id, partial(load_for_crf, layout, image_id, classes, scores),
+                partial(save_refined, folder / f"{image_id}.png", size)) for image_id, classes, scores, size in walked)
+    refined = refine_all(jobs, max(1, settings.num_workers // distributed.world()), settings.crf_iterations)
+    for _ in interrupt.progress(refined, len(cams), "random walk, CRF"):
+        pass
+
+
+def walk_all(settings, layout, network, device, cams):
+    """Yield (ID, classes (K + 1,), scores (K + 1, H', W'), (H, W)) of each image after the random walk."""
+    images = view_loader(layout, list(cams), scales=(1,), labelled=False,
+                         **engine.loader_for(device, settings.num_workers))
+    with engine.autocast(device, settings.precision):
+        for image_id, views, size, _ in images:
             classes, scores = read_checked(cams[image_id], size, layout)
             walked = walk_cams(network, views[0][:1], torch.from_numpy(scores), settings.dup, settings.beta,
-                               settings.logt, settings.radius_rule).cpu().numpy()           # (K + 1, H', W')
-            classes, path = np.array([0, *classes]), folder / f"{image_id}.png"
-            if not pool:
-                save(path, classes[walked.argmax(0)], size)
-                continue
-            pool.submit(partial(load_for_crf, layout, image_id, classes, walked),
-                        lambda _, sharp, path=path, size=size: save(path, sharp.argmax(0), size), [None],
-                        settings.crf_iterations, image_id)
-            if pool.pending >= 4 * workers:     # scores of many pictures would fill the memory
-                next(pool.results())
+                               settings.logt, settings.radius_rule)
+            yield image_id, np.array([0, *classes]), walked.cpu().numpy(), size
 
 
 def read_checked(path, size, layout):
-    """Read a picture's CAMs; ValueError for those of another size, of unknown classes, or that are none."""
+    """Read an image's CAMs; ValueError if they have another size or unknown classes, or are no CAMs."""
     classes, scores = read_cam(path, size)
     if unknown := sorted(set(classes.tolist()) - set(range(1, len(layout.classes) + 1))):
         raise ValueError(f"{path} holds the class {unknown[-1]}, but the object classes of {layout.root} are 1.."
                          f"{len(layout.classes)}: " + ("these are CRF maps, not CAMs (--dict_dir)" if 0 in unknown else
-                                                       "run infer.py again, or mend classes.txt"))
+                                                       "run infer.py again, or fix classes.txt"))
     if scores.size and not 0 <= scores.min() <= scores.max() <= 1:
         raise ValueError(f"{path} holds scores outside 0 .. 1: delete it and run infer.py again")
     return classes, scores
 
 
 def load_for_crf(layout, image_id, classes, walked):
-    """Give the picture, padded with the mean colour, and the scores with a row for every class: AEFT's CRF.
+    """Return the image, padded with the mean colour, and the scores with a row for every class, for AEFT's CRF.
 
-    AEFT's picture is the normalised one turned back and cut off: many values are one lower, .3 % of the labels change.
+    AEFT normalises the image, undoes that and truncates: many values are one lower there, .3 % of the labels differ.
     """
     image = read_image(layout.image_path(image_id))
     padded = np.empty((*walked.shape[1:], 3), np.uint8)
@@ -136,7 +142,11 @@ def load_for_crf(layout, image_id, classes, walked):
     return padded, scores
 
 
-def save(path, labels, size):
+def save_refined(path, size, _, scores):
+    save(path, size, scores.argmax(0))
+
+
+def save(path, size, labels):
     save_labels(path, labels[:size[0], :size[1]], voc_palette())
 
 

@@ -146,7 +146,7 @@ def missing(settings, experiment, chain, layout, data, columns, ids):
         if name not in done and best_folder(experiment, name) is None:
             yield "maps", f"No {name}/", None
 
-    if layout and not any(layout.has_truth(i) for i in ids):
+    if layout and not any(layout.has_ground_truth(i) for i in ids):
         yield "evaluation", f"No ground truth in {layout.root / 'SegmentationClass'}: nothing is scored", None
         return
     for column in columns:
@@ -175,7 +175,7 @@ def make_row(layout, columns, palette, image_id, notes):
     """Read an image, its ground truth and its maps, and make its row; None, and a note, if it cannot be read."""
     try:
         image = read_image(layout.image_path(image_id))
-        truth = layout.truth(image_id) if layout.has_truth(image_id) else None
+        truth = layout.ground_truth(image_id) if layout.has_ground_truth(image_id) else None
     except (ValueError, OSError) as error:
         notes.append({"what": str(error)})
         return None
@@ -193,7 +193,7 @@ def read_maps(layout, column, image_id, size):
     path = find_maps(column["path"], image_id)
     try:
         if column["task"] == "png":
-            return layout.truth(image_id, column["path"]), None         # the same format: a PNG of class ids
+            return layout.read_label_map(image_id, column["path"]), None         # the same format: a PNG of class ids
         if column["task"] == "crf":
             classes, scores = read_crf(path)
             return classes[scores.argmax(0)], None

@@ -74,7 +74,7 @@ def measured_ids(settings, layout):
     ids = layout.ids(settings.val_list)
     layout.check(ids, settings.val_list)
     layout.labels(ids)
-    blind = sum(not layout.has_truth(i) for i in ids)
+    blind = sum(not layout.has_ground_truth(i) for i in ids)
     if blind:
         distributed.say(f"{blind} of {len(ids)} images of {settings.val_list} have no ground truth: no mIoU in "
                         "training")
@@ -92,7 +92,7 @@ def measure_cams(settings, network, layout, device, plan, ids, epoch):
     with engine.autocast(device, settings.precision):
         for image_id, classes, scores in tqdm(image_cams(network, images), f"CAMs of {settings.val_list}", len(mine),
                                               leave=False, disable=not distributed.is_main(), mininterval=1):
-            histogram.add(classes, scores, layout.truth(image_id))
+            histogram.add(classes, scores, layout.ground_truth(image_id))
             if interrupt.asked():
                 break
     if distributed.agree(interrupt.asked())[0]:         # the epoch is saved; it is measured when the run resumes

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import config
 from data.dataset import SegSet
-from data.images import picture_size
+from data.images import image_size
 from data.layout import IGNORE, VOCLayout
 from data.loader import Plan, train_loader
 from data.transforms import augment_labelled
@@ -58,7 +58,7 @@ def label_folder(settings, experiment, layout, ids):
     """Find the folder of --label_dir; ValueError with the count of the labels that it lacks and what makes them."""
     inside = experiment / settings.label_dir
     folder = inside if inside.is_dir() else Path(settings.label_dir)
-    missing = [i for i in ids if not layout.has_truth(i, folder)]
+    missing = [i for i in ids if not (folder / f"{i}.png").exists()]
     if missing:
         what = (lacking("label map", folder, missing, ids, settings.train_list) if folder.is_dir() else
                 f"no folder of label maps: neither {inside} nor {folder}")
@@ -74,16 +74,16 @@ def check_labels(folder, layout, ids):
     """
     pixels, images, wrong, content = np.zeros(256, np.int64), np.zeros(256, np.int64), [], hashlib.sha256()
     for image_id in tqdm(ids, "labels", leave=False, mininterval=1):
-        labels = layout.truth(image_id, folder)
-        size = picture_size(layout.image_path(image_id))
+        labels = layout.read_label_map(image_id, folder)
+        size = image_size(layout.image_path(image_id))
         if labels.shape != size:
             wrong.append(f"{image_id}: {labels.shape} and {size}")
         count = np.bincount(labels.ravel(), minlength=256)
         pixels, images = pixels + count, images + (count > 0)
         content.update(f"{image_id} {labels.shape}".encode() + labels.tobytes())
     if wrong:
-        raise ValueError(f"{len(wrong)} of {len(ids)} label maps in {folder} are not of their picture's size "
-                         f"({'; '.join(wrong[:3])}): were they made from other pictures?")
+        raise ValueError(f"{len(wrong)} of {len(ids)} label maps in {folder} do not have their image's size "
+                         f"({'; '.join(wrong[:3])}): were they written for other images?")
 
     names = ["background", *layout.classes]
     share = 100 * pixels / max(1, pixels.sum())

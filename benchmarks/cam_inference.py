@@ -106,7 +106,7 @@ def change_of_miou(args, device):
         histogram = ThresholdHistogram(len(layout.classes), thresholds)
         with engine.autocast(device, precision):
             for image_id, classes, scores in image_cams(network, view_loader(layout, ids, SCALES)):
-                histogram.add(classes, scores, layout.truth(image_id))
+                histogram.add(classes, scores, layout.ground_truth(image_id))
                 change = max(change, float(np.abs(kept.setdefault(image_id, scores) - scores).max(initial=0)))
         best[precision] = max(histogram.confusion(i).miou() for i in range(len(thresholds)))
     print(f"{Path(weights)} on {len(ids)} pictures of {args.list}: best mIoU {best['fp32']:.3f} in fp32, "

@@ -64,17 +64,19 @@ def each_alpha(image, scores, args, together):
 
 
 def pool_seconds(workers, loads, args):
-    """Time the pool without the start of its processes: each one has refined a picture before the clock runs."""
-    with crf.CRFPool(workers) as pool:
-        started = threading.Barrier(workers)        # a thread that waits here holds its process: each gets one picture
-        for _ in range(workers):
-            pool.submit(lambda: (np.zeros((1, 1, 3), np.uint8), np.ones((1, 1, 1))), lambda *_: started.wait(), [4], 1)
-        list(pool.results())
-        start = time.perf_counter()
-        for call in loads:
-            pool.submit(call, lambda *_: None, args.alphas, args.iterations)
-        list(pool.results())
-        return time.perf_counter() - start
+    """Time child processes without their start: each one has refined an image before the clock runs."""
+    started = threading.Barrier(workers)            # a thread that waits here holds its process: each gets one image
+    starts = []
+
+    def timed_load(call):
+        starts.append(time.perf_counter())
+        return call()
+
+    warm = [crf.Job("", lambda: (np.zeros((1, 1, 3), np.uint8), np.ones((1, 1, 1))), lambda *_: started.wait(), [4])]
+    jobs = [crf.Job("", partial(timed_load, call), lambda *_: None, args.alphas) for call in loads]
+    for _ in crf.refine_all([*warm * workers, *jobs], workers, args.iterations):
+        pass
+    return time.perf_counter() - starts[0]
 
 
 def bare_loops(processes):

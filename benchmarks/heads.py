@@ -27,7 +27,7 @@ def main():
     network = trained_network(settings, experiment, layout, experiment.weights(args.model)).eval()
     on_heads, area, whole, headless = [], [], [], []
     for image_id in layout.ids(args.list):
-        image, truth = read_image(layout.image_path(image_id)), layout.truth(image_id)
+        image, truth = read_image(layout.image_path(image_id)), layout.ground_truth(image_id)
         heads = np.asarray(Image.open(layout.root / f"Heads/{image_id}.png")) > 0
         label = torch.from_numpy(layout.label(image_id))
         classes, scores = multi_scale_cam(network, views(image, (1.0,)), truth.shape, label)

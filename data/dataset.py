@@ -1,4 +1,4 @@
-"""The three training sets: what a batch of the classifiers, of the affinity network and of DeepLab is made of."""
+"""The training sets of the classifiers, of DeepLab and of the affinity network: (epoch, index) in, a sample out."""
 import numpy as np
 import torch
 
@@ -8,10 +8,10 @@ AUGMENT_STREAM, TARGET_STREAM = 1, 2                # last number of a sample's 
 
 
 class TrainSet(torch.utils.data.Dataset):
-    """The training images with their image-level labels, randomly changed by `augment(image, rng) -> (3, S, S)`.
+    """The training images with their image-level labels, augmented by `augment(image, rng) -> (3, S, S)`.
 
-    An item is asked for by (epoch, index) and depends on nothing but (seed, epoch, index), so it is the same for any
-    number of processes and after a restart. `sample_target(label (B, C), generator) -> (B,)` adds the class to erase.
+    An item is requested by (epoch, index) and depends on (seed, epoch, index) alone, so it is the same for any number
+    of processes and after a restart. `sample_target(label (B, C), generator) -> (B,)` adds the class to erase.
     """
 
     def __init__(self, layout, ids, seed, augment, sample_target=None):
@@ -37,7 +37,7 @@ class TrainSet(torch.utils.data.Dataset):
 
 
 class SegSet(torch.utils.data.Dataset):
-    """The training images with the label maps of a folder, changed alike by
+    """The training images with the label maps of a folder, augmented together by
     `augment(image, labels, rng) -> (3, S, S), (S, S)`. As of TrainSet, an item depends on (seed, epoch, index) alone.
     """
 
@@ -52,14 +52,14 @@ class SegSet(torch.utils.data.Dataset):
         """Give {"image" float32 (3, S, S), "labels" uint8 (S, S) class ids or 255, "index" int}."""
         epoch, index = key
         image = read_image(self.layout.image_path(self.ids[index]))                         # (H, W, 3)
-        labels = self.layout.truth(self.ids[index], self.label_dir)                         # (H, W)
+        labels = self.layout.read_label_map(self.ids[index], self.label_dir)                # (H, W)
         rng = np.random.default_rng([self.seed, epoch, index, AUGMENT_STREAM])
         image, labels = self.augment(image, labels, rng)
         return {"image": image, "labels": labels, "index": index}
 
 
 class AffinitySet(torch.utils.data.Dataset):
-    """The training images with their CRF maps of two alphas, changed alike by
+    """The training images with their CRF maps of two alphas, augmented together by
     `augment(image, maps, rng) -> (3, S, S), [(R, S, S), (R, S, S)]` and merged by `merge(low, high) -> (h, w)`.
 
     paths  {ID: (path of the lower alpha's maps, of the higher one's)};  read  path -> classes (R,), scores (R, H, W)
@@ -85,7 +85,7 @@ class AffinitySet(torch.utils.data.Dataset):
         return {"image": image, "label": self.merge(*maps), "index": index}
 
     def _read_maps(self, image_id, size):
-        """Read both CRF maps of a picture of size (H, W): [(R, H, W), (R, H, W)], of the same classes."""
+        """Read both CRF maps of an image of size (H, W): [(R, H, W), (R, H, W)], of the same classes."""
         found = [self.read(path) for path in self.paths[image_id]]
         classes = found[0][0].tolist()
         for path, (own, scores) in zip(self.paths[image_id], found):
@@ -93,9 +93,9 @@ class AffinitySet(torch.utils.data.Dataset):
                 raise ValueError(f"{path}: no map of the background: these are not CRF maps")
             if own.max() > (most := len(self.layout.classes)):
                 raise ValueError(f"{path} holds the class {own.max()}, but the object classes of {self.layout.root} "
-                                 f"are 1..{most}: delete it and run infer.py again, or mend classes.txt")
+                                 f"are 1..{most}: delete it and run infer.py again, or fix classes.txt")
             if scores.shape[1:] != size:
-                raise ValueError(f"{path} holds maps of size {scores.shape[1:]}, its picture is of size {size}: delete "
+                raise ValueError(f"{path} holds maps of size {scores.shape[1:]}, its image is of size {size}: delete "
                                  "it and run infer.py again")
             if own.tolist() != classes:
                 raise ValueError(f"{path} holds maps of the classes {own.tolist()}, {self.paths[image_id][0]} those of "

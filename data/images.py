@@ -1,5 +1,6 @@
-"""Pictures: files in, uint8 arrays out, upright; or an error that tells a damaged file from a disk that has gone."""
+"""Reading images: upright uint8 arrays, or an error that tells a damaged file from an unmounted disk."""
 import errno
+import math
 import os
 import warnings
 from collections import Counter
@@ -9,24 +10,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}      # what is taken from any folder
-ORIENTATION = 0x0112                                # EXIF's tag of how a picture is turned
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}      # of the images that --images takes
+ORIENTATION = 0x0112                                # EXIF's tag of how the camera was held
 TAKE_OFF = "fetch it again or take it off the list"
 IF_GONE = "If it was there before: is its disk still mounted? Then run the same command again"
 
 
-class PictureFolder:
-    """Any pictures in a folder, whatever their names. A picture's ID is its name without the suffix; of two that would
-    share it, or where it is another's whole name, the whole name."""
+class ImageFolder:
+    """Any images in a folder, whatever their names.
+
+    An image's ID is its file name without the suffix; with the suffix if the ID would otherwise name two files.
+    """
 
     def __init__(self, root):
         self.root = Path(root)
         if not self.root.is_dir():
-            raise FileNotFoundError(f"no folder {root} (--images): name one that holds pictures")
-        names = sorted(path.name for path in self.root.iterdir() if path.suffix.lower() in PICTURES and path.is_file()
+            raise FileNotFoundError(f"no folder {root} (--images): name one that holds images")
+        names = sorted(path.name for path in self.root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()
                        and not path.name.startswith("."))
         if not names:
-            raise ValueError(f"{root} (--images) holds no picture ({' '.join(sorted(PICTURES))}): put some there, or "
+            raise ValueError(f"{root} (--images) holds no image ({' '.join(sorted(SUFFIXES))}): put some there, or "
                              "name another folder")
         stems = Counter(Path(name).stem for name in names)
         self.files = {Path(n).stem if stems[Path(n).stem] == 1 and Path(n).stem not in names else n: n for n in names}
@@ -35,54 +38,64 @@ class PictureFolder:
         return self.root / self.files[image_id]
 
 
-def picture_size(path):
-    """Read the (H, W) of an upright picture from its header; errors as read_image."""
-    with _opened(path) as picture:
-        turned = picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) and picture.format != "TIFF"   # Pillow did that
-        return picture.size if turned else picture.size[::-1]
+def image_size(path):
+    """Read the (H, W) of the upright image from the file's header; errors as read_image."""
+    with _opened(path) as image:
+        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) and image.format != "TIFF"   # Pillow did that
+        return image.size if turned else image.size[::-1]
+
+
+def mean_pixels(images, ids):
+    """Estimate the mean number of pixels of images from the headers of ten. images: has image_path(ID)."""
+    return np.mean([math.prod(image_size(images.image_path(i))) for i in ten_of(ids)])
+
+
+def ten_of(ids):
+    """Return ten of the IDs, or all if there are fewer, for an estimate."""
+    return ids[:: -(-len(ids) // 10)]
 
 
 def read_image(path):
-    """Read a picture of any kind, turned as its EXIF data says: uint8 (H, W, 3). Transparency is dropped.
+    """Read an image of any format, turned as its EXIF data says: uint8 (H, W, 3). Transparency is dropped.
 
-    Raises OSError where the file cannot be read now, ValueError where it is not a whole picture.
+    Raises OSError if the file cannot be read now, ValueError if it is damaged, incomplete or no image.
     """
-    with decoded(path) as picture:
-        if picture.mode.startswith("I"):                # 16-bit gray: Pillow's own conversion cuts at 255
-            gray = np.rint(np.clip(np.asarray(picture) / 257, 0, 255)).astype(np.uint8)
+    with decoded(path) as image:
+        if image.mode.startswith("I"):                # 16-bit gray: Pillow's own conversion cuts at 255
+            gray = np.rint(np.clip(np.asarray(image) / 257, 0, 255)).astype(np.uint8)
             return np.stack([gray, gray, gray], axis=-1)
-        picture.info.pop("transparency", None)          # Pillow would warn of it at palette pictures
-        return np.array(picture.convert("RGB"))
+        image.info.pop("transparency", None)          # Pillow would warn of it in palette images
+        return np.array(image.convert("RGB"))
 
 
 @contextmanager
 def decoded(path, remedy=TAKE_OFF):
-    """Open and decode a picture, upright."""
-    with _opened(path, remedy) as picture:
-        picture.load()
-        ImageOps.exif_transpose(picture, in_place=True)
-        yield picture
+    """Open an image, decode it and turn it upright."""
+    with _opened(path, remedy) as image:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        yield image
 
 
 @contextmanager
 def _opened(path, remedy=TAKE_OFF):
-    """Open a picture, not decoded; what is wrong with it is a ValueError, what hinders its reading an OSError."""
+    """Open an image without decoding it. Damaged content is a ValueError, a failing disk an OSError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)     # from 89 to 178 million pixels: fine
-            with Image.open(path) as picture:
-                _check_size(picture, path)
-                yield picture
+            with Image.open(path) as image:
+                _check_size(image, path)
+                yield image
     except Exception as error:      # Pillow names no set of what a damaged file may raise
-        # Without a number it is Pillow's own word on the content; and a damaged file may send it to where no byte is.
+        # An OSError without errno, or with EINVAL, means damaged content, not a failing disk.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise type(error)(f"{path} cannot be read now ({error.strerror}). {IF_GONE}") from None
-        raise ValueError(f"{path} is truncated or not a picture: {remedy} ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{path} is truncated or not an image: {remedy} ({type(error).__name__}: {error})") from None
 
 
-def _check_size(picture, path):
-    """Raise OSError where a PNG or JPEG is too short for the size it announces: Pillow would make room for it first."""
-    depth = {"1": 1, "P": 1, "L": 2}.get(picture.mode, 8 * len(picture.getbands()))     # the least of bits a pixel
-    least = {"PNG": depth / 1032, "JPEG": 2 / 64}.get(picture.format, 0)    # deflate's best; two codes a block of 8x8
-    if picture.width * picture.height * least > 8 * os.path.getsize(path):
-        raise OSError(f"it announces {picture.width}x{picture.height} pixels and is too short for them")
+def _check_size(image, path):
+    """Raise OSError if a PNG or JPEG is too short for the size in its header: Pillow would allocate that size first."""
+    depth = {"1": 1, "P": 1, "L": 2}.get(image.mode, 8 * len(image.getbands()))     # at least, in bits a pixel
+    least = {"PNG": depth / 1032, "JPEG": 2 / 64}.get(image.format, 0)    # deflate's best; two codes a block of 8x8
+    if image.width * image.height * least > 8 * os.path.getsize(path):
+        raise OSError(f"its header says {image.width}x{image.height} pixels, and the file is too short for them")

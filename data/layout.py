@@ -1,10 +1,10 @@
-"""A dataset folder in VOC's layout: classes, lists, image-level labels, where pictures are, ground truth.
+"""A dataset folder in VOC's layout: classes, lists, image-level labels, paths of images, label maps.
 
     ROOT/JPEGImages/ID.jpg                      or ID.png
     ROOT/ImageSets/Segmentation/SPLIT.txt       one ID a line
     ROOT/classes.txt                            object classes in id order 1..C; absent: the 20 of VOC
     ROOT/labels.json                            {ID: [class name, ...]}; absent: Annotations/ID.xml
-    ROOT/SegmentationClass/ID.png               0 background, 255 ignore; read by evaluation alone
+    ROOT/SegmentationClass/ID.png               0 background, 255 ignore; read for evaluation alone
 """
 import json
 import os
@@ -20,7 +20,7 @@ from data.images import IF_GONE, TAKE_OFF, decoded
 
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
                "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
-IGNORE = 255                                        # in ground truth: a pixel that counts for no class
+IGNORE = 255                                        # in a label map: a pixel that counts for no class
 
 
 class VOCLayout:
@@ -31,20 +31,20 @@ class VOCLayout:
         if not any((self.root / folder).is_dir() for folder in ("JPEGImages", "ImageSets", "SegmentationClass")):
             raise FileNotFoundError(
                 f"no dataset at {self.root}: expected JPEGImages/ID.jpg, ImageSets/Segmentation/SPLIT.txt and "
-                "labels.json (or Annotations/ID.xml) in it. Name another folder with --data_root, or draw the embedded "
-                "set: python -m data.prepare critters --out data/critters")
+                "labels.json (or Annotations/ID.xml) in it. Name another folder with --data_root, or generate the "
+                "embedded set: python -m data.prepare critters --out data/critters")
 
     @cached_property
     def classes(self):
-        """List the names of the object classes; the class with id k is at place k - 1."""
+        """List the names of the object classes; classes[k - 1] has the id k."""
         path = self.root / "classes.txt"
         if not path.exists():
             return list(VOC_CLASSES)
         names = [line.strip() for line in _read_text(path).split("\n") if line.strip()]
         if longest := [name for name in names if len(name.encode()) > 100]:
-            raise ValueError(f"{path}: {longest[0][:40]!r}... is too long for a file's name: take at most 100 bytes")
+            raise ValueError(f"{path}: {longest[0][:40]!r}... is too long for a file name: take at most 100 bytes")
         if odd := [name for name in names if re.search("[\0-\x1f\x7f-\x9f]", name)]:
-            raise ValueError(f"{path}: {odd[0]!r} has a control character in it: take it out")
+            raise ValueError(f"{path}: {odd[0]!r} contains a control character: remove it")
         twice = _repeated(names)
         if not names or twice:
             wrong = f"names {twice[0]!r} twice" if twice else "is empty"
@@ -70,7 +70,7 @@ class VOCLayout:
         return ids
 
     def chosen(self, list_name, only="", shard="1/1"):
-        """Read a list whose pictures must be there; returns the IDs of a shard I/N of it, or the one that is `only`."""
+        """Read a list whose images must exist; returns the IDs of its shard I/N, or only the ID `only`."""
         ids = self.ids(list_name)
         if only:
             if only not in ids:
@@ -117,15 +117,15 @@ class VOCLayout:
         try:
             table = json.loads(text, object_pairs_hook=_once_each)
         except (ValueError, RecursionError) as error:       # not only JSONDecodeError: a number may be too long
-            raise ValueError(f"{path} is not JSON ({error}): mend it there") from None
+            raise ValueError(f"{path} is not JSON ({error}): fix it there") from None
         if not isinstance(table, dict):
             raise ValueError(f"{path} is not of the form {{ID: [class name, ...]}}")
         for image_id, names in table.items():
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise ValueError(f"{path}: the label of {image_id[:100]!r} is not a list of class names: mend it there")
+                raise ValueError(f"{path}: the label of {image_id[:100]!r} is not a list of class names: fix it there")
             if unknown := set(names) - set(self.classes):
                 raise ValueError(f"{path}: {image_id[:100]!r} has the class {min(unknown)[:100]!r}, which is none of "
-                                 f"this dataset: mend it there, or add the class to {self.root / 'classes.txt'}")
+                                 f"this dataset: fix it there, or add the class to {self.root / 'classes.txt'}")
             table[image_id] = set(names)
         return table
 
@@ -138,28 +138,28 @@ class VOCLayout:
             raise ValueError(f"image without labels: {image_id} has no {path}, and there is no "
                              f"{self.root / 'labels.json'}. Add one of them, or take it off the list") from None
         except (ElementTree.ParseError, ValueError, LookupError) as error:
-            raise ValueError(f"{path} is not XML ({error}): fetch it again or mend it") from None
+            raise ValueError(f"{path} is not XML ({error}): fetch it again or fix it") from None
         return {(name.text or "").strip() for name in tree.iterfind("{*}object/{*}name")}
 
     def image_path(self, image_id):
-        """Give the path of the picture: .jpg, else .png."""
+        """Return the path of the image: .jpg, else .png."""
         jpg, png = (self.root / "JPEGImages" / f"{image_id}{suffix}" for suffix in (".jpg", ".png"))
         if jpg.exists():
             return jpg
         if png.exists():
             return png
-        raise FileNotFoundError(f"no picture for {image_id}: neither {jpg} nor {png} exists. "
+        raise FileNotFoundError(f"no image for {image_id}: neither {jpg} nor {png} exists. "
                                 f"Put it there, or take the ID off the list. {IF_GONE}")
 
     def sources(self):
-        """List the files on which labels and, for drawn or prepared sets, pictures depend; those that are there."""
+        """List the existing files on which labels and, in generated or prepared sets, images depend."""
         return [path for name in ("classes.txt", "labels.json", "made_by.json") if (path := self.root / name).exists()]
 
     def check(self, ids, list_name="the list"):
-        """Check that every image of `ids` exists, in one look at the folder; `list_name` is for the message."""
+        """Raise FileNotFoundError unless every image of `ids` exists; reads the folder once."""
         folder = self.root / "JPEGImages"
         if not folder.is_dir():
-            raise FileNotFoundError(f"no folder {folder}, where the {len(ids)} pictures of {list_name} should be; "
+            raise FileNotFoundError(f"no folder {folder}, where the {len(ids)} images of {list_name} should be; "
                                     "--data_root names another dataset")
         with os.scandir(folder) as entries:
             there = {entry.name for entry in entries}
@@ -168,34 +168,37 @@ class VOCLayout:
             raise FileNotFoundError(f"{len(missing)} of the {len(ids)} images of {list_name} are not in {folder} as "
                                     f".jpg or .png ({_some(missing)}). Put them there, or take them off the list")
 
-    def truth(self, image_id, gt_dir=None):
-        """Read the ground truth of one image, uint8 (H, W): class ids, 0 background, 255 ignore."""
+    def ground_truth(self, image_id, gt_dir=None):
+        """Read the ground truth of one image, from SegmentationClass/ or gt_dir: as read_label_map."""
         path = self._truth_path(image_id, gt_dir)
         if not path.exists():
             raise FileNotFoundError(f"no ground truth {path}: without it the image cannot be scored; --gt_dir names "
                                     f"another folder. {IF_GONE}")
-        remedy = "fetch it again, or, if a stage wrote it, delete it and run that again" if gt_dir else TAKE_OFF
-        with decoded(path, remedy) as picture:
-            mode, truth = picture.mode, np.array(picture)
-        if mode not in ("P", "L"):
-            raise ValueError(f"{path} is a picture of mode {mode}: ground truth is a palette or 8-bit gray PNG whose "
-                             "values are class ids; from colours they would have to be guessed. Convert it")
-        unknown = truth[(truth > len(self.classes)) & (truth != IGNORE)]
-        if unknown.size:
-            raise ValueError(f"{path} holds the class id {unknown[0]}, but this dataset's ids are 0.."
-                             f"{len(self.classes)} and {IGNORE}: convert it, or mend classes.txt")
-        return truth
+        return self.read_label_map(image_id, path.parent)
 
-    def has_truth(self, image_id, gt_dir=None):
-        """Tell whether the ground truth of an image is there."""
+    def has_ground_truth(self, image_id, gt_dir=None):
         return self._truth_path(image_id, gt_dir).exists()
 
     def _truth_path(self, image_id, gt_dir):
         return Path(gt_dir or self.root / "SegmentationClass") / f"{image_id}.png"
 
+    def read_label_map(self, image_id, folder):
+        """Read a label map, whoever wrote it, uint8 (H, W): class ids, 0 background, 255 ignore."""
+        path = Path(folder) / f"{image_id}.png"
+        with decoded(path, f"{TAKE_OFF}, or, if a stage wrote it, delete it and run that stage again") as image:
+            mode, labels = image.mode, np.array(image)
+        if mode not in ("P", "L"):
+            raise ValueError(f"{path} is an image of mode {mode}: a label map is a palette or 8-bit gray PNG whose "
+                             "values are class ids; from colours they would have to be guessed. Convert it")
+        unknown = labels[(labels > len(self.classes)) & (labels != IGNORE)]
+        if unknown.size:
+            raise ValueError(f"{path} holds the class id {unknown[0]}, but this dataset's ids are 0.."
+                             f"{len(self.classes)} and {IGNORE}: convert it, or fix classes.txt")
+        return labels
+
 
 def _parse_id(line, place):
-    """Give the ID in a line of a list; `place` names the line in the error."""
+    """Return the ID in a line of a list; `place` names the line in errors."""
     words = line.split()
     path = re.fullmatch(r"(?:.*/)?([^/]+)\.(?:jpg|png)", words[0])
     if path:
@@ -205,10 +208,10 @@ def _parse_id(line, place):
     else:
         raise ValueError(f"{place}: {line[:100]!r} is neither an ID alone nor a path ending in .jpg or .png")
     if len(image_id.encode()) > 100:
-        raise ValueError(f"{place}: {image_id[:40]!r}... is too long for a file's name: take at most 100 bytes")
+        raise ValueError(f"{place}: {image_id[:40]!r}... is too long for a file name: take at most 100 bytes")
     if not re.fullmatch(r"[\w-][\w.-]*", image_id):
         raise ValueError(f"{place}: {image_id!r} is not an ID: letters, digits and _ - . only, and no dot in front. "
-                         "Rename the picture, or mend the line")
+                         "Rename the image, or fix the line")
     return image_id
 
 
@@ -222,7 +225,7 @@ def _read_text(path):
 
 
 def _once_each(pairs):
-    """Make a JSON object's dict; Python's own takes the last of two entries of one name."""
+    """Build a JSON object's dict. Python's default keeps the last of two entries with the same name."""
     if twice := _repeated(name for name, _ in pairs):
         raise ValueError(f"{twice[0][:100]!r} is there twice")
     return dict(pairs)

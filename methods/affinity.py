@@ -5,7 +5,8 @@
     CRF maps of two alphas --where both are sure--> pairs of one kind, pairs of different kinds: the loss
 
 A pair is a cell and one of its neighbours in the half disc of `offsets`, the other half being the same pairs again.
-The maps are an eighth of the picture. Cells from which the half disc would leave the map are not the first of a pair.
+With the paper's backbone a cell of the maps has 8x8 pixels. Cells from which the half disc would leave the map are not
+the first of a pair.
 """
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,7 @@ def affinity_labels(label, radius=5):
 def confident_labels(low, high, stride=8):
     """Merge two CRF maps (R, H, W) of a crop, row 0 the background, into (H/8, W/8) int64 row numbers, 255 unknown.
 
+    stride  pixels a cell, 8 with the paper's backbone
     low   of the smaller alpha, whose background is large: what is an object there is confidently one
     high  of the larger one: what is background there is confidently that
     Both are averaged over the cells first; a cell without scores (padding: 0 in all rows) is unknown.

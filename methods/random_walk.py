@@ -27,17 +27,20 @@ def random_walk(scores, affinity, radius=5, beta=8, logt=8):
 
 
 @torch.no_grad()
-def walk_cams(net, image, cams, alpha=16, beta=8, logt=8, radius_rule="psa", stride=8):
+def walk_cams(net, image, cams, alpha=16, beta=8, logt=8, radius_rule="psa"):
     """Spread the CAMs of a picture along the affinities that a network sees in it.
 
     net  AffinityNet in eval mode;  image (1, 3, H, W), normalised;  cams (K, H, W);  alpha  the background's
-    Returns (K + 1, H', W') float32, the background first: H and W rounded up to multiples of 8, where the image is 0.
+    Returns (K + 1, H', W') float32, the background first: H and W rounded up to multiples of net.image_multiple (8
+    with the paper's backbone), where the image is 0.
     """
     device, (height, width) = next(net.parameters()).device, image.shape[2:]
-    features = net(to_device(F.pad(image, (0, -width % stride, 0, -height % stride)), device))      # (1, D, h, w)
+    stride, multiple = net.stride, net.image_multiple
+    features = net(to_device(F.pad(image, (0, -width % multiple, 0, -height % multiple)), device))  # (1, D, h, w)
     radius = effective_radius(*features.shape[2:], rule=radius_rule)
     affinity = pair_affinity(features, radius)[0]                                   # (P, N)
-    walked = random_walk(start_scores(cams.to(device), alpha), affinity, radius, beta, logt)        # (K + 1, h, w)
+    scores = start_scores(cams.to(device), alpha, stride, multiple)                 # (K + 1, h, w)
+    walked = random_walk(scores, affinity, radius, beta, logt)
     return F.interpolate(walked[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]
 
 
@@ -72,8 +75,11 @@ def transition(affinity, h, w, radius=5, beta=8):
                                        check_invariants=False)
 
 
-def start_scores(cams, alpha, stride=8):
-    """Pool CAMs (K, H, W) and their background of `alpha` over cells: (K + 1, h, w), h = ceil(H / 8), 0 outside."""
+def start_scores(cams, alpha, stride=8, multiple=8):
+    """Pool CAMs (K, H, W) and their background of `alpha` over cells of `stride` pixels: (K + 1, h, w), 0 outside.
+
+    h and w are those of the image padded to multiples of `multiple` pixels.
+    """
     scores = torch.cat([background(cams, alpha), cams])
     height, width = scores.shape[1:]
-    return F.avg_pool2d(F.pad(scores, (0, -width % stride, 0, -height % stride)), stride)
+    return F.avg_pool2d(F.pad(scores, (0, -width % multiple, 0, -height % multiple)), stride)

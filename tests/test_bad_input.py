@@ -87,7 +87,7 @@ def test_an_unknown_class(place):
     assert_says(refusal("train", *NEW), "labels.json", "train_0002", "'wolf'", "classes.txt")
 
 
-@pytest.mark.parametrize("line, words", [("../evil", ("'../evil'", "is not an ID", "line 13", "mend the line")),
+@pytest.mark.parametrize("line, words", [("../evil", ("'../evil'", "is not an ID", "line 13", "fix the line")),
                                          ("a/b", ("'a/b'", "is not an ID")),
                                          (".hidden", ("'.hidden'", "is not an ID")),
                                          ("two words", ("neither an ID alone",)),
@@ -255,7 +255,8 @@ def test_other_settings_in_the_same_folder(place):
     assert_says(refusal("train", *line), "last.pth was trained with other settings", "lr: then 0.1, now 0.05",
                 "--overwrite", "--name")
     call("train", *line, "--max_epochs", 1, "--overwrite")
-    assert sorted(p.name for p in place.glob("experiment/X/ckpt/model_oc/*")) == ["000.pth", "last.pth"]
+    assert sorted(p.name for p in place.glob("experiment/X/ckpt/model_oc/*")) == ["000.pth", "last.pth",
+                                                                                "network.json"]
     assert len((place / "experiment/X/log/train_model_oc.jsonl").read_text().splitlines()) == 1
 
 
@@ -348,9 +349,9 @@ def test_weights_without_what_it_takes_to_go_on(place):
 
 
 def test_overwrite_deletes_nothing_that_is_not_its_own(place):
-    assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", ".", "--overwrite"), "was not made by this stage")
+    assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", ".", "--overwrite"), "was not written by this stage")
     assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", place / "data/critters", "--overwrite"),
-                "was not made by this stage")
+                "was not written by this stage")
     assert (place / "data/critters/classes.txt").exists()
 
 
@@ -427,7 +428,7 @@ def test_a_folder_that_may_not_be_written(place):
 
 def test_broken_json(place):
     cut(place / "experiment/X/dict/made_by.json")
-    assert_says(refusal("infer", *DEMO, "--dict"), "dict/made_by.json is not whole JSON", "delete it")
+    assert_says(refusal("infer", *DEMO, "--dict"), "dict/made_by.json is not complete JSON", "delete it")
     cut(place / "experiment/X/ckpt/model_cse/network.json")
     assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"), "ckpt/model_cse/network.json is damaged",
                 "delete it and repeat the command that trained")
@@ -498,7 +499,7 @@ def test_pictures_of_every_kind(zoo):
     place, common, _ = zoo
     folder, layout = place / "all experiments/X", VOCLayout(common[1])
     for image_id in layout.ids("train"):
-        size = layout.truth(image_id).shape
+        size = layout.ground_truth(image_id).shape
         classes, scores = read_cam(folder / f"dict/{image_id}.npz")
         assert len(classes) == layout.label(image_id).sum() and 4 not in classes
         assert scores.shape[1:] == size and np.isfinite(scores).all()

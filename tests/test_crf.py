@@ -1,4 +1,5 @@
-"""Dense CRF against the authors' numbers, and the pool of processes: same numbers, no torch, no hang."""
+"""Dense CRF against the authors' numbers, and the child processes: same numbers, no torch, no hang."""
+import contextlib
 import faulthandler
 import os
 import signal
@@ -13,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools.crf import CRFPool, background, dense_crf, dense_crf_alphas
+from tools import interrupt
+from tools.crf import HELD, Job, background, dense_crf, dense_crf_alphas, refine_all
 
 ROOT = Path(__file__).resolve().parent.parent
 linux = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
@@ -26,7 +28,7 @@ def compiled():
 
 @pytest.fixture
 def no_hang():
-    """End the test run with every thread's traceback if a test of the pool takes a minute."""
+    """End the test run with every thread's traceback if a test of the processes takes a minute."""
     faulthandler.dump_traceback_later(60, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
@@ -114,7 +116,7 @@ def test_refuses(compiled, image, scores, iterations, message):
         dense_crf(image, scores, iterations)
 
 
-@pytest.mark.parametrize("call", [lambda: dense_crf(*picture()), lambda: CRFPool(1)])
+@pytest.mark.parametrize("call", [lambda: dense_crf(*picture()), lambda: list(refine_all([], 1))])
 def test_says_how_to_install_pydensecrf(monkeypatch, call):
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
     with pytest.raises(ImportError, match=r"pip install pydensecrf2 .*C\+\+ compiler"):
@@ -126,37 +128,74 @@ def test_no_torch_comes_with_these_modules():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_pool_gives_the_same_numbers_as_this_process(compiled, no_hang):
+def job(load=picture, save=lambda *_: None, alphas=(4,), key=""):
+    return Job(key, load, save, alphas)
+
+
+def children():
+    """List the process ids of the CRF's children that live, zombies included."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(status.read_text().rsplit(")", 1)[1].split()[1]) == os.getpid():
+                command = (status.parent / "cmdline").read_text()
+                if not command or "tools.crf" in command:           # a zombie's is empty
+                    found.append(int(status.parent.name))
+    return found
+
+
+def test_children_give_the_same_numbers_as_this_process(compiled, no_hang):
     saved = {}
-    with CRFPool(2) as pool:
-        for seed in range(6):
-            pool.submit(partial(picture, 8 + seed, 9, seed % 3, seed), lambda alpha, scores, seed=seed:
-                        saved.update({(seed, alpha): scores}), alphas=(4, 24), iterations=2, key=seed)
-        assert sorted(pool.results()) == list(range(6))
-    assert len(saved) == 12
-    for seed in range(6):
+    jobs = [job(partial(picture, 8 + seed, 9, seed % 3, seed), lambda alpha, scores, seed=seed:
+                saved.update({(seed, alpha): scores}), (4, 24), seed) for seed in range(12)]
+    for in_turn in (False, True):
+        saved.clear()
+        assert sorted(refine_all(jobs, 2, iterations=2, in_turn=in_turn)) == list(range(12))
+        assert len(saved) == 24
+    for seed in range(12):
         for alpha, alone in zip((4, 24), dense_crf_alphas(*picture(8 + seed, 9, seed % 3, seed), (4, 24), 2)):
             np.testing.assert_array_equal(saved[seed, alpha], alone)
 
 
-@linux
-def test_pool_children_hold_no_torch(compiled, no_hang):
-    with CRFPool(1) as pool:
-        pool.submit(picture, lambda *_: None, [4])
-        list(pool.results())
-        mapped = Path(f"/proc/{pool.children[0].pid}/maps").read_text()
-        pool.submit(picture, lambda *_: None, [4])                  # a pool goes on after results()
-        assert list(pool.results()) == [None]
-    assert "densecrf" in mapped and "libtorch" not in mapped and "libtorch" in Path("/proc/self/maps").read_text()
-
-
-def test_leaving_the_block_finishes_what_was_submitted(compiled, no_hang):
+def test_save_gets_what_load_gave_beside(compiled, no_hang):
     saved = []
-    with CRFPool(1) as pool:
-        for _ in range(3):
-            pool.submit(picture, lambda alpha, scores: saved.append(alpha), [4], iterations=1)
-    assert saved == [4, 4, 4]
-    assert all(child.poll() is not None for child in pool.children)
+    list(refine_all([job(lambda: (*picture(), [0, 2, 7], "x"), lambda _, scores, *beside: saved.append(beside))], 1))
+    assert saved == [([0, 2, 7], "x")]
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_few_images_are_held(compiled, no_hang, in_turn):
+    """The jobs' iterable may be a network whose scores the jobs hold: it waits while HELD a worker are unfinished."""
+    begun, finished, ahead = [], [], []
+
+    def jobs():
+        for number in range(30):
+            ahead.append(len(begun) - len(finished))
+            begun.append(number)
+            yield job(key=number)
+
+    for key in refine_all(jobs(), 2, iterations=1, in_turn=in_turn):
+        finished.append(key)
+    assert sorted(finished) == list(range(30)) and max(ahead) < 2 * HELD
+    assert not in_turn or ahead == [number % (2 * HELD) for number in range(30)]
+
+
+@linux
+def test_children_hold_no_torch_and_start_with_the_first_job(compiled, no_hang):
+    def load():
+        mapped.append(Path(f"/proc/{children()[0]}/maps").read_text())
+        return picture()
+
+    def jobs():
+        mapped.append(children())
+        yield job()
+        yield job(load, alphas=(4, 24))
+
+    mapped = []
+    list(refine_all(jobs(), 1))
+    none, maps = mapped
+    assert none == [] == children()
+    assert "densecrf" in maps and "libtorch" not in maps and "libtorch" in Path("/proc/self/maps").read_text()
 
 
 class Noise:
@@ -168,8 +207,7 @@ class Noise:
 
 def test_what_a_child_prints_does_not_reach_the_replies(compiled, no_hang):
     saved = []
-    with CRFPool(1) as pool:
-        pool.submit(picture, lambda alpha, scores: saved.append(scores), [4], iterations=Noise())
+    list(refine_all([job(save=lambda alpha, scores: saved.append(scores))], 1, iterations=Noise()))
     np.testing.assert_array_equal(saved[0], next(dense_crf_alphas(*picture(), [4], iterations=5)))
 
 
@@ -177,56 +215,87 @@ def fail(*_):
     raise OSError("the disk is full")
 
 
+@linux
 @pytest.mark.parametrize("load, save, error", [
     (fail, print, OSError("the disk is full")),
     (picture, fail, OSError("the disk is full")),
     (lambda: (picture()[0], picture(5, 5)[1]), print, ValueError("image's size")),
 ])
-def test_pool_raises_what_went_wrong(compiled, no_hang, load, save, error):
-    with pytest.raises(type(error), match=str(error)), CRFPool(2) as pool:
-        for _ in range(4):
-            pool.submit(load, save, [4], iterations=1)
-        list(pool.results())
-    with pytest.raises(type(error), match=str(error)), CRFPool(1) as pool:      # also without results()
-        pool.submit(load, save, [4], iterations=1)
-    assert all(child.poll() is not None for child in pool.children)
-    with pytest.raises(type(error), match=str(error)):                          # and again: the pool is over
-        pool.submit(picture, print, [4])
+@pytest.mark.parametrize("count", [1, 40])
+def test_what_went_wrong_is_raised(compiled, no_hang, load, save, error, count):
+    with pytest.raises(type(error), match=str(error)):
+        list(refine_all([job(load, save)] * count, 2, iterations=1))
+    assert children() == []
 
 
+@linux
+def test_an_error_of_the_jobs_ends_the_children(compiled, no_hang):
+    def jobs():
+        yield job()
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        list(refine_all(jobs(), 2, iterations=1))
+    assert children() == []
+
+
+@linux
 @pytest.mark.parametrize("delay", [0, 0.5])
 def test_a_killed_child_is_an_error_not_a_hang(compiled, no_hang, delay):
     def load():
-        killer = threading.Timer(delay, pool.children[0].kill)
+        killer = threading.Timer(delay, os.kill, (children()[0], signal.SIGKILL))
         killer.start()
         if not delay:
             killer.join()
         return picture(120, 160)
 
-    with pytest.raises(ChildProcessError, match=r"code -9\) while working on 2007_000032.*fewer"), CRFPool(1) as pool:
-        pool.submit(load, lambda *_: None, [4, 24], iterations=1000, key="2007_000032")
-        pool.submit(picture, lambda *_: None, [4])
-        list(pool.results())
+    with pytest.raises(ChildProcessError, match=r"code -9\) while working on 2007_000032.*fewer"):
+        list(refine_all([job(load, alphas=(4, 24), key="2007_000032"), job()], 1, iterations=1000))
 
 
-def test_an_interrupted_block_ends_the_children_at_once(compiled, no_hang):
+@linux
+@pytest.mark.parametrize("way", ["exception", "close", "forgotten"])
+def test_a_loop_that_ends_early_ends_the_children_at_once(compiled, no_hang, way):
     start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), CRFPool(2) as pool:
-        for _ in range(4):
-            pool.submit(partial(picture, 120, 160), lambda *_: None, [4], iterations=100_000)
-        raise KeyboardInterrupt
-    assert all(child.poll() is not None for child in pool.children)
+    refined = refine_all([job(), *[job(partial(picture, 120, 160), alphas=range(1, 100_000))] * 9], 2, iterations=1000)
+    if way == "exception":
+        with pytest.raises(KeyboardInterrupt):
+            for _ in interrupt.progress(refined, 10, "CRF"):
+                raise KeyboardInterrupt
+    else:
+        next(refined)
+        if way == "close":
+            refined.close()
+        else:
+            del refined
+    assert children() == []
     assert time.monotonic() - start < 20
+
+
+@linux
+def test_being_asked_to_stop_ends_the_children(compiled, no_hang, capsys):
+    """The traceback of SystemExit holds the loop's frames: the generator is closed none the less."""
+    refined = refine_all([job(), *[job(partial(picture, 120, 160), alphas=range(1, 100_000))] * 9], 2, iterations=1000)
+    with interrupt.remembered(), pytest.raises(SystemExit) as left:
+        for _ in interrupt.progress(refined, 10, "CRF"):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert children() == [] and left.value.code == 0
 
 
 @linux
 def test_children_end_with_a_killed_parent(compiled):
     code = """
         import time
-        from tools.crf import CRFPool
-        with CRFPool(2) as pool:
-            print(*(child.pid for child in pool.children), flush=True)
+        from tests.test_crf import children, job
+        from tools.crf import refine_all
+
+        def jobs():
+            yield job()
+            yield job()
+            print(*children(), flush=True)
             time.sleep(60)
+
+        list(refine_all(jobs(), 2))
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -246,6 +315,6 @@ def test_children_end_with_a_killed_parent(compiled):
 
 
 @pytest.mark.parametrize("workers", [0, -1])
-def test_pool_needs_a_worker(workers):
+def test_a_worker_is_needed(workers):
     with pytest.raises(ValueError, match="worker"):
-        CRFPool(workers)
+        next(refine_all([], workers))

@@ -98,7 +98,7 @@ def test_the_folder_is_a_dataset(root):
         for i, image_id in enumerate(layout.ids(split)):
             image, mask, heads = critters.draw(0, split, i)
             np.testing.assert_array_equal(read_image(layout.image_path(image_id)), image)
-            np.testing.assert_array_equal(layout.truth(image_id), mask)
+            np.testing.assert_array_equal(layout.ground_truth(image_id), mask)
             np.testing.assert_array_equal(np.array(Image.open(root / f"Heads/{image_id}.png")), heads)
             np.testing.assert_array_equal(layout.label(image_id), [k + 1 in mask for k in range(6)])
 

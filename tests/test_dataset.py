@@ -59,8 +59,8 @@ def test_classes_are_the_files_or_vocs(root):
 
 @pytest.mark.parametrize("content, message", [
     (b"", "classes.txt is empty"), (b"\n \n", "is empty"), (b"cat\ndog\ncat\n", "names 'cat' twice"),
-    (b"\xff\xfe", "UTF-8"), (b"cat\ntraffic\0light\n", r"'traffic\\x00light' has a control character"),
-    (b"x" * 101, "x'... is too long for a file's name"),
+    (b"\xff\xfe", "UTF-8"), (b"cat\ntraffic\0light\n", r"'traffic\\x00light' contains a control character"),
+    (b"x" * 101, "x'... is too long for a file name"),
     ("\n".join(map(str, range(255))).encode(), "254"),
 ])
 def test_bad_classes_are_refused(root, content, message):
@@ -216,7 +216,7 @@ def test_real_photos(msrc):
     layout.check(ids, "train")
     labels = layout.labels(ids)
     assert labels.shape == (292, 15) and labels[:, 0].sum() == 18 and labels[:, 4].sum() == 40     # its README's counts
-    assert layout.truth(ids[0]).shape == read_image(layout.image_path(ids[0])).shape[:2]
+    assert layout.ground_truth(ids[0]).shape == read_image(layout.image_path(ids[0])).shape[:2]
 
 
 # --- pictures and ground truth
@@ -287,7 +287,7 @@ def test_damaged_pictures_are_refused(tmp_path, name):
     whole = path.read_bytes()
     for damaged in (b"", b"GIF89a", b"no picture", whole[: len(whole) // 2], whole[:-40], whole[:30]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=rf"{name} is truncated or not a picture: fetch it again or take it off"):
+        with pytest.raises(ValueError, match=rf"{name} is truncated or not an image: fetch it again or take it off"):
             read_image(path)
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "nothing.jpg")
@@ -297,7 +297,7 @@ def test_whatever_pillow_raises_the_picture_is_named(tmp_path):
     """Here a NotImplementedError."""
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png", format="DDS")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes().replace(b"\x40\0\0\0", bytes(4), 1))
-    with pytest.raises(ValueError, match="a.png is truncated or not a picture.*NotImplementedError"):
+    with pytest.raises(ValueError, match="a.png is truncated or not an image.*NotImplementedError"):
         read_image(tmp_path / "a.png")
 
 
@@ -313,7 +313,7 @@ def test_a_picture_too_short_for_its_size_is_refused_before_it_is_decoded(tmp_pa
         struct.pack_into(">HH", content, width_at, 13_000, 13_000)
     (tmp_path / name).write_bytes(content)
     monkeypatch.setattr(Image.Image, "load", None)
-    with pytest.raises(ValueError, match=f"{name} .*it announces 13000x13000 pixels"):
+    with pytest.raises(ValueError, match=f"{name} .*its header says 13000x13000 pixels"):
         read_image(tmp_path / name)
 
 
@@ -333,28 +333,28 @@ def test_ground_truth(root, tmp_path):
     palette.save(root / "SegmentationClass/palette.png")
     layout = VOCLayout(root)
     for name in ("gray", "palette"):
-        truth = layout.truth(name)
-        assert truth.dtype == np.uint8 and truth.tolist() == ids.tolist() and layout.has_truth(name)
+        truth = layout.ground_truth(name)
+        assert truth.dtype == np.uint8 and truth.tolist() == ids.tolist() and layout.has_ground_truth(name)
     (tmp_path / "mine").mkdir()
     gray.save(tmp_path / "mine/other.png")
-    assert layout.has_truth("other", tmp_path / "mine") and not layout.has_truth("other")
-    assert layout.truth("other", tmp_path / "mine").tolist() == ids.tolist()
+    assert layout.has_ground_truth("other", tmp_path / "mine") and not layout.has_ground_truth("other")
+    assert layout.ground_truth("other", tmp_path / "mine").tolist() == ids.tolist()
     with pytest.raises(FileNotFoundError, match=r"other\.png.*--gt_dir"):
-        layout.truth("other")
+        layout.ground_truth("other")
 
 
 def test_bad_ground_truth_is_refused(root):
     path = root / "SegmentationClass/a.png"
     layout = VOCLayout(root)
     write_picture(path)
-    with pytest.raises(ValueError, match=r"a\.png is a picture of mode RGB.*palette"):
-        layout.truth("a")
+    with pytest.raises(ValueError, match=r"a\.png is an image of mode RGB.*palette"):
+        layout.ground_truth("a")
     Image.fromarray(np.full((2, 2), 21, dtype=np.uint8)).save(path)
     with pytest.raises(ValueError, match=r"a\.png holds the class id 21.*0\.\.20"):
-        layout.truth("a")
+        layout.ground_truth("a")
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"a\.png is truncated"):
-        layout.truth("a")
+        layout.ground_truth("a")
 
 
 # --- training samples

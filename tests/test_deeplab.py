@@ -1,10 +1,12 @@
-"""DeepLab: shapes, what is trained, how it starts; LargeFOV and torchvision's promise the same."""
+"""DeepLab: shapes, what is trained, how it starts; LargeFOV and DeepLabV3 promise the same."""
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from networks import parameter_groups
+from networks import backbones, parameter_groups
 from networks.cam import CAMNet
 from networks.deeplab import DeepLabV3, LargeFOV
 from networks.pretrained import load_weights, official_state
@@ -22,7 +24,7 @@ def small():
 @pytest.fixture(scope="module")
 def resnet50():
     torch.manual_seed(0)
-    return DeepLabV3("deeplabv3_resnet50", CLASSES)
+    return DeepLabV3(CLASSES, backbone=backbones.build("resnet50"))
 
 
 # ---- LargeFOV ----
@@ -88,23 +90,37 @@ def test_starts_from_a_classifier_and_comes_back(small):
     assert torch.equal(other.eval()(image), small.eval()(image))
 
 
-# ---- torchvision's ----
+# ---- DeepLabV3 ----
 
-def test_torchvisions_promise_the_same(resnet50):
+def test_deeplabv3_promises_the_same(resnet50):
     assert resnet50.eval()(torch.rand(1, 3, 33, 50)).shape == (1, CLASSES + 1, 33, 50)
-    assert resnet50.backbone(torch.rand(1, 3, 33, 50))["out"].shape == (1, 2048, 5, 7)      # an eighth, too
+    assert resnet50.backbone(torch.rand(1, 3, 33, 50))[2].shape == (1, 2048, 5, 7)          # an eighth, too
 
 
-def test_torchvisions_logits_are_torchvisions(resnet50):
+def test_its_head_on_its_backbone_is_torchvisions_network(resnet50):
+    """On an image whose sides are multiples of 8, and without the shift that puts features onto what they show."""
     from torchvision.models import segmentation
     theirs = segmentation.deeplabv3_resnet50(weights_backbone=None, num_classes=CLASSES + 1).eval()
-    theirs.load_state_dict(resnet50.state_dict())
+    state = official_state(resnet50)
+    theirs.load_state_dict({name if name.startswith("classifier") else f"backbone.{name}": value
+                            for name, value in state.items()})
     image = torch.rand(1, 3, 40, 48)
+    ours = copy.deepcopy(resnet50).eval()
+    ours.backbone.shifts = (0, 0, 0)
     with torch.no_grad():
-        torch.testing.assert_close(resnet50.eval()(image), theirs(image)["out"])
+        torch.testing.assert_close(ours(image), theirs(image)["out"])
 
 
-def test_torchvisions_backbone_has_its_batchnorm_frozen(resnet50):
+@pytest.mark.parametrize(("stride", "rates"), [(8, [12, 24, 36]), (16, [6, 12, 18]), (32, [3, 6, 9])])
+def test_its_field_of_view_is_the_same_at_every_stride(stride, rates):
+    with torch.device("meta"):
+        net = DeepLabV3(CLASSES, backbone=StandIn(stride))
+    dilations = [m.dilation[0] for m in net.classifier.modules() if isinstance(m, nn.Conv2d) and m.dilation[0] > 1]
+    assert dilations == rates
+    assert LargeFOV(CLASSES, backbone=StandIn(stride)).b8.dilation == (rates[0], rates[0])
+
+
+def test_its_backbone_has_batchnorm_frozen_and_its_head_has_not(resnet50):
     resnet50.eval().train()
     frozen = {name for name, p in resnet50.named_parameters() if not p.requires_grad}
     evaluating = {name for name, m in resnet50.named_modules() if not m.training}
@@ -116,33 +132,24 @@ def test_torchvisions_backbone_has_its_batchnorm_frozen(resnet50):
         p.numel() for p in resnet50.classifier.parameters())
 
 
-@pytest.mark.parametrize(("name", "units"), [("deeplabv3_resnet50", 6), ("deeplabv3_resnet101", 23)])
-def test_torchvisions_two_depths(name, units):
-    with torch.device("meta"):
-        net = DeepLabV3(name, CLASSES, norm="train")
-    assert len(net.backbone.layer3) == units
-    assert all(p.requires_grad for p in net.parameters()) and all(m.training for m in net.modules())
-
-
-def test_torchvisions_weights_are_asked_for_by_name(monkeypatch, resnet50):
-    from torchvision.models import ResNet50_Weights, resnet
+def test_it_starts_from_weights_in_torchvisions_and_timms_names(resnet50):
+    from torchvision.models import resnet
     torch.manual_seed(5)
-    published, asked = resnet.resnet50().state_dict(), []
-    monkeypatch.setattr(ResNet50_Weights, "get_state_dict", lambda self, **kw: asked.append(self) or published)
-    net = DeepLabV3("deeplabv3_resnet50", CLASSES, weights="IMAGENET1K_V1")
-    assert asked == [ResNet50_Weights.IMAGENET1K_V1]
-    assert torch.equal(net.backbone.layer4[2].conv3.weight, published["layer4.2.conv3.weight"])
-
-    report = load_weights(resnet50, published, head="skip")          # the same from a file
-    assert torch.equal(resnet50.backbone.conv1.weight, published["conv1.weight"])
+    published = resnet.resnet50().state_dict()
+    report = load_weights(resnet50, published, head="skip")
+    assert torch.equal(resnet50.backbone.model.model.layer4[2].conv3.weight, published["layer4.2.conv3.weight"])
     assert report["unused"] == ["fc.weight", "fc.bias"]
     assert report["new"] and all(name.startswith("classifier.") for name in report["new"])
 
 
-@pytest.mark.parametrize("wrong", [{"name": "deeplabv3_mobilenet_v3_large"}, {"norm": "batch"}])
-def test_settings_without_meaning(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong.values()))):
-        DeepLabV3(**wrong)
+class StandIn(nn.Module):
+    """What a head asks of a backbone."""
+
+    channels, norm = (4, 4, 4), "train"
+
+    def __init__(self, stride):
+        super().__init__()
+        self.stride = stride
 
 
 # ---- both ----

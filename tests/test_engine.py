@@ -394,7 +394,7 @@ def test_asked_to_stop_it_ends_the_step_and_saves(tmp_path, capsys, number, step
     handlers = [signal.getsignal(n) for n in interrupt.SIGNALS]
     with pytest.raises(SystemExit) as left:
         train(tmp_path / "cut", save_minutes=60, loader=asking)
-    assert left.value.code == 0 and "run the same command to go on" in capsys.readouterr().out
+    assert left.value.code == 0 and "run the same command to resume" in capsys.readouterr().out
     assert handlers == [signal.getsignal(n) for n in interrupt.SIGNALS]
     last = tmp_path / "cut/X/ckpt/model_oc/last.pth"
     assert torch.load(last)["step"] == step if step else not last.exists()

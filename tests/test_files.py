@@ -89,7 +89,7 @@ def test_a_packed_checkpoint_is_refused(tmp_path):
 @pytest.mark.parametrize("text", ["", '{"a": 1', "{'a': 1}", "\xff", "[" * 100_000, "9" * 5000])
 def test_damaged_json_is_named(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text.encode("latin1"))
-    with pytest.raises(ValueError, match="a.json is not whole JSON .* delete it"):
+    with pytest.raises(ValueError, match="a.json is not complete JSON .* delete it"):
         read_json(tmp_path / "a.json")
 
 

@@ -43,7 +43,8 @@ def test_the_files_of_training(finished):
     folder = finished / "experiment/X"
     for model, epochs in EPOCHS.items():
         ckpt = folder / f"ckpt/{model}"
-        assert sorted(p.name for p in ckpt.iterdir()) == [*(f"{e:03d}.pth" for e in range(epochs)), "last.pth"]
+        assert sorted(p.name for p in ckpt.iterdir()) == [*(f"{e:03d}.pth" for e in range(epochs)), "last.pth",
+                                                        "network.json"]
         weights = torch.load(ckpt / f"{epochs - 1:03d}.pth", weights_only=True)
         assert {"conv1a.weight", "b2.bn_branch2a.running_mean", "b5.conv_branch1.weight", "b6.conv_branch2b2.weight",
                 "bn7.bias", "fc8.weight"} <= set(weights)
@@ -76,7 +77,7 @@ def test_the_files_of_inference(finished, suffix):
     folder, layout = finished / "experiment/X", VOCLayout(finished / "data/critters")
     ids = layout.ids("train")
     for image_id in ids:
-        size = layout.truth(image_id).shape
+        size = layout.ground_truth(image_id).shape
         present = [c + 1 for c in np.flatnonzero(layout.label(image_id))]
         with np.load(folder / f"dict{suffix}/{image_id}.npz") as cam:
             assert cam["classes"].dtype == np.uint8 and cam["classes"].tolist() == present
@@ -110,7 +111,7 @@ def slow_miou(maps, num_classes):
 def test_evaluation_equals_a_slow_one(place):
     layout = VOCLayout("data/critters")
     ids = layout.ids("train")
-    truths, folder = [layout.truth(i) for i in ids], place / "experiment/X"
+    truths, folder = [layout.ground_truth(i) for i in ids], place / "experiment/X"
 
     call("evaluation", *DEMO, "--task", "cam", "--dict_dir", "dict")
     found = json.loads((folder / "eval/cam_dict_train.json").read_text())
@@ -165,14 +166,14 @@ def test_nothing_is_done_twice(place):
     for model, epochs in EPOCHS.items():
         assert f"complete, {epochs} epochs; nothing to do" in call("train", *DEMO, *small(model))
         text = call("infer", *DEMO, "--model", model, "--vis", "--dict", "--crf", "--alphas", 2, 24)
-        assert "12 of 12 pictures are there" in text
+        assert "12 of 12 images are finished" in text
     assert files("experiment") == before
     # What is missing, and that alone, is made again.
     for name in ("dict/train_0003.npz", "crf/24/train_0005.npz"):
         (place / "experiment/X" / name).unlink()
     (drawing := next(place.glob("experiment/X/infer/train_0007_*.png"))).unlink()
     text = call("infer", *DEMO, "--vis", "--dict", "--crf", "--alphas", 2, 24)
-    assert "11 of 12 pictures are there" in text and drawing.exists()
+    assert "11 of 12 images are finished" in text and drawing.exists()
     after = files("experiment")
     assert set(after) == set(before)
     assert {name for name in after if after[name][0] != before[name][0]} == {
@@ -278,8 +279,8 @@ def test_reproduce(tmp_path, monkeypatch):
     made = (".lock/", "log.txt", "log/reproduce.json", "config/", "eval/", "results.json", "report.html")
     before = files("experiment", made)
     text = call("reproduce", *words)
-    assert text.count("nothing to do") == 5 and text.count("12 of 12 pictures are there") == 4
-    assert text.count("4 of 4 pictures are there") == 1
+    assert text.count("nothing to do") == 5 and text.count("12 of 12 images are finished") == 4
+    assert text.count("4 of 4 images are finished") == 1
     assert files("experiment", made) == before
     again = json.loads((tmp_path / "experiment/demo/results.json").read_text())["rows"]
     for row, earlier in zip(again, rows):       # the time is that of the run which did the work
@@ -360,7 +361,7 @@ def voc(finished, tmp_path_factory):
         width, height = [(80, 60), (60, 80), (72, 72)][number % 3]
         with Image.open(critters.image_path(source)) as picture:
             picture.convert("RGB").resize((width, height)).save(root / f"JPEGImages/{image_id}.jpg", quality=90)
-        mask = np.array(Image.fromarray(critters.truth(source)).resize((width, height), Image.NEAREST))
+        mask = np.array(Image.fromarray(critters.ground_truth(source)).resize((width, height), Image.NEAREST))
         names = [VOC_CLASSES[c - 1] for c in np.unique(mask) if c]
         edge = (mask[1:] != mask[:-1])[:, 1:] | (mask[:, 1:] != mask[:, :-1])[1:]
         mask[1:, 1:][edge] = 255

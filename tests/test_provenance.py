@@ -54,18 +54,18 @@ def test_a_folder_of_unknown_files_is_refused(experiment):
     with pytest.raises(ValueError, match="holds files but no made_by.json"):
         experiment.claim("dict", "infer model_cse", {}, [])
     # --overwrite deletes what this stage made, never what it does not know.
-    with pytest.raises(ValueError, match="was not made by this stage"):
+    with pytest.raises(ValueError, match="was not written by this stage"):
         experiment.claim("dict", "infer model_cse", {}, [], overwrite=True)
     experiment.claim("other", "infer model_oc", {}, [])
     make_file(experiment / "other/a.npz")
-    with pytest.raises(ValueError, match="was not made by this stage .*by infer model_oc, now infer model_cse"):
+    with pytest.raises(ValueError, match="was not written by this stage .*by infer model_oc, now infer model_cse"):
         experiment.claim("other", "infer model_cse", {}, [], overwrite=True)
     assert (experiment / "dict/a.npz").exists() and (experiment / "other/a.npz").exists()
 
 
 def test_a_damaged_made_by_is_named(experiment):
     make_file(experiment / "dict/made_by.json", '{"stage": "inf')
-    with pytest.raises(ValueError, match="made_by.json is not whole JSON"):
+    with pytest.raises(ValueError, match="made_by.json is not complete JSON"):
         experiment.claim("dict", "infer model_cse", {}, [])
 
 
@@ -84,7 +84,7 @@ def test_a_made_by_of_many_words_is_refused_in_few(experiment):
     settings = {str(i) + "x" * 5000: "y" * 5000 for i in range(100)}
     make_file(experiment / "dict/made_by.json", json.dumps({"stage": "z" * 5000, "settings": settings}))
     make_file(experiment / "dict/a.npz")
-    with pytest.raises(ValueError, match="dict was not made by this stage") as error:
+    with pytest.raises(ValueError, match="dict was not written by this stage") as error:
         experiment.claim("dict", "infer model_cse", {}, [])
     assert len(str(error.value)) < 5000
 

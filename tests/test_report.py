@@ -221,7 +221,7 @@ def test_a_real_experiment(place):
     layout = VOCLayout("data/critters")
     for row in data["rows"]:
         classes, scores = read_crf(place / f"experiment/X/crf/02/{row['id']}.npz")
-        expected = slow_iou(classes[scores.argmax(0)], layout.truth(row["id"]))
+        expected = slow_iou(classes[scores.argmax(0)], layout.ground_truth(row["id"]))
         assert row["stages"]["crf/02"]["miou"] == pytest.approx(np.mean(list(expected.values())), abs=.006)
 
 

@@ -135,7 +135,7 @@ def test_the_zip_for_the_test_server(trained):
 def test_evaluation(seg):
     call("evaluation", *DEMO, "--task", "png", "--dict_dir", "seg", "--list", "val")
     layout = VOCLayout("data/critters")
-    pairs = [(label_map(f"experiment/X/seg/{i}.png"), layout.truth(i)) for i in layout.ids("val")]
+    pairs = [(label_map(f"experiment/X/seg/{i}.png"), layout.ground_truth(i)) for i in layout.ids("val")]
     found = json.loads((seg / "experiment/X/eval/png_seg_val.json").read_text())
     assert found["images"] == 6 and found["miou"] == pytest.approx(slow_miou(pairs, 6))
 
@@ -165,11 +165,11 @@ def test_it_learns_its_labels(seg):
 def test_nothing_is_done_twice(seg):
     before = files("experiment")
     assert "whole, 2 epochs; nothing to do" in call("train_seg", *SEG)
-    assert "6 of 6 pictures are there" in call("infer_seg", *INFER, "--vis")
+    assert "6 of 6 images are finished" in call("infer_seg", *INFER, "--vis")
     assert files("experiment") == before
     for name in ("seg/val_0001.png", "seg_vis/val_0002.png"):
         (seg / "experiment/X" / name).unlink()
-    assert "5 of 6 pictures are there" in call("infer_seg", *INFER, "--vis")
+    assert "5 of 6 images are finished" in call("infer_seg", *INFER, "--vis")
     after = files("experiment")
     assert {k: v[1] for k, v in after.items()} == {k: v[1] for k, v in before.items()}
     assert {name for name in after if after[name][0] != before[name][0]} == {"X/seg/val_0001.png",
@@ -201,7 +201,7 @@ def test_inference_stopped_and_started(seg, monkeypatch):
         call("infer_seg", *INFER, "--seg_dir", "again")
     folder = seg / "experiment/X"
     assert len(list((folder / "again").glob("*.png"))) == 3
-    assert "3 of 6 pictures are there" in call("infer_seg", *INFER, "--seg_dir", "again")
+    assert "3 of 6 images are finished" in call("infer_seg", *INFER, "--seg_dir", "again")
     for path in (folder / "seg").glob("*.png"):
         assert (folder / "again" / path.name).read_bytes() == path.read_bytes()
 
@@ -321,19 +321,19 @@ def holidays(seg):
 def test_any_pictures(seg, holidays):
     shutil.rmtree(seg / "data")                 # no dataset is needed
     text = call("infer_seg", *INFER, "--images", "my holidays", "--max_side", 128)
-    assert "0 of 5 pictures are there" in text
+    assert "0 of 5 images are finished" in text
     folder = seg / "experiment/X/seg_my holidays"
     sizes = {p.name: label_map(p).shape for p in folder.glob("*.png")}
     assert sizes == {"turned.png": (120, 90), "gray & old.png": (90, 120), "ü.png": (90, 120), "dot.png": (1, 1),
                      "large.png": (400, 700)}
     assert sorted(p.name for p in (seg / "experiment/X/seg_my holidays_vis").glob("*.png")) == sorted(sizes)
     before = files("experiment")
-    assert "5 of 5 pictures are there" in call("infer_seg", *INFER, "--images", holidays, "--max_side", 128)
+    assert "5 of 5 images are finished" in call("infer_seg", *INFER, "--images", holidays, "--max_side", 128)
     assert files("experiment") == before
     # A picture that has changed is looked at again; so is a new one, and nothing else.
     Image.new("RGB", (50, 40)).save(holidays / "turned.JPG")
     Image.new("RGB", (20, 30)).save(holidays / "new.bmp")
-    assert "4 of 6 pictures are there" in call("infer_seg", *INFER, "--images", holidays, "--max_side", 128)
+    assert "4 of 6 images are finished" in call("infer_seg", *INFER, "--images", holidays, "--max_side", 128)
     assert label_map(folder / "turned.png").shape == (40, 50) and label_map(folder / "new.png").shape == (30, 20)
     changed = {name for name, value in files("experiment").items() if value != before.get(name)}
     assert changed == {f"X/seg_my holidays{vis}/{name}.png" for vis in ("", "_vis") for name in ("turned", "new")}
@@ -345,18 +345,18 @@ def test_a_broken_picture_among_them(seg, holidays, crf):
         pytest.importorskip("pydensecrf")
     cut(holidays / "large.jpeg")
     line = (*INFER, "--images", holidays, "--max_side", 64, *(["--crf", "--crf_iterations", 1] if crf else []))
-    assert_says(refusal("infer_seg", *line), "1 of 5 pictures could not be read, the others are done", "large.jpeg")
+    assert_says(refusal("infer_seg", *line), "1 of 5 images could not be read, the others are finished", "large.jpeg")
     folder = seg / "experiment/X/seg_my holidays"
     assert sorted(p.stem for p in folder.glob("*.png")) == ["dot", "gray & old", "turned", "ü"]
     Image.new("RGB", (70, 40)).save(holidays / "large.jpeg")
-    assert "4 of 5 pictures are there" in call("infer_seg", *line)
+    assert "4 of 5 images are finished" in call("infer_seg", *line)
 
 
 def test_folders_that_are_none(seg):
     assert_says(refusal("infer_seg", *INFER, "--images", "nowhere"), "no folder nowhere", "--images")
     (seg / "empty").mkdir()
     (seg / "empty/notes.txt").write_text("no picture")
-    assert_says(refusal("infer_seg", *INFER, "--images", "empty"), "empty (--images) holds no picture", ".jpg")
+    assert_says(refusal("infer_seg", *INFER, "--images", "empty"), "empty (--images) holds no image", ".jpg")
     for flag in (("--zip",), ("--only", "a")):
         assert_says(refusal("infer_seg", *INFER, "--images", "data/critters/JPEGImages", *flag), flag[0], "of a list")
 
@@ -421,7 +421,7 @@ def test_a_broken_label_map(seg):
     cut(seg / "experiment/X/rw/02_24/train_0004.png")
     for stage, words in (("train_seg", SEG), ("evaluation", (*DEMO, "--task", "png", "--dict_dir", "rw/02_24"))):
         message = refusal(stage, *words)
-        assert_says(message, "rw/02_24/train_0004.png is truncated", "delete it and run that again")
+        assert_says(message, "rw/02_24/train_0004.png is truncated", "delete it and run that stage again")
         assert message.count("train_0004.png is truncated") == message.count("experiment/X/rw") == 1
 
 

@@ -7,13 +7,13 @@ from PIL import Image
 from torch import nn
 
 from data.dataset import SegSet
-from data.images import PictureFolder, picture_size, read_image
+from data.images import ImageFolder, image_size, read_image
 from data.layout import VOCLayout
 from data.loader import view_loader
 from data.prepare import voc_palette
 from data.transforms import augment_labelled, normalize, views
 from methods.segmentation import Segmentation, multi_scale_scores
-from tools.crf import BILATERAL, DEEPLAB_BILATERAL, CRFPool, dense_crf
+from tools.crf import BILATERAL, DEEPLAB_BILATERAL, Job, dense_crf, refine_all
 from tools.recompute import InParts
 from tools.visualize import label_overlay
 
@@ -219,7 +219,7 @@ def test_names_of_any_pictures(tmp_path):
     for name in ("b.JPG", "a b.png", "ü.webp", "two.jpg", "two.png", "x.png", "x.png.jpg", "notes.txt", ".hidden.png"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    pictures = PictureFolder(tmp_path)
+    pictures = ImageFolder(tmp_path)
     assert pictures.files == {"a b": "a b.png", "b": "b.JPG", "two.jpg": "two.jpg", "two.png": "two.png",
                               "x": "x.png", "x.png.jpg": "x.png.jpg", "ü": "ü.webp"}
     assert pictures.image_path("b") == tmp_path / "b.JPG"
@@ -231,20 +231,20 @@ def test_the_size_in_the_header_is_that_of_the_upright_picture(tmp_path, suffix,
     path, exif = tmp_path / f"a.{suffix}", Image.Exif()
     exif[0x0112] = turn
     Image.new("RGB", (30, 20)).save(path, exif=exif)
-    assert picture_size(path) == read_image(path).shape[:2] == ((20, 30) if turn < 5 else (30, 20))
+    assert image_size(path) == read_image(path).shape[:2] == ((20, 30) if turn < 5 else (30, 20))
 
 
 def test_a_large_picture_is_shrunk_and_a_broken_one_reported(tmp_path):
     Image.new("RGB", (300, 150)).save(tmp_path / "large.png")
     Image.new("RGB", (30, 15)).save(tmp_path / "small.png")
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    pictures = PictureFolder(tmp_path)
+    pictures = ImageFolder(tmp_path)
     names = list(pictures.files)
     found = {name: (shapes, size) for name, shapes, size, _ in view_loader(
         pictures, names, (1,), labelled=False, max_side=100, tolerant=True)}
     assert found["large"][0][0].shape == (2, 3, 50, 100) and found["large"][1] == [50, 100]
     assert found["small"][1] == [15, 30]
-    assert found["broken"][0] is None and "broken.jpg is truncated or not a picture" in found["broken"][1]
+    assert found["broken"][0] is None and "broken.jpg is truncated or not an image" in found["broken"][1]
     with pytest.raises(ValueError, match=r"broken\.jpg"):
         list(view_loader(pictures, names, (1,), labelled=False))
 
@@ -257,10 +257,9 @@ def test_the_crf_of_scores_that_have_a_background(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)
     scores = np.random.default_rng(1).dirichlet(np.ones(4), (24, 30)).transpose(2, 0, 1).astype(np.float32)
     saved = {}
-    with CRFPool(1) as pool:
-        for name, bilateral in (("deeplab", DEEPLAB_BILATERAL), ("paper", BILATERAL)):
-            pool.submit(lambda: (image, scores), lambda alpha, s, name=name: saved.update({name: s}), [None], 3, name,
-                        bilateral)
+    for name, bilateral in (("deeplab", DEEPLAB_BILATERAL), ("paper", BILATERAL)):
+        job = Job(name, lambda: (image, scores), lambda alpha, s, name=name: saved.update({name: s}))
+        assert list(refine_all([job], 1, 3, bilateral)) == [name]
     assert DEEPLAB_BILATERAL == {"sxy": 32, "srgb": 13, "compat": 10}
     np.testing.assert_array_equal(saved["deeplab"], dense_crf(image, scores, 3, DEEPLAB_BILATERAL))
     np.testing.assert_array_equal(saved["paper"], dense_crf(image, scores, 3))

@@ -111,8 +111,8 @@ def test_training_that_is_asked_to_stop(whole, zygote, tmp_path, number, workers
     first = paused(zygote, place, (*run.words, *SELDOM, "--num_workers", workers), DRAWN)
     os.killpg(first.pid, number)
     result = finish(first)
-    assert_ended(result, place, 0, f"{number.name}: stopping as soon as what is begun is whole",
-                 "stopped as asked: run the same command to go on")
+    assert_ended(result, place, 0, f"{number.name}: stopping as soon as what has begun is finished",
+                 "stopped as asked: run the same command to resume")
     assert step(place) == 3 and result.output.count("stopping as soon as") == 1         # the workers overhear it
     assert_goes_on(zygote, place, run)
 
@@ -121,7 +121,7 @@ def test_asked_to_stop_while_the_cams_are_measured(whole, zygote, tmp_path):
     run, place = whole["model_oc"], prepared(tmp_path, whole["model_oc"])
     result = zygote.start(*run.words, *SELDOM, cwd=place,
                           signals={"read data/critters/SegmentationClass/": signal.SIGTERM}).wait()
-    assert_ended(result, place, 0, "run the same command to go on")
+    assert_ended(result, place, 0, "run the same command to resume")
     assert [event for event in result.events if "SegmentationClass" in event] == [
         "read data/critters/SegmentationClass/val_0000.png"]
     assert step(place, "model_oc") == 2 and not (place / "experiment/X/log/train_model_oc.jsonl").exists()
@@ -146,7 +146,7 @@ def test_the_second_ctrl_c_stops_at_once(whole, zygote, tmp_path):
 def test_inference_that_is_asked_to_stop(whole, zygote, tmp_path, number, at, unfinished):
     run, place = whole["infer"], prepared(tmp_path, whole["infer"])
     result = zygote.start(*run.words, cwd=place, signals={at: number}).wait()
-    assert_ended(result, place, 0, "stopped as asked: run the same command to go on")
+    assert_ended(result, place, 0, "stopped as asked: run the same command to resume")
     left, goal = (sum(path.startswith(f"X/{unfinished}/") for path in files) for files in (left_by(place), run.left))
     assert 1 <= left < goal
     assert_goes_on(zygote, place, run)
@@ -295,7 +295,7 @@ def test_no_space_left(runs, zygote, mount, tmp_path, stage, at):
             while True:
                 file.write(bytes(4096))
     assert_ended(finish(first), tmp_path, 1, "was not written", "No space left on device",
-                 "make room or mend the folder, then run the same command again")
+                 "make room or fix the folder, then run the same command again")
     (tmp_path / "experiment/filler").unlink()
     assert_goes_on(zygote, tmp_path, run)
 
@@ -523,7 +523,7 @@ def hooked(place, at, do, condition="True"):
 @pytest.mark.parametrize("stage, breaks", [
     ("model_cse", [("train/000000.png", KILL, "Signal 9 (SIGKILL)"),
                    ("train/000004.png", "os.kill(os.getppid(), signal.SIGTERM); time.sleep(1)",
-                    "stopped as asked: run the same command to go on")]),
+                    "stopped as asked: run the same command to resume")]),
     ("maps", [("dict/train_0002.npz", KILL, "Signal 9 (SIGKILL)")])])
 def test_torchrun(two, zygote, tmp_path, stage, breaks):
     """One of its processes is killed, or it is asked to stop itself: all end, and the same command goes on."""
@@ -562,7 +562,7 @@ def test_reproduce_is_asked_to_stop(runs, zygote, tmp_path):
     (place / "parent.py").write_text(PARENT)
     result = zygote.run(place / "parent", "train.py", *run.words[1:], *SELDOM, cwd=place, environment=hooked(
         place, "train/000002.png", "os.kill(os.getppid(), signal.SIGTERM); time.sleep(1)"))
-    assert_ended(result, place, 0, "stopped as asked: run the same command to go on")
+    assert_ended(result, place, 0, "stopped as asked: run the same command to resume")
     assert "what comes next is run" not in result.output and step(place) == 3
     assert_goes_on(zygote, place, run)
 

@@ -1,6 +1,6 @@
-"""Dense CRF: sharpen score maps along the edges of the picture, in this process or in a pool of child processes.
+"""Dense CRF: refine score maps along the edges of the image, in this process or in child processes.
 
-numpy and pydensecrf only. pydensecrf holds the GIL, so several pictures at a time need several processes, and those
+numpy and pydensecrf only. pydensecrf holds the GIL, so several images at a time need several processes, and those
 must not import torch, which takes seconds: they run this very module, `python -m tools.crf`, and talk through pipes.
 """
 import contextlib
@@ -11,17 +11,20 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 GAUSSIAN = {"sxy": 3, "compat": 3}                  # authors' crf_inference
 BILATERAL = {"sxy": 80, "srgb": 13, "compat": 10}
 DEEPLAB_BILATERAL = {"sxy": 32, "srgb": 13, "compat": 10}       # METHOD's for a segmentation network
+HELD = 4                                            # unfinished images a worker: they may hold their scores
 
 
 def dense_crf(image, scores, iterations=10, bilateral=BILATERAL):
-    """Sharpen scores (R, H, W), clipped to [1e-5, 1] and otherwise taken as they are, along the edges of the image,
+    """Refine scores (R, H, W), clipped to [1e-5, 1] and otherwise taken as they are, along the edges of the image,
     uint8 (H, W, 3). Returns (R, H, W) float32 that sum to 1 over R. ValueError on other shapes and on NaN."""
     return next(_refine(image, [scores], iterations, bilateral))
 
@@ -42,7 +45,7 @@ def background(scores, alpha):
 
 def _refine(image, stacks, iterations, bilateral):
     """Yield the CRF of each stack of scores; all have the same R."""
-    densecrf, unary_from_softmax = _pydensecrf()
+    densecrf, unary_from_softmax = import_pydensecrf()
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(f"the CRF needs an image uint8 (H, W, 3), not {image.dtype} {image.shape}")
@@ -65,7 +68,8 @@ def _refine(image, stacks, iterations, bilateral):
         yield np.ascontiguousarray(crf.inference(iterations), np.float32).reshape(scores.shape)
 
 
-def _pydensecrf():
+def import_pydensecrf():
+    """Import what the CRF is computed with; ImportError says how to install it."""
     try:
         from pydensecrf import densecrf
         from pydensecrf.utils import unary_from_softmax
@@ -75,63 +79,75 @@ def _pydensecrf():
     return densecrf, unary_from_softmax
 
 
-class CRFPool:
-    """Refine many pictures in child processes that know nothing of torch.
+class Job(NamedTuple):
+    """One image to refine.
 
-        with CRFPool(workers=2) as pool:
-            for name in names:
-                pool.submit(partial(load, name), partial(save, name), alphas=(4, 24), key=name)
-            for name in tqdm(pool.results(), total=len(names)):
-                ...
-
-    load() -> image uint8 (H, W, 3), scores (K, H, W);  save(alpha, scores (K+1, H, W) float32), once for each alpha.
-    Both run in this process, in one thread a child: only the arrays cross the pipes, unrounded, and no picture is in
-    memory before its turn. The first exception in load, save or child, or a child's death, is raised by submit,
-    results or the end of the `with` block, and ends the pool. A block that ends well waits for everything submitted.
+    load    () -> image uint8 (H, W, 3), scores (K, H, W), and whatever save needs beside them
+    save    (alpha, scores (K+1, H, W) float32, what load gave beside them): called once for each alpha
+    alphas  (None,): load's scores have their background already
     """
+    key: str
+    load: Callable
+    save: Callable
+    alphas: tuple = (None,)
 
-    def __init__(self, workers):
-        if workers < 1:
-            raise ValueError(f"the CRF needs at least 1 worker process, not {workers}")
-        _pydensecrf()                               # missing: say so now, not after hours of CAMs
-        self.jobs, self.done = queue.SimpleQueue(), queue.SimpleQueue()
-        self.pending, self.error = 0, None
-        self.children = [_start_child() for _ in range(workers)]
-        self.threads = [threading.Thread(target=self._work, args=(child,), daemon=True) for child in self.children]
-        for thread in self.threads:
-            thread.start()
 
-    def submit(self, load, save, alphas, iterations=10, key=None, bilateral=BILATERAL):
-        """Queue one picture; returns at once. key: what results() gives back when it is done.
+def refine_all(jobs, workers, iterations=10, bilateral=BILATERAL, in_turn=False):
+    """Refine many images in child processes that import no torch; yield the key of each image once its maps are saved.
 
-        alphas (None,): load's scores have their background already.
-        """
+    jobs     an iterable of Job, asked for the next one as long as at most HELD jobs a worker are unfinished: so the
+             jobs may be generated by a network, and may hold its scores
+    in_turn  when so many are unfinished, finish all of them before the next job is asked for: on a CPU a network that
+             runs beside the CRF slows both down
+
+    load and save run in this process, in one thread a child; only arrays cross the pipes, unrounded. The first
+    exception in load, save or a child, and a child's death, is raised here. However the generator ends, the children
+    are killed; a save that has begun is finished.
+    """
+    if workers < 1:
+        raise ValueError(f"the CRF needs at least 1 worker process, not {workers}")
+    import_pydensecrf()                             # if it is missing, say so before jobs are computed
+    pool = _Pool(workers, iterations, bilateral)
+    most, unfinished = HELD * workers, 0
+    try:
+        for job in jobs:
+            pool.put(job)
+            unfinished += 1
+            if unfinished == most:
+                for _ in range(most if in_turn else 1):
+                    yield pool.finished()
+                    unfinished -= 1
+        for _ in range(unfinished):
+            yield pool.finished()
+    finally:
+        pool.end()
+
+
+class _Pool:
+    """Child processes, started when there is work for them, with one thread each that serves it."""
+
+    def __init__(self, workers, iterations, bilateral):
+        self.workers, self.options = workers, (iterations, bilateral)
+        self.jobs, self.done, self.error = queue.SimpleQueue(), queue.SimpleQueue(), None
+        self.children, self.threads = [], []
+
+    def put(self, job):
         if self.error:
             raise self.error
-        self.pending += 1
-        self.jobs.put((load, save, alphas, iterations, bilateral, key))
+        if len(self.children) < self.workers:
+            self.children.append(_start_child())
+            self.threads.append(threading.Thread(target=self._work, args=self.children[-1:], daemon=True))
+            self.threads[-1].start()
+        self.jobs.put(job)
 
-    def results(self):
-        """Yield the key of each submitted picture when its last map is saved, in the order of finishing."""
-        while self.pending:                         # a job that failed stays pending: the error is raised again
-            key = None if self.error else self.done.get()
-            if self.error:
-                raise self.error
-            self.pending -= 1
-            yield key
+    def finished(self):
+        """Wait for an image; returns its key."""
+        key = self.done.get()
+        if self.error:
+            raise self.error
+        return key
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        try:
-            if kind is None:
-                for _ in self.results():
-                    pass
-        finally:
-            self._end()
-
-    def _end(self):
+    def end(self):
         with contextlib.suppress(queue.Empty):
             while True:
                 self.jobs.get_nowait()
@@ -149,23 +165,22 @@ class CRFPool:
 
     def _work(self, child):
         while job := self.jobs.get():
-            load, save, alphas, iterations, bilateral, key = job
             try:
-                image, scores = load()
-                _send(child.stdin, (image, scores, alphas, iterations, bilateral))
-                for alpha in alphas:                # the child refines the next while this one is saved
+                image, scores, *beside = job.load()
+                _send(child.stdin, (image, scores, job.alphas, *self.options))
+                for alpha in job.alphas:            # the child refines the next while this one is saved
                     reply = pickle.load(child.stdout)
                     if isinstance(reply, Exception):
                         raise reply
-                    save(alpha, reply)
+                    job.save(alpha, reply, *beside)
             except BaseException as error:          # whatever it is, the caller must hear of it
                 if (code := _exit_code(child, error)) is not None:
-                    error = ChildProcessError(f"a CRF process ended (exit code {code}) while working on {key}; if it "
-                                              "was killed (-9) for want of memory, take fewer worker processes")
+                    error = ChildProcessError(f"a CRF process ended (exit code {code}) while working on {job.key}; if "
+                                              "it was killed (-9) for want of memory, take fewer worker processes")
                 self.error = self.error or error
-                self.done.put(key)
+                self.done.put(job.key)
                 return
-            self.done.put(key)
+            self.done.put(job.key)
 
 
 def _start_child():

@@ -1,4 +1,4 @@
-"""How many processes there are: this file alone knows. Without torchrun there is one, and every function is trivial."""
+"""The number of processes: no other file knows it. Without torchrun there is one, and every function is trivial."""
 import atexit
 import os
 import sys
@@ -12,7 +12,7 @@ _joined = False         # whether this process is, or was, one of several
 def start(device="auto"):
     """Join the other processes, if torchrun started this one, and return the torch device to compute on.
 
-    Raises ValueError where a GPU is asked for and there is none.
+    Raises ValueError if a GPU is asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: this machine has no GPU that torch can use; --device cpu or auto")
@@ -36,10 +36,10 @@ def stop():
 
 
 def end(code):
-    """End this process with what sys.exit was given, if it is one of several, without taking Python down.
+    """End this process with sys.exit's argument as its exit code, if it is one of several.
 
-    DistributedDataParallel keeps its process group, whose threads may still hold the tensors of the last collective:
-    a thread that lets go of one while Python is taken down aborts the process, and torchrun calls a whole run failed.
+    A gloo thread that frees a tensor during interpreter shutdown aborts the process, and torchrun then reports the run
+    as failed: so leave by os._exit.
     """
     if not _joined:
         return
@@ -61,7 +61,7 @@ def world():
 
 
 def is_main():
-    """Say whether this process writes what all share: logs, checkpoints, tables."""
+    """Tell whether this process writes the shared files: logs, checkpoints, tables."""
     return rank() == 0
 
 
@@ -96,7 +96,7 @@ def on_main(action):
 
 
 def agree(*flags):
-    """Return each flag as it is in any of the processes: what one has seen, all know."""
+    """Return for each flag whether it is set in any of the processes."""
     if not dist.is_initialized():
         return flags
     seen = torch.tensor(flags, dtype=torch.int64)
@@ -114,7 +114,7 @@ def gather(value):
 
 
 def share(items, part=0, parts=1):
-    """Return what this process does of one of several parts of a list."""
+    """Return this process's items of a list, or of the part `part` of `parts` of it."""
     return items[part + parts * rank() :: parts * world()]
 
 

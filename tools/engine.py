@@ -173,8 +173,8 @@ def _checked(terms, network):
 def to_device(module, device, inference=False):
     """Move a module to its device, its weights in channels_last, which convolutions want, where that is safe.
 
-    It is on a GPU, and for inference. In training on a CPU it is not: torch 2.13 and 2.15 corrupt memory in the
-    backward pass of a narrow 1x1 convolution with stride 2.
+    It is on a GPU, and for inference unless a backbone says that it is slower so. In training on a CPU it is not: torch
+    2.13 and 2.15 corrupt memory in the backward pass of a narrow 1x1 convolution with stride 2.
 
     Under several processes BatchNorm that is trained gets the statistics of the whole batch.
     """
@@ -184,7 +184,7 @@ def to_device(module, device, inference=False):
         for layer in module.modules():
             if type(layer) is torch.nn.BatchNorm2d:
                 layer.__class__ = distributed.BatchNorm2d           # the same weights under the same names
-    safe = device.type == "cuda" or inference
+    safe = device.type == "cuda" or inference and all(getattr(m, "channels_last", True) for m in module.modules())
     module.to(device, memory_format=torch.channels_last if safe else torch.contiguous_format)
 
 

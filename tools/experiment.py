@@ -5,18 +5,18 @@ experiment/NAME/
   ckpt/MODEL/EEE.pth        weights after epoch EEE, the authors' names
   ckpt/MODEL/network.json   what network that is: see networks.build
   ckpt/MODEL/last.pth       everything needed to resume
-  log/STAGE_MODEL.jsonl     one line an epoch;  log.txt for people;  train/ pictures of masks
-  log/reproduce.json        what each stage took, over all runs of reproduce.py
+  log/STAGE_MODEL.jsonl     one line an epoch;  log.txt for people;  train/ images of masks
+  log/reproduce.json        each stage's seconds, over all runs of reproduce.py
   dict/ID.npz               classes uint8 (K,) ids 1..C;  scores float16 (K, H, W) in [0, 1]
   crf/06/ID.npz             classes (K+1,), 0 first;  scores float16 (K+1, H, W), sums to 1
   infer/ID_cam_CLASS.png    overlays
   rw/04_24/ID.png           palette PNG, class ids;  seg/ID.png too
   eval/TASK_DIR_LIST.json   mIoU, its curve;  the curve as .png
   results.json              reproduce.py's rows
-  report.html               all of it for the eye
-  .lock/                    who writes here now
-Each output folder holds made_by.json: who wrote it, from what. tools/files.py, maps.py and provenance.py
-know the formats.
+  report.html               all of it on one page
+  .lock/                    which runs are writing here
+Each output folder holds made_by.json: which stage wrote it, from what. The formats are in files.py, maps.py and
+provenance.py of tools/.
 """
 import json
 import os
@@ -57,26 +57,26 @@ class Experiment:
     # -- one run at a time
 
     def lock(self, what, shared=False):
-        """Keep other runs from writing `what`, a path in the experiment, until this one ends: see tools.lock.hold."""
+        """Keep other runs from writing `what`, a path in the experiment, until this run ends: see tools.lock.hold."""
         with explained(self / what):
             return lock.hold(self._lock_path(what), self / what, shared)
 
     def release(self):
-        """Give back the locks; a process that ends need not."""
+        """Release the locks; a process that ends need not."""
         lock.release(self / ".lock")
 
     def _lock_path(self, what):
         return self / ".lock" / (str(Path(what)).replace("/", "_") + ".lock")
 
     def find_folder(self, name):
-        """Return the folder of that name in the experiment, or else wherever the name leads."""
+        """Return the folder of that name in the experiment, or else the path `name` itself."""
         return self / name if (self / name).is_dir() else Path(name)
 
     def command_for(self, path):
         """Return the command that writes a path here, as errors name it; the plain path where none is known."""
         return self.advice(self.name, path) or f"the stage that writes {path}"
 
-    # -- what a stage leaves about itself
+    # -- what a stage records about itself
 
     def save_config(self, stage, settings):
         """Write config/STAGE.json: {"settings", "versions", "revision", "command", "when"}."""
@@ -93,7 +93,7 @@ class Experiment:
                 file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {stage}  {text}\n")
 
     def log_epoch(self, stage, row):
-        """Write the epoch's line of log/STAGE.jsonl; lines of this and later epochs, of a run cut off, are dropped."""
+        """Write the epoch's line of log/STAGE.jsonl; drop the lines of this and later epochs, left by a killed run."""
         rows = [r for r in self.epochs(stage) if r["epoch"] < row["epoch"]] + [row]
         with written_aside(self / f"log/{stage}.jsonl") as path:
             path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
@@ -107,17 +107,17 @@ class Experiment:
                 if not isinstance(row, dict) or type(row.get("epoch")) is not int:
                     raise ValueError(f"line {number} has no epoch")
                 if not isinstance(miou := row.get("miou"), float | int | None) or miou != miou:
-                    raise ValueError(f"line {number} has an mIoU that is no number")
+                    raise ValueError(f"line {number} has an mIoU that is not a number")
             return rows
         except (ValueError, RecursionError) as error:       # not only JSONDecodeError: a number may be too long
-            raise ValueError(f"{path} is damaged ({error}): mend or delete the line, it is a log only") from None
+            raise ValueError(f"{path} is damaged ({error}): fix or delete the line, it is a log only") from None
 
     # -- checkpoints
 
     def weights(self, model, which="last"):
         """Return the path of ckpt/MODEL/EEE.pth. which: an epoch's number, last, or best (by the logged mIoU).
 
-        Raises ValueError with what there is, or with the command that makes it.
+        Raises ValueError naming the existing epochs, or the command that trains the model.
         """
         folder = self / f"ckpt/{model}"
         there = sorted((p.stem for p in folder.glob("*.pth") if p.stem.isdecimal()), key=int)
@@ -163,20 +163,20 @@ class Experiment:
         self.lock(f"ckpt/{model}")
         self._sweep_small_files()
         sweep(folder)
-        if overwrite and folder.is_dir() and not _resumes(folder / "last.pth", record):
+        if overwrite and folder.is_dir() and not _can_resume(folder / "last.pth", record):
             discard(folder)
         there = list(folder.glob("[0-9]*.pth"))
         begun = (folder / "last.pth").exists()
         if there and not begun:
-            raise ValueError(f"{folder} holds weights ({there[0].name}) but no last.pth to go on from: --overwrite "
+            raise ValueError(f"{folder} holds weights ({there[0].name}) but no last.pth to resume from: --overwrite "
                              "starts anew, or take another --name")
         if not begun:
             (self / f"log/train_{model}.jsonl").unlink(missing_ok=True)
         files = self / f"config/train_{model}.json", folder / NETWORK
-        if not begun or not all(path.exists() for path in files) and _resumes(folder / "last.pth", record):
+        if not begun or not all(path.exists() for path in files) and _can_resume(folder / "last.pth", record):
             self.save_config(f"train_{model}", settings)
             write_json(folder / NETWORK, description)
-        # last.pth holds weights and momentum, and for a moment it is there twice.
+        # last.pth holds weights and momentum, and exists twice while it is replaced.
         missing = epochs - len(there)
         if missing:
             require_space(folder, weights_size * (missing + 4))
@@ -205,14 +205,14 @@ class Experiment:
                    "The weights to start from: random, imagenet, cam, a file, or EXPERIMENT/MODEL")
         raise ValueError(f"no weights {source!r} (neither a file nor in {self.root}/). {instead}")
 
-    # -- folders that answer for their files
+    # -- output folders
 
     def claim(self, folder, stage, settings, inputs, overwrite=False, shared=False):
-        """Make an output folder ready for a stage: files that the same stage made of the same inputs stay.
+        """Prepare an output folder for a stage; existing files from the same stage, settings and inputs are kept.
 
-        settings  what changes the content, for JSON;  inputs  paths (a file, or a folder with a made_by.json)
+        settings  whatever changes the content, for JSON;  inputs  paths: files, or folders with a made_by.json
         shared    other shards may write there at the same time
-        Raises ValueError, naming what differs, if the folder was made otherwise; overwrite empties it instead.
+        Raises ValueError, naming the differences, if the folder was written otherwise; overwrite empties it instead.
         """
         alone = self.lock(folder, shared)
         name, folder = folder, self / folder
@@ -224,7 +224,7 @@ class Experiment:
         differs = differences(found, record)
         if differs and folder.is_dir() and any(folder.iterdir()):
             if found.get("stage") != stage:
-                raise ValueError(f"{folder} was not made by this stage ({differs}): name another folder, or delete "
+                raise ValueError(f"{folder} was not written by this stage ({differs}): name another folder, or delete "
                                  "it yourself")
             if not alone:
                 raise ValueError(f"{folder} was made differently ({differs}), and other shards are writing there")
@@ -240,8 +240,25 @@ class Experiment:
             lock.share(self._lock_path(name))
         return folder
 
+    def open_outputs(self, name, settings, outputs, size, text):
+        """Claim the output folders of an inference stage; then check the disk, and write config/NAME.json and log.txt.
+
+        settings  the stage's, for JSON;  outputs  {key: (folder, stage, settings, inputs), as claim takes them}
+        size      function {key: path of the folder} -> bytes still to be written
+        Returns {key: path of the folder}.
+        """
+        shared, overwrite = settings["shard"] != "1/1", settings["overwrite"]
+        main, *_ = outputs.values()
+        if shared:
+            self.lock(f"{main[0]}, shard {settings['shard']}")
+        folders = {key: self.claim(*output, overwrite, shared) for key, output in outputs.items()}
+        require_space(self / main[0], size(folders))
+        self.save_config(name, settings)
+        self.log(name, text)
+        return folders
+
     def _sweep_small_files(self):
-        """Delete what killed runs left half-written where no lock tells whether another run is writing."""
+        """Delete killed runs' incomplete files in the folders that have no lock: those of processes that have ended."""
         for folder in (".", "config", "log", "train", "eval"):
             for path in (self / folder).glob(".*.tmp"):
                 if writer_is_dead(path):
@@ -253,7 +270,7 @@ class Experiment:
         return str(path.relative_to(home)) if path.is_relative_to(home) else str(path)
 
 
-def _resumes(path, record):
+def _can_resume(path, record):
     """Say whether a last.pth is complete and was trained with these settings."""
     try:
         return load_checkpoint(path)["settings"] == record

@@ -1,4 +1,4 @@
-"""Reading and writing files: one is written aside and renamed, so it is whole or absent; a damaged one is named."""
+"""Reading and writing files. A file is written under a temporary name and renamed: it is complete or absent."""
 import errno
 import json
 import os
@@ -14,13 +14,13 @@ import numpy as np
 
 
 def read_json(path):
-    """Read a JSON file; ValueError names a broken one."""
+    """Read a JSON file; ValueError if it is damaged."""
     try:
         return json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise unread(path, error) from None
     except (ValueError, RecursionError) as error:       # not only JSONDecodeError: a number may be too long
-        raise ValueError(f"{path} is not whole JSON ({error}): delete it and run the stage that writes it again"
+        raise ValueError(f"{path} is not complete JSON ({error}): delete it and run the stage that writes it again"
                          ) from None
 
 
@@ -34,7 +34,7 @@ def save_text(path, text):
 
 
 def save_image(path, image):
-    """Write a picture, uint8 (H, W, 3), as PNG."""
+    """Write an image, uint8 (H, W, 3), as PNG."""
     from PIL import Image
     with written_aside(path) as aside:
         Image.fromarray(image).save(aside, format="PNG")
@@ -43,18 +43,18 @@ def save_image(path, image):
 def save_labels(path, labels, palette):
     """Write a label map, class ids (H, W), as PNG. palette: 256 colours as 768 bytes."""
     from PIL import Image
-    picture = Image.fromarray(np.asarray(labels, np.uint8))
-    picture.putpalette(palette)
+    image = Image.fromarray(np.asarray(labels, np.uint8))
+    image.putpalette(palette)
     with written_aside(path) as aside:
-        picture.save(aside, format="PNG")
+        image.save(aside, format="PNG")
 
 
 def read_labels(path):
     """Read a label map that a stage wrote: uint8 (H, W)."""
     from PIL import Image
     try:
-        with Image.open(path) as picture:
-            return np.array(picture)
+        with Image.open(path) as image:
+            return np.array(image)
     except (SyntaxError, ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}): delete it and run the same command again") from None
 
@@ -65,7 +65,7 @@ def copy_file(source, path):
 
 
 def save_zip(path, files):
-    """Write a zip of {name in it: path}; equal files make an equal zip."""
+    """Write a zip of {name in the zip: path}; equal files make an equal zip."""
     with written_aside(path) as aside, zipfile.ZipFile(aside, "w") as archive:
         for name, source in files.items():
             archive.writestr(zipfile.ZipInfo(name), Path(source).read_bytes())
@@ -78,36 +78,36 @@ def save_checkpoint(path, value):
         with open(aside, "wb") as file:
             try:
                 torch.save(value, file)
-            except RuntimeError as error:           # torch's own, over what the disk said, or a dying worker
+            except RuntimeError as error:           # torch's, which hides the disk's own error
                 raise error.__context__ or error from None
             file.flush()
             os.fsync(file.fileno())
 
 
 def load_checkpoint(path):
-    """Read a checkpoint to the CPU; ValueError names one that is cut off or holds a program."""
+    """Read a checkpoint to the CPU; ValueError if it is incomplete, damaged or holds a program."""
     import torch
     try:
-        with zipfile.ZipFile(path) as archive:      # torch itself does not look at the check sums
+        with zipfile.ZipFile(path) as archive:      # torch itself does not check the checksums
             if any(record.compress_type for record in archive.infolist()) or archive.testzip():
                 raise zipfile.BadZipFile
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:      # torch names no set of what a damaged file may raise
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):      # it: a jump to before the file
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):      # EINVAL: damaged too
             raise unread(path, error) from None
         raise ValueError(f"{path} is cut off or damaged, or holds a program ({type(error).__name__}): train.py "
                          "--overwrite starts again") from None
 
 
 def unread(path, error):
-    """Put an error in words that do not blame the file: whoever deletes it loses it."""
+    """Report a read failure (an unmounted disk) without calling the file damaged, so nobody deletes a good file."""
     return type(error)(f"{path} cannot be read now ({error.strerror}): is its disk still mounted? Then run the same "
                        "command again")
 
 
 @contextmanager
 def written_aside(path):
-    """Give a temporary path beside `path`, renamed to it at the end: a file is whole or absent."""
+    """Give a temporary path beside `path`, renamed to it at the end."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}@{socket.gethostname()}.tmp")
     with explained(path):
@@ -116,7 +116,7 @@ def written_aside(path):
             yield aside
             os.replace(aside, path)
         finally:
-            with suppress(OSError):         # a disk that has gone takes the temporary file along
+            with suppress(OSError):         # an unmounted disk: the temporary file is gone too
                 aside.unlink(missing_ok=True)
 
 
@@ -125,19 +125,19 @@ def explained(path):
     try:
         yield
     except OSError as error:
-        raise OSError(f"{path} was not written ({error}): make room or mend the folder, then run the same command again"
+        raise OSError(f"{path} was not written ({error}): make room or fix the folder, then run the same command again"
                       ) from None
 
 
 def discard(folder):
-    """Delete a folder; cut off in the middle, what is left has another name."""
+    """Delete a folder. It is renamed first, so that an interrupted deletion leaves no incomplete folder."""
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     os.replace(folder, aside)
     shutil.rmtree(aside)
 
 
 def sweep(folder):
-    """Delete what a killed run left half-written or half-deleted. No other run may be writing there."""
+    """Delete the incomplete files and folders of killed runs. No other run may be writing there."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
     for path in folder.parent.glob(f".{folder.name}.*.old"):
@@ -145,7 +145,7 @@ def sweep(folder):
 
 
 def writer_is_dead(aside):
-    """Say whether the process in a temporary file's name is one of this machine and has ended."""
+    """Tell whether the process named in a temporary file's name ran on this machine and has ended."""
     found = re.search(r"\.(\d+)\.\d+@(.*)\.tmp$", aside.name)
     if not found or found[2] != socket.gethostname():
         return False
@@ -159,7 +159,7 @@ def writer_is_dead(aside):
 
 
 def require_space(folder, size):
-    """Say how much is to be written, and raise OSError if the disk of a folder lacks that many bytes."""
+    """Raise OSError if the disk of a folder has fewer free bytes than `size`; print both."""
     folder = Path(folder)
     there = next(p for p in (folder, *folder.resolve().parents) if p.exists())
     free = shutil.disk_usage(there).free

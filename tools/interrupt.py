@@ -1,8 +1,8 @@
-"""Being asked to stop. SIGTERM, SIGUSR1 and Ctrl-C are remembered; long work looks between two of its pieces.
+"""Stopping on request. SIGTERM, SIGUSR1 and Ctrl-C are remembered; long work checks for them between two items.
 
     with interrupt.remembered():
-        for picture in pictures:
-            ...                             # whole, and on disk
+        for image in images:
+            ...                             # computed and on disk
             if interrupt.asked():
                 interrupt.leave()
 """
@@ -21,9 +21,9 @@ _asked = None
 
 @contextmanager
 def remembered(then=None):
-    """Remember the signals inside the block instead of dying of them; `then` is called at each.
+    """Remember the signals inside the block instead of ending; `then` is called at each.
 
-    After a Ctrl-C the next one is the system's own: it ends the process at once, whatever it is doing.
+    A second Ctrl-C ends the process at once.
     """
     global _asked
     _asked = None
@@ -36,8 +36,8 @@ def remembered(then=None):
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             again = "; Ctrl-C again stops at once"
         if _is_main():
-            # Not print: a handler may come in the middle of one.
-            os.write(2, f"\n{_asked}: stopping as soon as what is begun is whole{again}\n".encode())
+            # Not print: the handler may interrupt one.
+            os.write(2, f"\n{_asked}: stopping as soon as what has begun is finished{again}\n".encode())
         if then:
             then()
 
@@ -50,22 +50,26 @@ def remembered(then=None):
 
 
 def asked():
-    """Say whether this process was asked to stop since the last `remembered` began."""
+    """Tell whether this process was asked to stop since `remembered` began."""
     return _asked is not None
 
 
 def progress(items, total, name):
-    """Show how far it is, and leave between two items if asked to stop."""
-    for item in tqdm(items, name, total, mininterval=1, disable=not _is_main()):
-        yield item
-        if asked():
-            leave()
+    """Show progress and the time left; leave between two items if asked to stop. A generator is closed at the end."""
+    try:
+        for item in tqdm(items, name, total, mininterval=1, disable=not _is_main()):
+            yield item
+            if asked():
+                leave()
+    finally:
+        if hasattr(items, "close"):
+            items.close()
 
 
 def leave():
-    """End this process well: its work is on disk."""
+    """End this process; its finished work is on disk."""
     if _is_main():
-        print("stopped as asked: run the same command to go on", flush=True)
+        print("stopped as asked: run the same command to resume", flush=True)
     if distributed := sys.modules.get("tools.distributed"):
         distributed.stop()
     sys.exit(int(os.environ.get(EXIT_CODE, 0)))

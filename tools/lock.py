@@ -1,4 +1,4 @@
-"""One run at a time: locks that the kernel gives back when their process ends, however it ends.
+"""One run at a time: locks that the kernel releases when their process ends, however it ends.
 
 They are POSIX record locks: children do not inherit them, and they hold between machines on a shared disk that
 supports them.
@@ -9,22 +9,22 @@ import socket
 import time
 from datetime import datetime
 
-PATIENCE = 30       # seconds: a shard waits that long for another that is just making the folder ready
+PATIENCE = 30       # seconds that a shard waits for another that is preparing the folder
 
 _held = {}          # path: its open file
 
 
 def hold(path, what, shared=False):
-    """Lock a file until this process ends or calls release; returns whether no other process has it.
+    """Lock a file until this process ends or calls release; return whether no other process holds it.
 
-    what    the folder that it stands for, named in the error
+    what    the folder that it protects, named in the error
     shared  several processes may hold it, once the first has called share
-    Raises ValueError, with the holder, if another run has it. On a disk that knows no locks there are none.
+    Raises ValueError, naming the holder, if another run holds it. A disk without locks gets a warning.
     """
     if path in _held:
         return True
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = open(path, "a+", encoding="utf-8")       # noqa: SIM115  its closing would give the lock back
+    file = open(path, "a+", encoding="utf-8")       # noqa: SIM115  closing it releases the lock
     start = time.monotonic()
     while True:
         if _try(file, fcntl.LOCK_EX):
@@ -35,7 +35,7 @@ def hold(path, what, shared=False):
             break
         if not shared or time.monotonic() > start + PATIENCE:
             file.seek(0)
-            holder = file.read().strip() or "which has not said its name"
+            holder = file.read().strip() or "it did not record who it is"
             file.close()
             raise ValueError(f"another run is writing {what} ({holder}): wait for its end, or take another --name")
         time.sleep(0.1)
@@ -48,12 +48,12 @@ def hold(path, what, shared=False):
 
 
 def share(path):
-    """Let others that ask for a shared lock have it too."""
+    """Let other processes hold the lock too, if they ask for a shared one."""
     _try(_held[path], fcntl.LOCK_SH)
 
 
 def release(folder):
-    """Give back all locks of this process in a folder."""
+    """Release all locks of this process in a folder."""
     for path in [path for path in _held if path.parent == folder]:
         _held.pop(path).close()
 
@@ -64,5 +64,5 @@ def _try(file, kind):
     except (BlockingIOError, PermissionError):
         return False
     except OSError as error:
-        print(f"{file.name}: this disk knows no locks ({error.strerror}); see to it that no two runs write here")
+        print(f"{file.name}: this disk has no locks ({error.strerror}): do not start two runs that write here")
     return True

@@ -1,4 +1,4 @@
-"""What made a folder, its made_by.json: {"stage", "settings", "inputs": {path: digest}}. And versions of the code."""
+"""Which stage wrote a folder, and from what: made_by.json, {"stage", "settings", "inputs": {path: digest}}."""
 import hashlib
 import os
 import subprocess
@@ -12,15 +12,15 @@ MADE_BY = "made_by.json"
 
 
 def verify(folder, home, data=None, above=()):
-    """Raise ValueError if what a folder was made from has changed since. A folder without made_by.json passes.
+    """Raise ValueError if a folder's inputs have changed since it was written. Without made_by.json nothing is checked.
 
     home  the folder of its experiment: inputs are named relative to it
-    data  {name: digest} of the dataset's files, compared with those that the folder's record has
-    above  folders that were made from this one
+    data  {name: digest} of the dataset's files, compared with those in made_by.json
+    above  folders that were written from this one
     """
     folder = Path(folder)
     if folder.resolve() in above:
-        raise ValueError(f"{folder / MADE_BY} names the folder itself as what it was made from: delete the folder, "
+        raise ValueError(f"{folder / MADE_BY} names the folder itself as its own input: delete the folder, "
                          "and run the stage that makes it again")
     record = read_made_by(folder)
     recorded = record.get("settings", {}).get("data", {})
@@ -29,8 +29,8 @@ def verify(folder, home, data=None, above=()):
             raise ValueError(f"{folder} is stale: the dataset's {name} has changed since it was made. Make it "
                              "again (--overwrite), or name another folder")
     for name, old in record.get("inputs", {}).items():
-        path = home / name                  # an absolute name stays what it is
-        # Not Path's own tests, which raise at what cannot be a name; and a device has no digest.
+        path = home / name                  # an absolute name stays absolute
+        # Not Path's tests, which raise if the text cannot be a file name. A device has no digest.
         if os.path.isdir(path):
             verify(path, home, data, (*above, folder.resolve()))
         elif not os.path.isfile(path):
@@ -41,7 +41,7 @@ def verify(folder, home, data=None, above=()):
 
 
 def made_with(folder):
-    """Return the settings in a folder's record of what made it; empty if it has none."""
+    """Return the settings in a folder's made_by.json; empty if it has none."""
     return read_made_by(folder).get("settings", {})
 
 
@@ -98,7 +98,7 @@ def _flat(table):
 
 
 def versions():
-    """Return the versions of Python and of the packages that make the numbers."""
+    """Return the versions of Python and of the packages on which numbers depend."""
     found = {"python": sys.version.split()[0]}
     for package in ("torch", "torchvision", "numpy", "pillow", "pydensecrf2"):
         try:
@@ -109,7 +109,7 @@ def versions():
 
 
 def revision():
-    """Return the git revision of this code, with -dirty where it was changed; None outside a checkout."""
+    """Return the git revision of this code, with -dirty if files have changed; None outside a checkout."""
     try:
         result = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True,
                                 text=True, cwd=Path(__file__).parent, timeout=10)

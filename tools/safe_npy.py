@@ -1,4 +1,4 @@
-"""Arrays out of .npz and .npy files of anybody: no program in them is run, no size that they announce is believed."""
+"""Arrays from .npz and .npy files of unknown origin: no program in them is run, no size in them is trusted."""
 import io
 import math
 import pickle
@@ -9,10 +9,10 @@ import numpy as np
 
 
 def read_arrays(content, *names):
-    """Read arrays of an .npz. numpy would make room for what a header announces; here the bytes have to be there."""
+    """Read arrays of an .npz. numpy allocates what a header says; here the bytes must exist."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in archive.infolist()):
-            raise ValueError("it is packed otherwise than numpy packs")
+            raise ValueError("its compression is none that numpy writes")
         for name in names:
             member = archive.read(f"{name}.npy")
             file, (shape, fortran, dtype) = _npy(member)
@@ -20,7 +20,7 @@ def read_arrays(content, *names):
 
 
 def _npy(content):
-    """Open an .npy: returns what follows its header, and the header."""
+    """Open an .npy: returns the file after its header, and the header."""
     file = io.BytesIO(content)
     major, _ = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
@@ -34,10 +34,10 @@ def _view(content, dtype, shape, fortran):
 
 
 class _ArraysOnly(pickle._Unpickler):
-    """Allows numpy arrays and plain containers, and nothing else: a pickle may carry a program.
+    """Allows numpy arrays and plain containers, and nothing else: a pickle may hold a program.
 
-    Not even numpy's own functions are called, which trust a pickle with the size of an array and the flags of a type.
-    And it is the unpickler in Python: the one in C makes room for as many objects as a file says to remember.
+    numpy's own functions are not called: they trust the size of an array and the flags of a type that a pickle names.
+    The C unpickler allocates as many memo entries as the file claims; the Python one does not.
     """
 
     allowed = {("numpy", "ndarray"), ("numpy", "dtype"),
@@ -51,7 +51,7 @@ class _ArraysOnly(pickle._Unpickler):
 
 
 class _Part:
-    """A piece of numpy as a pickle describes it: the function, what it is given, the state set afterwards."""
+    """A call of numpy as a pickle describes it: the function, its arguments, the state set afterwards."""
 
     def __init__(self, *given):
         self.given = given
@@ -60,7 +60,7 @@ class _Part:
         self.state = state
 
     def value(self):
-        """Make the array, or the number, or the object in an array of one."""
+        """Return the array, the number, or the object in an array of one."""
         if type(self).__name__ == "scalar":
             return _view(self.given[1], self.given[0].dtype(), (), False).item()
         _, shape, kind, fortran, content = self.state
@@ -78,8 +78,8 @@ def read_authors_dict(content):
     if not dtype.hasobject:
         raise ValueError("not a dict of maps")
     start = file.tell()
-    if sum(1 for _ in pickletools.genops(file)) > 20_000:       # also raises where bytes are missing
-        raise ValueError("not a dict of maps")                  # of 254 maps; a tuple as deep would crash its hash
+    if sum(1 for _ in pickletools.genops(file)) > 20_000:       # also raises if bytes are missing
+        raise ValueError("not a dict of maps")                  # 254 maps need fewer; a deeper tuple's hash would crash
     file.seek(start)
     table = _ArraysOnly(file).load()
     table = table.value() if isinstance(table, _Part) else table

@@ -1,0 +1,121 @@
+"""A method is two files and a line: one is added to a copy of the tree, and every stage of it works."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+METHOD = '''
+"""Classification, with a penalty on what the CAM finds of absent classes."""
+import torch.nn.functional as F
+from torch import nn
+
+
+class Quiet(nn.Module):
+    def __init__(self, net, weight):
+        super().__init__()
+        self.net = net
+        self.weight = weight
+
+    def forward(self, batch, epoch):
+        cam, logits = self.net(batch["image"])
+        quiet = self.weight * (cam.relu().mean((2, 3)) * (1 - batch["label"])).mean()
+        loss = F.binary_cross_entropy_with_logits(logits, batch["label"]) + quiet
+        return {"loss": loss, "loss_quiet": quiet}
+'''
+MODEL = '''
+"""The quiet classifier."""
+from dataclasses import dataclass
+
+from config import Train
+from data.loader import Plan
+from methods.quiet import Quiet
+from models.model_oc import start_camnet
+from tools.flags import option
+
+TITLE = "quiet classifier"
+SUFFIX = "_quiet"
+RECIPES = {"demo": {"norm": ("train", "from scratch"), "er_init": ("random", "from scratch"), "val_every": (0, "short"),
+                    "lr": (0.05, "from scratch")}}
+
+
+@dataclass
+class Settings(Train):
+    recipes = RECIPES
+
+    quiet: float = option(0.1, "weight of the penalty", least=0)
+
+
+def start(settings, experiment, layout):
+    network, description, digest = start_camnet(settings, experiment, layout)
+    return network, Quiet(network, settings.quiet), description, {"er_init": digest}
+
+
+def plan(settings, images):
+    """Batches of 4 in the first epoch, of 6 in the others."""
+    return Plan(images, [4] + [6] * (settings.max_epochs - 1), settings.seed)
+
+
+def schedule_steps(settings, images):
+    return images // 4 * settings.max_epochs
+
+
+def pictures(settings, experiment, objective, layout, step, batch):
+    if step == 0:
+        experiment.log("quiet", f"a batch of {len(batch['image'])}")
+'''
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Give a function that runs a stage of the copied tree; returns exit code and output."""
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "tests", "experiment", "data/critters", "docs"))
+    (tree / "methods/quiet.py").write_text(METHOD)
+    (tree / "models/quiet.py").write_text(MODEL)
+    package = tree / "models/__init__.py"
+    text = package.read_text()
+    changed = text.replace("import model_cse, model_oc", "import model_cse, model_oc, quiet").replace(
+        "MODELS = {", 'MODELS = {"quiet": quiet, ')
+    assert changed.count("quiet") == 3
+    package.write_text(changed)
+
+    def run(*words):
+        done = subprocess.run([sys.executable, *map(str, words)], cwd=tmp_path, capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"})
+        return done.returncode, done.stdout + done.stderr
+
+    def stage(name, *words):
+        return run(tree / f"{name}.py", "--recipe", "demo", "--name", "X", "--num_workers", 0, *words)
+
+    assert run("-m", "data.prepare", "critters", "--train", 12, "--val", 4)[0] == 0
+    return stage
+
+
+@pytest.mark.slow
+def test_a_method_is_two_files_and_a_line(run, tmp_path):
+    home = tmp_path / "experiment/X"
+    line = "train", "--model", "quiet", "--max_epochs", 2, "--quiet", 0.2
+    code, text = run(*line)
+    assert code == 0, text
+    assert "complete, 2 epochs; nothing to do" in run(*line)[1]
+    rows = [json.loads(row) for row in (home / "log/train_quiet.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and rows[0]["loss_quiet"] > 0
+    # 3 steps of the first epoch and 2 of the second, on a schedule of 6.
+    assert [row["lr"] for row in rows] == pytest.approx([0.05 * (1 - step / 6) ** 0.9 for step in (3, 5)])
+    assert "a batch of 4" in (home / "log.txt").read_text()
+
+    assert "--quiet is a flag of --model quiet, not of model_oc" in run("train", "--model", "model_oc", "--quiet", 1)[1]
+    code, text = run("infer", "--model", "quiet", "--dict", "--vis")
+    assert code == 0 and len(list((home / "dict_quiet").glob("*.npz"))) == 12, text
+    assert list((home / "infer_quiet").glob("*.png"))
+    code, text = run("evaluation", "--dict_dir", "dict_quiet")
+    assert code == 0 and "mIoU" in text
+    assert json.loads((home / "eval/cam_dict_quiet_train.json").read_text())["images"] == 12
+    code, text = run("train", "--model", "model_cse", "--max_epochs", 1, "--batch_size", 4, "--cl_init", "X/quiet",
+                     "--er_init", "X/quiet")
+    assert code == 0, text
