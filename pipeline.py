@@ -187,36 +187,38 @@ def command_line(settings, name, script, words):
 
 def command_for(settings, name, path, list_name=""):
     """Return the command that writes a path of an experiment: ckpt/model_oc, dict, rw/04_24, seg; None if unknown."""
-    stage = _stage_for(settings, name, path)
+    stage, path = _stage_for(settings, name, path)
     return stage and command_line(settings, name, stage.script, stage.words(path, list_name))
 
 
 def to_make(settings, folder, list_name, task, alphas=()):
     """Say how the maps of a list in a folder are made. task: cam, crf (folder: that of all alphas) or png."""
     name, path = _home_of(settings, folder)
-    stage, known = _stage_for(settings, name, path, alphas), path
+    own, (stage, known) = [], _stage_for(settings, name, path, alphas)
     if not stage and (task == "cam" or task == "crf" and alphas):       # a folder with a name of its own
         experiment = Experiment(settings.experiment_root, name)
         model = made_from(experiment, path if task == "cam" else f"{path}/{alpha_name(alphas[0])}")
         kind = "dict" if task == "cam" else "crf"
         known = kind + models()[model or model_of(experiment)].suffix
-        stage = _stage_for(settings, name, known, alphas)
+        stage, known = _stage_for(settings, name, known, alphas)
         own = [f"--{kind}_dir", path]
     if not stage:
         return "To make it, run the stage that writes this folder"
-    words = [*stage.words(known, ""), *(own if known != path else []), stage.list_flag, list_name]
+    words = [*stage.words(known, ""), *own, stage.list_flag, list_name]
     return f"To make it, run: {command_line(settings, name, stage.script, words)}"
 
 
 def _stage_for(settings, name, path, alphas=()):
-    """Find the row that writes a path; None if there is none. alphas: of crf."""
+    """Find the row that writes a path: the row, or None, and the path as it is written there. alphas: of crf."""
     experiment = Experiment(settings.experiment_root, name)
     values = values_of(name, settings.recipe, model_of(experiment))
-    if pair := pair_alphas(path.removeprefix("ckpt/aff_").removeprefix("rw/")):
-        values = replace(values, low=float(pair[0]), high=float(pair[1]))
+    for start in ("ckpt/aff_", "rw/"):
+        if path.startswith(start) and (pair := pair_alphas(path.removeprefix(start))):
+            values = replace(values, low=float(pair[0]), high=float(pair[1]))
+            path = start + alpha_pair(values.low, values.high)
     values = replace(values, alphas=tuple(alphas) or (values.low, values.high))
     chains = (chain(replace(values, model=model)) for model in dict.fromkeys((values.model, *models())))
-    return next((stage for rows in chains for stage in rows if path in stage.writes), None)
+    return next((stage for rows in chains for stage in rows if path in stage.writes), None), path
 
 
 def _home_of(settings, folder):

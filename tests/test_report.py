@@ -422,6 +422,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(own, name, content):
 
 
 def test_a_record_that_cannot_be_read_now_leaves_out_its_column(own):
+    (own / "experiment/X/seg/made_by.json").unlink()
     (own / "experiment/X/seg/made_by.json").mkdir()
     data = report()
     assert "seg is left out" in notes(data) and len(data["columns"]) == 4
