@@ -434,6 +434,29 @@ def test_broken_json(place):
                 "delete it and repeat the command that trained")
 
 
+def test_the_description_of_a_network(place):
+    path, line = place / "experiment/X/ckpt/model_cse/network.json", ("infer", *DEMO, "--dict", "--dict_dir", "new")
+    content = path.read_text()
+    for text, words in (("[]", "describes no network"), (content.replace("CAMNet", "AffinityNet"), "needed is CAMNet"),
+                        (content.replace('"resnet38d"', '"resnet38e"'), "resnet38e"),
+                        (content.replace('"fox"', '"wolf"'), "wolf")):
+        path.write_text(text)
+        assert_says(refusal(*line), words)
+        shutil.rmtree("experiment/X/new")
+    path.unlink()
+    assert_says(refusal(*line), f"no {path.relative_to(place)}", "python train.py --name X --model model_cse")
+    # The command that trained it writes the file again.
+    assert "nothing to do" in call("train", *DEMO, *small("model_cse")) and path.read_text() == content
+    call(*line)
+
+    path = place / "experiment/X/ckpt/model_oc/network.json"
+    path.write_text(path.read_text().replace('"resnet38d"', '"resnet50"'))
+    assert_says(refusal("train", *NEW, "--er_init", "X/model_oc"), "the backbone resnet50", "--backbone is resnet38d")
+    path.unlink()
+    assert_says(refusal("train", *NEW, "--model", "model_cse", "--er_init", "random", "--cl_init", "X/model_oc"),
+                "ckpt/model_oc/network.json", "python train.py --name X --model model_oc")
+
+
 # ---- as a person sees it ----
 
 @pytest.mark.slow
