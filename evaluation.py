@@ -80,8 +80,8 @@ def require_truth(layout, ids, settings):
     missing = [i for i in ids if not layout.has_ground_truth(i, settings.gt_dir)]
     if missing:
         folder = settings.gt_dir or layout.root / "SegmentationClass"
-        raise FileNotFoundError(f"{lacking('truth', folder, missing, ids, settings.list)}: --gt_dir names another "
-                                "folder, --list a split that has it")
+        raise FileNotFoundError(f"{lacking('ground truth', folder, missing, ids, settings.list)}: --gt_dir names "
+                                "another folder, --list a split that has it")
 
 
 def evaluate_cams(settings, layout, paths):
@@ -96,7 +96,7 @@ def evaluate_cams(settings, layout, paths):
 
     def predict(image_id, truth):
         classes, scores = read_cam(paths[image_id])
-        return classes, scores if len(classes) else np.zeros((0, *truth.shape), np.float32)     # a picture of no class
+        return classes, scores if len(classes) else np.zeros((0, *truth.shape), np.float32)     # an image of no class
 
     count(settings, layout, paths, predict, lambda cam, truth: histogram.add(*cam, truth))
     mious = iou(histogram.matrices()).mean(-1).tolist()
@@ -128,7 +128,7 @@ def evaluate_labels(settings, layout, paths):
 
 
 def count(settings, layout, paths, predict, add):
-    """Call add(prediction, truth) for each image; ValueError gives the count and names of those that do not fit."""
+    """Call add(prediction, truth) for each image; ValueError gives the count and names of those of another size."""
     wrong_size = []
     for image_id, path in tqdm(paths.items(), "evaluation", mininterval=1):
         truth = layout.ground_truth(image_id, settings.gt_dir)
@@ -142,8 +142,8 @@ def count(settings, layout, paths, predict, add):
         except ValueError as error:
             raise ValueError(error if str(path) in str(error) else f"{path}: {error}") from None
     if wrong_size:
-        raise ValueError(f"{len(wrong_size)} of {len(paths)} predictions are not of their truth's size "
-                         f"({'; '.join(wrong_size[:3])}): were they made from other pictures?")
+        raise ValueError(f"{len(wrong_size)} of {len(paths)} predictions do not have their ground truth's size "
+                         f"({'; '.join(wrong_size[:3])}): were they written for other images?")
 
 
 def describe(confusion, layout):
@@ -179,7 +179,8 @@ def print_report(result, title):
     missing = len(result["per_class"]) - result["occurring"]
     if missing:
         print(f"{'':>16} {result['miou_occurring']:7.3f}%  over the {result['occurring']} classes that occur; "
-              f"{missing} occur in neither truth nor prediction and count 0 in the mean above, as the authors count")
+              f"{missing} occur in neither ground truth nor prediction and count 0 in the mean above, as the authors "
+              "count")
 
 
 if __name__ == "__main__":

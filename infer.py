@@ -55,8 +55,8 @@ def main():
 def make_maps(settings, experiment, layout, device, weights, folders, ids):
     """Write dict/ID.npz and crf/ALPHA/ID.npz where they are missing."""
     alphas = settings.alphas if settings.crf else []
-    todo = [i for i in ids if not find_maps(folders["dict"], i)]
-    there = [i for i in ids if find_maps(folders["dict"], i)]
+    there = {i for i in ids if find_maps(folders["dict"], i)}
+    todo = [i for i in ids if i not in there]
     lacking = {i: missing for i in ids if (missing := [a for a in alphas if not find_maps(folders[a], i)])}
     cams = write_cams(settings, experiment, layout, device, weights, folders["dict"], todo)
     if device.type == "cpu" or not lacking:
@@ -84,7 +84,7 @@ def write_cams(settings, experiment, layout, device, weights, folder, ids):
 
 
 def crf_job(settings, layout, folders, image_id, alphas):
-    """Describe the CRF of an image whose CAMs are on disk."""
+    """Describe the CRF of an image whose CAMs are on disk, for refine_all."""
     source, name = find_maps(folders["dict"], image_id), f"{image_id}.{settings.format}"
     return Job(image_id, partial(load_for_crf, layout, image_id, source),
                partial(save_refined, folders, name, settings.format), alphas)

@@ -86,10 +86,10 @@ class _Batches:
 
 
 def view_loader(layout, ids, scales, labelled=True, max_side=0, tolerant=False, num_workers=0, pin_memory=False):
-    """Give (ID, views, (H, W), label (C,)) of each picture in order, for inference; labelled=False: label is None.
+    """Yield (ID, views, (H, W), label (C,)) of each image in order, for inference; labelled=False: label is None.
 
-    max_side  a picture with a longer side is shrunk to it, unless it is 0; (H, W) is then what it was shrunk to
-    tolerant  of a picture that cannot be read comes (ID, None, error, None)
+    max_side  shrink an image with a longer side to it, unless it is 0; (H, W) is then the shrunk size
+    tolerant  yield (ID, None, error, None) for an image that cannot be read
     """
     return DataLoader(_Views(layout, ids, scales, labelled, max_side, tolerant), batch_size=None,
                       num_workers=num_workers, pin_memory=pin_memory, generator=torch.Generator(),

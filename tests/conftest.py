@@ -79,6 +79,19 @@ class Program:
         return os.mkdir, (str(self.path),)
 
 
+def assert_close(found, expected, by=1e-5, scale=None):
+    """Compare two tensors up to `by` times the largest element of what is expected, or of `scale`.
+
+    A sum is rounded in proportion to its terms, in an order that each processor chooses; an element that is small
+    because its terms cancel has the same error as the others. Golden numbers keep the tolerances of MANIFEST.json.
+    """
+    found, expected, scale = (torch.as_tensor(x).detach().double() for x in (
+        found, expected, expected if scale is None else scale))
+    assert found.shape == expected.shape
+    error, size = float((found - expected).abs().max()), float(scale.abs().max())
+    assert error <= by * size, f"they differ by {error:.3g}; the largest is {size:.3g}, and {by:g} of it allowed"
+
+
 @torch.no_grad()
 def fill_golden(net, prefix=""):
     """Fill a network with the golden sets' weights: each tensor drawn from the CRC of its official name."""

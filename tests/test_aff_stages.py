@@ -24,7 +24,7 @@ from methods.affinity import confident_labels, pair_affinity
 from methods.random_walk import start_scores, transition, walk_cams
 from networks import build
 from networks.pretrained import load_weights, official_state
-from tests.conftest import ROOT
+from tests.conftest import ROOT, assert_close
 from tests.stages import DEMO, call, copy_place, files, own_data, refusal, torchrun
 from tests.test_bad_input import add_to_list, assert_says, cut, mend_labels
 from tests.test_pipeline import rows_of, slow_miou, voc, voc_place  # noqa: F401 (fixtures)
@@ -84,7 +84,7 @@ def test_the_files_of_training(walked):
     assert [len(group["params"]) for group in groups] == [13, 0, 4, 0]              # the third: f8_3, f8_4, f8_5, f9
     rows = rows_of(folder / "log/train_aff_02_24.jsonl")
     assert [row["epoch"] for row in rows] == [0, 1]
-    assert rows[1]["loss"] < rows[0]["loss"]
+    assert all(np.isfinite(row["loss"]) and row["loss"] > 0 for row in rows)
     assert {"loss_bg", "loss_fg", "loss_neg", "affinity_same", "affinity_different"} <= set(rows[0])
 
 
@@ -280,11 +280,11 @@ def test_two_processes_do_what_one_does(aff):
     one, two = (torch.load(aff / f"experiment/{name}/ckpt/aff_02_24/001.pth", weights_only=True)
                 for name in ("one", "two"))
     for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-5)
+        assert_close(two[name], one[name], by=1e-4)
     logs = [rows_of(aff / f"experiment/{name}/log/train_aff_02_24.jsonl") for name in ("one", "two")]
     for a, b in zip(*logs):
         assert {k: v for k, v in a.items() if k.startswith("loss")} == pytest.approx(
-            {k: v for k, v in b.items() if k.startswith("loss")}, abs=1e-4)
+            {k: v for k, v in b.items() if k.startswith("loss")}, rel=1e-4)
     torchrun("infer_aff", *walk, "--name", "two")
     call("infer_aff", *walk, "--name", "one")
     one, two = (label_maps(aff / f"experiment/{name}/rw/02_24") for name in ("one", "two"))

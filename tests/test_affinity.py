@@ -22,7 +22,7 @@ from networks import parameter_groups
 from networks.affinity import AffinityNet
 from networks.cam import CAMNet
 from networks.pretrained import load_weights, official_state
-from tests.conftest import fill_golden
+from tests.conftest import assert_close, fill_golden
 from tools.recompute import InParts
 
 KINDS = ("bg", "fg", "neg")
@@ -83,7 +83,7 @@ def test_features_and_affinities_are_the_authors(golden, paper_net):
     features = paper_net(torch.from_numpy(stored["inp"])[None])
     for hook in hooks:
         hook.remove()
-    np.testing.assert_allclose(seen["f9"], stored["f9_pre_elu"], rtol=1e-3, atol=1e-4)
+    assert_close(seen["f9"], stored["f9_pre_elu"], by=1e-4)
     for name in ("f8_3", "f8_4", "f8_5"):
         np.testing.assert_allclose(seen[name].mean((1, 2)), stored[f"{name}_pre_elu_channel_mean"], rtol=1e-3,
                                    atol=1e-4)
@@ -370,7 +370,7 @@ def test_processes_with_few_and_many_pairs_are_one(batch):
     assert (pairs[0] > 1.5 * pairs[1]).all()
     together = gradient(AffinityLearning(Features(), global_mean=lambda pairs_here: pairs.mean(0)), shares)
     for mine, theirs in zip(whole, together):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+        assert_close(theirs, mine)
     alone = gradient(AffinityLearning(Features()), shares)
     assert (alone[1] - whole[1]).abs().max() > 0.01 * whole[1].abs().max()
 
@@ -380,7 +380,7 @@ def test_parts_of_a_batch_are_the_whole(batch):
     objective = AffinityLearning(Features())
     objective.net = InParts(objective.net, 2)
     for mine, theirs in zip(whole, gradient(objective, [batch])):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+        assert_close(theirs, mine)
 
 
 def test_a_batch_without_any_pair_has_a_finite_loss(batch):

@@ -144,7 +144,8 @@ def test_truth_of_other_classes(place):
     Image.fromarray(np.full((128, 128), 9, np.uint8)).save(data / "SegmentationClass/train_0005.png")
     assert_says(refusal("evaluation", *DEMO), "train_0005.png", "class id 9", "0..6")
     (data / "SegmentationClass/train_0005.png").unlink()
-    assert_says(refusal("evaluation", *DEMO), "1 of the 12 images of train have no truth", "train_0005", "--gt_dir")
+    assert_says(refusal("evaluation", *DEMO), "1 of the 12 images of train have no ground truth", "train_0005",
+                "--gt_dir")
 
 
 def test_other_classes_than_in_training(place):
@@ -378,8 +379,8 @@ def test_predictions_that_are_missing_or_do_not_fit(place):
     assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "crf/07"), "no folder", "crf/07",
                 "--crf --alphas 7 ")
     np.savez(folder / "train_0001.npz", classes=np.uint8([1]), scores=np.zeros((1, 5, 6), np.float16))
-    assert_says(refusal("evaluation", *DEMO), "1 of 12 predictions are not of their truth's size", "train_0001: (5, 6)",
-                "(128, 128)")
+    assert_says(refusal("evaluation", *DEMO), "1 of 12 predictions do not have their ground truth's size",
+                "train_0001: (5, 6)", "(128, 128)")
     np.savez(folder / "train_0001.npz", classes=np.uint8([9]), scores=np.zeros((1, 128, 128), np.float16))
     assert_says(refusal("evaluation", *DEMO), "dict/train_0001.npz", "1..6")
     np.savez(folder / "train_0001.npz", classes=np.uint8([1]), scores=np.full((1, 128, 128), np.nan, np.float16))
@@ -583,7 +584,7 @@ def test_a_dataset_without_truth(place):
                 "X/model_oc", "--val_every", 1, "--max_epochs", 1)
     assert "12 of 12 images of train have no pixel truth: no mIoU in training" in text
     assert "miou" not in json.loads((place / "experiment/NEW/log/train_model_cse.jsonl").read_text())
-    assert_says(refusal("evaluation", *DEMO), "12 of the 12 images of train have no truth", "--gt_dir", "--list")
+    assert_says(refusal("evaluation", *DEMO), "12 of the 12 images of train have no ground truth", "--gt_dir", "--list")
 
 
 def test_every_stage_has_its_help(capsys):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from data.transforms import views
 from methods.cam import background, image_cams, multi_scale_cam, predict_label
 from networks.cam import CAMNet
-from tests.conftest import fill_golden
+from tests.conftest import assert_close, fill_golden
 from tools import crf, engine
 
 
@@ -79,7 +79,7 @@ def test_equals_eight_separate_passes(net, image, columns):
     assert classes.tolist() == list(expected) and classes.dtype == torch.int64
     assert scores.shape == (len(columns), 33, 50) and scores.dtype == torch.float32
     for map_, slow in zip(scores, expected.values()):
-        torch.testing.assert_close(map_, slow, rtol=1e-4, atol=1e-5)
+        assert_close(map_, slow, by=1e-4)
 
 
 def test_each_class_reaches_one_and_none_is_negative(net, image):
@@ -94,7 +94,7 @@ def test_a_mirrored_picture_has_mirrored_cams(net, image):
     label = all_labels(0, 4)
     _, scores = multi_scale_cam(net, views(image), (33, 50), label)
     _, mirrored = multi_scale_cam(net, views(image[:, ::-1]), (33, 50), label)
-    torch.testing.assert_close(scores.flip(-1), mirrored, rtol=1e-4, atol=1e-5)
+    assert_close(scores.flip(-1), mirrored, by=1e-4)
 
 
 def test_a_picture_of_no_class(net, image):

@@ -120,7 +120,8 @@ def test_two_updates_are_the_authors(golden):
             after = stored[f"{step}_{key}"]
             old, new = (x.detach().numpy()[rows].reshape(-1)[:after.size].reshape(after.shape)
                         for x in (before[name], parameters[name]))
-            assert np.abs((new - old) - (after - old)).max() <= 5e-3 * np.abs(after - old).max()
+            rounding = 2 * np.spacing(np.abs(after).max())      # of a weight: by half a spacing, here and there, twice
+            assert np.abs(new - after).max() <= 5e-3 * np.abs(after - old).max() + rounding
         buffer = optimizer.state[parameters["fc8.weight"]]["momentum_buffer"]
         np.testing.assert_allclose(buffer.double().norm(), stored[f"{step}_momentum_buffer_fc8_norm"], rtol=2e-3)
 

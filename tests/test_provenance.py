@@ -135,3 +135,22 @@ def test_a_chain_from_another_experiment_is_found(experiment, tmp_path):
     elsewhere.write_text("other weights")
     with pytest.raises(ValueError, match="stale: .*some.pth"):
         verify(folder, experiment.folder)
+
+
+# ---- the outputs of an inference stage ----
+
+def test_outputs_are_claimed_in_order_and_recorded(experiment):
+    weights = make_file(experiment / "ckpt/model_cse/014.pth")
+    settings = {"shard": "1/2", "overwrite": False, "alphas": [4]}
+    outputs = {"dict": ("dict", "infer", {"scales": [1.0]}, [weights]),
+               4: ("crf/04", "infer crf", {"alpha": 4}, [experiment / "dict"])}
+    sized = []
+    folders = experiment.open_outputs("infer_x", settings, outputs, lambda found: sized.append(found) or 5, "9 images")
+    assert folders == {"dict": experiment / "dict", 4: experiment / "crf/04"} == sized[0]
+    assert read_json(experiment / "crf/04/made_by.json")["inputs"] == {"dict": digest(experiment / "dict")}
+    assert read_json(experiment / "config/infer_x.json")["settings"] == settings
+    assert (experiment / "log.txt").read_text().endswith("infer_x  9 images\n")
+    assert (experiment / ".lock/dict, shard 1_2.lock").exists()
+    with pytest.raises(OSError, match="dict would take about .*--experiment_root"):
+        experiment.open_outputs("infer_x", settings, outputs, lambda _: 2**70, "")
+    experiment.release()

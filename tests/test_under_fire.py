@@ -430,7 +430,7 @@ print(len(next(builtins.kept)))
 raise SystemExit(3)
 """)
     result = zygote.run(tmp_path / "stage", cwd=tmp_path, timeout=20)
-    assert (result.rc, result.output) == (3, "2\n")
+    assert result.rc == 3 and "2" in result.output.splitlines()     # on one core torch has a word to say of two workers
 
 
 # ---- two processes ----
@@ -475,7 +475,7 @@ def test_two_processes_compute_what_one_does(two):
         assert [len(files) for files in written] == [3, 3] and not written[0] & written[1]
     for model in ("model_oc", "model_cse"):
         one, both = (left[f"X/log/train_{model}.jsonl"][0] for left in (two[model].one, two[model].left))
-        assert both["loss"] == pytest.approx(one["loss"], abs=1e-4)
+        assert both["loss"] == pytest.approx(one["loss"], rel=1e-4)
         assert both.keys() == one.keys() and both["miou"] > 0
 
 

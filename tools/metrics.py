@@ -1,6 +1,6 @@
 """Mean intersection over union (mIoU): of label maps, and of class maps at many background thresholds in one pass.
 
-Class ids are 0 = background, 1..C = objects; 255 in the truth is left out. IoU is in percent.
+Class ids are 0 = background, 1..C = objects; 255 in the ground truth is left out. IoU is in percent.
 """
 import numpy as np
 
@@ -15,7 +15,7 @@ class ConfusionMatrix:
         self.matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)    # 32 bits overflow on COCO
 
     def add(self, prediction, truth):
-        """Count one picture: two integer arrays of one shape. ValueError on ids outside 0..C (and 255 in the truth)."""
+        """Count one image: two integer arrays of one shape. ValueError on ids outside 0..C (and 255 in the truth)."""
         n = len(self.matrix)
         prediction, row = np.asarray(prediction), _truth_rows(truth, n - 1)
         if prediction.shape != row.shape:
@@ -76,7 +76,7 @@ class ThresholdHistogram:
         self.counts = np.zeros((num_classes + 1, num_classes + 1, len(self.edges) + 1), np.int64)
 
     def add(self, classes, scores, truth):
-        """Count one picture. ValueError where sizes differ, ids are not 1..C once each, or a score is not finite."""
+        """Count one image. ValueError where sizes differ, ids are not 1..C once each, or a score is not finite."""
         classes, scores, row = np.asarray(classes), np.asarray(scores), _truth_rows(truth, self.num_classes)
         if classes.ndim != 1 or scores.shape != (len(classes), *row.shape):
             raise ValueError(f"classes {classes.shape}, scores {scores.shape} and truth {row.shape} are not "

@@ -6,9 +6,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 def overlay(image, score, title, share=0.55):
-    """Lay a score map over a picture, with its name and a colour scale from 0 to 1 below.
+    """Lay a score map over an image, with its name and a colour scale from 0 to 1 below.
 
-    image uint8 (H, W, 3); score (H, W) in [0, 1] -> uint8 (H', W', 3); a small picture is enlarged to be legible.
+    image uint8 (H, W, 3); score (H, W) in [0, 1] -> uint8 (H', W', 3); a small image is enlarged to be legible.
     """
     zoom = max(1, -(-240 // max(image.shape[:2])))
     heat = jet()[(np.clip(score, 0, 1) * 255).astype(np.uint8)]                # (H, W, 3)
@@ -20,10 +20,10 @@ def overlay(image, score, title, share=0.55):
 
 
 def label_overlay(image, labels, names, palette, share=0.55):
-    """Lay a label map over a picture, each class in its colour, and name below those that occur.
+    """Lay a label map over an image, each class in its colour, and name below those that occur.
 
     image uint8 (H, W, 3); labels (H, W) class ids; names in the order of the ids; palette: 256 colours as 768 bytes
-    -> uint8 (H', W', 3); a small picture is enlarged to be legible.
+    -> uint8 (H', W', 3); a small image is enlarged to be legible.
     """
     colours = np.frombuffer(palette, np.uint8).reshape(256, 3)
     object_ = (labels > 0)[..., None]                                           # (H, W, 1)
@@ -43,7 +43,7 @@ def label_overlay(image, labels, names, palette, share=0.55):
 
 
 def erasing_figure(images, erased, masks, labels, targets, before, after, names):
-    """Draw what the erasing did, a row an image: picture, mask, what is left, what the ordinary classifier sees.
+    """Draw what the erasing did, a row an image: image, mask, what is left, what the ordinary classifier sees.
 
     images, erased uint8 (B, H, W, 3); masks (B, H, W); labels (B, C); targets (B,) columns; before, after (B, C)
     probabilities; names of the C classes -> uint8 (H', W', 3). Each row is named after the paper's three cases.
@@ -118,7 +118,7 @@ def _header(size, names):
 
 
 def _gray(score):
-    """Turn a map (H, W) in [0, 1] into a gray picture (H, W, 3)."""
+    """Turn a map (H, W) in [0, 1] into a gray image (H, W, 3)."""
     return (score[..., None] * 255).astype(np.uint8).repeat(3, axis=2)
 
 
