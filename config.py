@@ -91,7 +91,7 @@ class Train(Training):
 @dataclass
 class Inference(Common):
     """What every stage has that looks at pictures one by one."""
-    load_epo: str = option("last", "epoch whose weights are used: a number, last, or best (chosen on pixel truth)",
+    load_epo: str = option("last", "epoch whose weights are used: a number, last, or best (chosen on the ground truth)",
                            content=False)
     infer_list: str = option("train", "split or file", PAPER, content=False)
     only: str = option("", "this one ID of the list", content=False)
@@ -208,9 +208,11 @@ class Evaluate(Common):
 @dataclass
 class Reproduce(Common):
     """reproduce.py"""
-    name: str = option("", "experiment; empty: the recipe's name", content=False)
+    name: str = option("", "experiment; empty: the recipe's name, and the model's where it is not the usual one",
+                       content=False)
+    model: str = option("model_cse", "whose CAMs become the pseudo labels: a file of models/")
     seeds: int = option(1, "runs: --seed, --seed + 1, ...", least=1)
-    from_: str = option("classifier", "take what the stages before this one left as it is, and begin here",
+    from_: str = option("classifier", "begin with this part; what the parts before it wrote stays as it is",
                         content=False, choices=("classifier", "cgnet", "affinity", "walk", "deeplab", "report"))
     train_list: str = option("train_aug", "split or file that everything learns from; train and val are measured",
                              PAPER)
@@ -221,12 +223,13 @@ class Reproduce(Common):
 @dataclass
 class Report(Common):
     """report.py"""
-    list: str = option("train", "split or file whose pictures are shown", content=False)
-    images: int = option(100, "pictures in the gallery, spread evenly over the list; about 50 KB each", content=False,
+    model: str = option("", "whose CAMs became the pseudo labels; empty: the model of models/ that was trained there",
+                        content=False)
+    list: str = option("train", "split or file whose images are shown", content=False)
+    images: int = option(100, "images in the gallery, spread evenly over the list; about 50 KB each", content=False,
                          least=0)
-    dirs: tuple[str, ...] = option(("dict_model_oc", "dict", "crf", "rw", "seg"), "folders of maps in the gallery; crf "
-                                   "and rw: the best in them by mIoU, or the first. dict...: CAMs, crf...: CRF maps, "
-                                   "others: label maps", content=False)
+    dirs: tuple[str, ...] = option((), "folders of maps in the gallery; crf and rw: the best in them by mIoU, or the "
+                                   "first. None: those of the chain of --model", content=False)
 
 
 _DEMO = {       # what all trainings of the recipe demo share

@@ -17,8 +17,8 @@ from data.transforms import augment_mapped
 from methods.affinity import AffinityLearning, confident_labels
 from networks import build, describe, parameter_groups
 from networks.pretrained import load_start, named_weights, official_state
+from pipeline import experiment_of, to_make
 from tools import distributed, engine, flags
-from tools.experiment import experiment_of
 from tools.maps import alpha_name, alpha_pair, find_maps, lacking, read_crf
 from tools.provenance import digest, digests, made_with, verify
 
@@ -61,7 +61,7 @@ def crf_folders(settings, experiment, layout):
         made = made_with(folder).get("alpha", alpha)
         if made != alpha:
             raise ValueError(f"{folder} holds CRF maps of alpha {made:g}, not {alpha:g}: give it back its name. "
-                             f"{experiment.maker('crf', settings.crf_dir, settings.train_list, [alpha])}")
+                             f"{to_make(settings, settings.crf_dir, settings.train_list, 'crf', [alpha])}")
         verify(folder, experiment.folder, digests(layout.sources()))
     return folders
 
@@ -77,7 +77,7 @@ def find_pairs(settings, experiment, folders, ids):
             words.append(lacking("CRF map", folder, gone, ids, settings.train_list))
     if words:
         raise ValueError(f"{'; '.join(words)}. "
-                         f"{experiment.maker('crf', settings.crf_dir, settings.train_list, alphas)}")
+                         f"{to_make(settings, settings.crf_dir, settings.train_list, 'crf', alphas)}")
     return paths
 
 
