@@ -19,7 +19,8 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 @dataclass
 class Common:
     name: str = option(MISSING, "experiment: everything is written to experiment/NAME", content=False)
-    recipe: str = option("voc", "named set of values; single flags win over it", choices=("voc", "coco", "demo"),
+    recipe: str = option("voc", "named set of values; single flags win over it",
+                         choices=("voc", "coco", "lite", "demo"),
                          content=False)
     data_root: str = option("data/VOC2012", "dataset in VOC's layout (may be read-only)", content=False)
     experiment_root: str = option("experiment", "folder of all experiments", content=False)
@@ -90,7 +91,7 @@ class Train(Training):
 @dataclass
 class Inference(Common):
     """What every stage has that looks at pictures one by one."""
-    load_epo: str = option("last", "epoch whose weights are used: a number, last, or best (chosen on pixel truth)",
+    load_epo: str = option("last", "epoch whose weights are used: a number, last, or best (chosen on the ground truth)",
                            content=False)
     infer_list: str = option("train", "split or file", PAPER, content=False)
     only: str = option("", "this one ID of the list", content=False)
@@ -207,9 +208,11 @@ class Evaluate(Common):
 @dataclass
 class Reproduce(Common):
     """reproduce.py"""
-    name: str = option("", "experiment; empty: the recipe's name", content=False)
+    name: str = option("", "experiment; empty: the recipe's name, and the model's where it is not the usual one",
+                       content=False)
+    model: str = option("model_cse", "whose CAMs become the pseudo labels: a file of models/")
     seeds: int = option(1, "runs: --seed, --seed + 1, ...", least=1)
-    from_: str = option("classifier", "take what the stages before this one left as it is, and begin here",
+    from_: str = option("classifier", "begin with this part; what the parts before it wrote stays as it is",
                         content=False, choices=("classifier", "cgnet", "affinity", "walk", "deeplab", "report"))
     train_list: str = option("train_aug", "split or file that everything learns from; train and val are measured",
                              PAPER)
@@ -220,13 +223,35 @@ class Reproduce(Common):
 @dataclass
 class Report(Common):
     """report.py"""
-    list: str = option("train", "split or file whose pictures are shown", content=False)
-    images: int = option(100, "pictures in the gallery, spread evenly over the list; about 50 KB each", content=False,
+    model: str = option("", "whose CAMs became the pseudo labels; empty: the model of models/ that was trained there",
+                        content=False)
+    list: str = option("train", "split or file whose images are shown", content=False)
+    images: int = option(100, "images in the gallery, spread evenly over the list; about 50 KB each", content=False,
                          least=0)
-    dirs: tuple[str, ...] = option(("dict_model_oc", "dict", "crf", "rw", "seg"), "folders of maps in the gallery; crf "
-                                   "and rw: the best in them by mIoU, or the first. dict...: CAMs, crf...: CRF maps, "
-                                   "others: label maps", content=False)
+    dirs: tuple[str, ...] = option((), "folders of maps in the gallery; crf and rw: the best in them by mIoU, or the "
+                                   "first. None: those of the chain of --model", content=False)
 
+
+_DEMO = {       # what all trainings of the recipe demo share
+    "width": (0.125, "a CPU's worth of channels"),
+    "blocks": ((1, 1, 1, 1, 1, 0), "the field of view of the whole ResNet38 covers a 128x128 picture: CAMs blur"),
+    "dilation": ((1, 1, 1), "as --blocks"),
+    "dropout": ((0.0, 0.0), "a narrow network has nothing to spare"),
+    "jitter": ((0.0, 0.0, 0.0, 0.0), "a critter's hue is part of its kind"),
+    "print_freq": (10, "a demo is short"),
+}
+_LITE = {       # what all trainings of the recipe lite share
+    "backbone": ("tf_efficientnet_lite0", "its ImageNet weights come with pip, and a CPU can train it"),
+    "output_stride": (16, "a quarter of stride 8's time"),
+    "batch_size": (8, "a few hundred photos make more steps of it"),
+    "crop": (256, "a CPU's worth of pixels"),
+    "momentum": (0.9, "without it the authors' rates are too slow for some hundred steps"),
+    "print_freq": (10, "a run is short"),
+}
+_LITE_PAIR = {
+    "low": (1, "these CAMs are broad: at larger alphas the background is too small"),
+    "high": (4, "as --low"),
+}
 
 # What a recipe changes against voc: {settings: {field: (value, reason)}}. Common: in every stage. See also models/.
 RECIPES = {
@@ -237,56 +262,59 @@ RECIPES = {
             "data_root": ("data/critters", "the embedded pictures"),
             "num_workers": (min(2, CORES), "small pictures: two processes feed a CPU"),
         },
-        "Train": {
-            "width": (0.125, "a CPU's worth of channels"),
-            "blocks": ((1, 1, 1, 1, 1, 0), "the field of view of the whole ResNet38 covers a 128x128 picture: "
-                                            "CAMs blur"),
-            "dilation": ((1, 1, 1), "as --blocks"),
-            "dropout": ((0.0, 0.0), "a narrow network has nothing to spare"),
+        "Train": _DEMO | {
             "dropout_head": (0.0, "as --dropout"),
             "batch_size": (16, "small pictures"),
             "resize": ((112, 160), "around the pictures' 128 pixels"),
             "crop": (128, "as --resize"),
-            "jitter": ((0.0, 0.0, 0.0, 0.0), "a critter's hue is part of its kind"),
             "momentum": (0.9, "without it the authors' rates are too slow for some hundred steps"),
             "lr_new": (1, "every layer is new"),
             "vis_freq": (50, "a demo is short"),
-            "print_freq": (10, "a demo is short"),
         },
-        "TrainSeg": {
+        "TrainSeg": _DEMO | {
             "init": ("{name}/model_cse", "no ImageNet weights"),
-            "width": (0.125, "that of --init"),
-            "blocks": ((1, 1, 1, 1, 1, 0), "those of --init"),
-            "dilation": ((1, 1, 1), "those of --init"),
-            "dropout": ((0.0, 0.0), "a narrow network has nothing to spare"),
             "batch_size": (8, "400 pictures make more steps of it"),
             "max_epochs": (8, "a minute's worth"),
             "lr": (0.01, "400 steps instead of 20,000"),
             "scale": ((0.75, 1.25), "critters are of one size"),
             "crop": (128, "the pictures' 128 pixels"),
-            "jitter": ((0.0, 0.0, 0.0, 0.0), "a critter's hue is part of its kind"),
-            "print_freq": (10, "a demo is short"),
         },
-        "InferSeg": {
-            "scales": ((0.75, 1.0, 1.25), "those in which it learns: critters are of one size"),
-        },
-        "TrainAff": {
-            "width": (0.125, "a CPU's worth of channels, and the CGNet's"),
-            "blocks": ((1, 1, 1, 1, 1, 0), "the CGNet's"),
-            "dilation": ((1, 1, 1), "the CGNet's"),
-            "dropout": ((0.0, 0.0), "a narrow network has nothing to spare"),
+        "InferSeg": {"scales": ((0.75, 1.0, 1.25), "those in which it learns: critters are of one size")},
+        "TrainAff": _DEMO | {
             "crop": (128, "the pictures' size"),
-            "jitter": ((0.0, 0.0, 0.0, 0.0), "a critter's hue is part of its kind"),
             "max_epochs": (4, "a demo is short"),
             "momentum": (0.9, "without it the authors' rates are too slow for some hundred steps"),
             "init": ("{name}/model_cse", "no ImageNet weights"),
-            "print_freq": (10, "a demo is short"),
         },
         "InferAff": {
             "dup": (4, "the CAMs are broad: at 16 their background is too small"),
             "logt": (4, "16 steps cross a map of 16x16 cells"),
             "crf_iterations": (1, "AEFT's: edges finer than cells of 8 pixels in a picture of 128"),
         },
+    },
+    "lite": {
+        "Train": _LITE | {
+            "max_epochs": (5, "minutes, not hours, from ImageNet's weights"),
+            "resize": ((256, 384), "as --crop"),
+            "lr_new": (10, "the other layers are trained already"),
+            "dropout_head": (0.0, "a short training has nothing to spare"),
+            "val_every": (0, "measuring takes as long as an epoch; evaluation.py follows"),
+            "vis_freq": (100, "a run is short"),
+        },
+        "Infer": {"alphas": ((1, 2, 4), "as AffinityNet's --low"), "scales": ((0.5, 1.0, 1.5), "half of the time")},
+        "TrainAff": _LITE | _LITE_PAIR | {"max_epochs": (3, "a run is short")},
+        "InferAff": _LITE_PAIR | {
+            "dup": (2, "as AffinityNet's --low"),
+            "logt": (6, "AEFT's"),
+            "crf_iterations": (1, "AEFT's: edges finer than a cell"),
+        },
+        "TrainSeg": _LITE | {
+            "label_dir": ("rw/01_04", "AffinityNet's pair"),
+            "max_epochs": (4, "a run is short"),
+            "lr": (0.003, "some hundred steps instead of 20,000"),
+            "scale": ((0.75, 1.5), "crops of 256 pixels"),
+        },
+        "InferSeg": {"scales": ((0.75, 1.0, 1.25), "a quarter of the time")},
     },
 }
 

@@ -5,7 +5,7 @@ Writes  eval/TASK_DIR_LIST.json, .png (the curve)
 Run     python evaluation.py --name X --task cam --dict_dir dict
         python evaluation.py --name X --task crf --dict_dir crf/06
         python evaluation.py --name X --task png --dict_dir rw/04_24
-A CAM needs a background threshold: the best of a range is reported, as the papers do, so it is chosen on the ground
+A CAM needs a background threshold. The best of a range is reported, as the papers do, so it is chosen on the ground
 truth; the value at a fixed threshold stands beside it.
 """
 import re
@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 import config
 from data.layout import VOCLayout
+from pipeline import experiment_of, result_file, to_make
 from tools import flags
-from tools.experiment import experiment_of
 from tools.files import write_json, written_aside
 from tools.maps import find_maps, lacking, read_cam, read_crf
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
@@ -32,7 +32,7 @@ def main():
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     folder = experiment.find_folder(settings.dict_dir)
     ids = layout.ids(settings.list)
-    paths = find_predictions(experiment, folder, ids, settings)
+    paths = find_predictions(folder, ids, settings)
     require_truth(layout, ids, settings)
     verify(folder, experiment.folder, digests(layout.sources()))
 
@@ -41,10 +41,10 @@ def main():
     result |= {"images": len(ids), "list": settings.list, "truth": truth, "made_by": digest(folder)}
     print_report(result, f"{settings.task} of {folder} on {settings.list}: {len(ids)} images, truth {truth}")
 
-    path = experiment / "eval" / f"{settings.task}_{settings.dict_dir}_{settings.list}".replace("/", "_")
-    write_json(path.with_name(path.name + ".json"), result)
+    path = experiment / result_file(settings.task, settings.dict_dir, settings.list)
+    write_json(path, result)
     if result["curve"]:
-        with written_aside(path.with_name(path.name + ".png")) as aside:
+        with written_aside(path.with_suffix(".png")) as aside:
             draw_curve(aside, result["curve"], f"{settings.name}: {settings.dict_dir} on {settings.list}",
                        [(result["threshold"], result["miou"], "best"),
                         (result["fixed_threshold"], result["fixed_miou"], "fixed")])
@@ -52,10 +52,10 @@ def main():
     experiment.log("evaluation", f"{settings.task} {settings.dict_dir} {settings.list}: mIoU {result['miou']:.2f}")
 
 
-def find_predictions(experiment, folder, ids, settings):
+def find_predictions(folder, ids, settings):
     """Return {ID: path}; raises FileNotFoundError with the count and first names of what is missing."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder} (--dict_dir). {maker(experiment, settings)}")
+        raise FileNotFoundError(f"no folder {folder} (--dict_dir). {advice(settings)}")
     if settings.task == "png":
         paths = {i: folder / f"{i}.png" for i in ids}
         missing = [i for i, p in paths.items() if not p.exists()]
@@ -64,16 +64,16 @@ def find_predictions(experiment, folder, ids, settings):
         missing = [i for i, p in paths.items() if p is None]
     if missing:
         raise FileNotFoundError(f"{lacking('prediction', folder, missing, ids, settings.list)}. "
-                                f"{maker(experiment, settings)}")
+                                f"{advice(settings)}")
     return paths
 
 
-def maker(experiment, settings):
+def advice(settings):
     """Name the command that makes what is missing."""
     folder, _, alpha = settings.dict_dir.rpartition("/")
     if settings.task != "crf" or not re.fullmatch(r"\d+\.?\d*", alpha):
-        return experiment.maker(settings.task, settings.dict_dir, settings.list)
-    return experiment.maker("crf", folder, settings.list, [float(alpha)])
+        return to_make(settings, settings.dict_dir, settings.list, settings.task)
+    return to_make(settings, folder, settings.list, "crf", [float(alpha)])
 
 
 def require_truth(layout, ids, settings):

@@ -17,9 +17,9 @@ from methods.cam import image_cams
 from models import MODELS
 from networks import CAM_NETWORKS, build
 from networks.pretrained import load_weights, read_description
+from pipeline import experiment_of
 from tools import distributed, engine, flags, interrupt
 from tools.crf import Job, import_pydensecrf, refine_all
-from tools.experiment import experiment_of
 from tools.files import save_image
 from tools.maps import alpha_name, find_maps, read_cam, save_cam, save_crf
 from tools.provenance import digests

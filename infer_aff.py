@@ -21,9 +21,9 @@ from data.transforms import MEAN
 from methods.random_walk import walk_cams
 from networks import build
 from networks.pretrained import load_weights, read_description
+from pipeline import experiment_of, to_make
 from tools import distributed, engine, flags, interrupt
 from tools.crf import Job, refine_all
-from tools.experiment import experiment_of
 from tools.files import save_labels
 from tools.maps import alpha_pair, find_maps, lacking, read_cam
 from tools.provenance import digests, verify
@@ -56,7 +56,7 @@ def find_cams(settings, experiment, layout, ids):
     cams = {i: find_maps(folder, i) for i in ids}
     if missing := [i for i, path in cams.items() if path is None]:
         raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
-                         f"{experiment.maker('cam', settings.dict_dir, settings.infer_list)}")
+                         f"{to_make(settings, settings.dict_dir, settings.infer_list, 'cam')}")
     verify(folder, experiment.folder, digests(layout.sources()))
     return cams
 

@@ -22,9 +22,9 @@ from data.transforms import resize_labels, shrink
 from methods.segmentation import multi_scale_scores
 from networks import PIXEL_NETWORKS, build
 from networks.pretrained import load_weights, read_description
+from pipeline import experiment_of
 from tools import distributed, engine, flags, interrupt
 from tools.crf import DEEPLAB_BILATERAL, Job, refine_all
-from tools.experiment import experiment_of
 from tools.files import copy_file, read_labels, save_image, save_labels, save_zip
 from tools.maps import lacking
 from tools.provenance import digests

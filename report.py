@@ -1,56 +1,46 @@
 """Make report.html: an experiment for the eye, in one file that opens anywhere.
 
-Reads   results.json  eval/*.json  log/*.jsonl  config/*.json
-        dict_model_oc/  dict/  crf/*/  rw/*/  seg/       pictures and truth of --data_root
+Reads   results.json  eval/*.json  log/*.jsonl  config/*.json  the maps of the chain: dict*/  crf*/*/  rw/*/  seg/
+        images and ground truth of --data_root
 Writes  report.html
 Run     python report.py --name X [--images 100] [--list train]
 Of an experiment that is half finished it shows what there is, and says what is missing and which command makes it.
 """
-import shlex
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
 from tqdm import tqdm
 
 import config
+import pipeline
 from data.images import read_image
 from data.layout import VOCLayout
 from data.prepare import voc_palette
 from tools import flags
-from tools.experiment import Experiment
 from tools.files import save_text
-from tools.maps import alpha_pair, find_maps, read_cam, read_crf
+from tools.maps import find_maps, pair_alphas, read_cam, read_crf
 from tools.provenance import digests, verify
-from tools.report import (
-    TRAINED,
-    best_folder,
-    cam_labels,
-    evenly,
-    find_folders,
-    gallery_row,
-    made_from,
-    page,
-    read_numbers,
-    stage_of,
-    task_of,
-)
+from tools.report import best_folder, cam_labels, evenly, find_folders, gallery_row, made_from, page, read_numbers
 
 
 def main():
     settings = flags.parse(config.Report)
-    experiment = Experiment(settings.experiment_root, settings.name)
+    experiment, notes = pipeline.experiment_of(settings), []
+    chain = pipeline.chain(values_of(settings, experiment))
     if not experiment.folder.is_dir():
-        raise ValueError(f"no experiment {experiment.folder}. Its first stage: "
-                         f"{command(settings, 'train.py', '--model', 'model_oc')}")
-    notes = []
-    data = read_numbers(experiment, notes)
+        raise ValueError(f"no experiment {experiment.folder}. Its first stage: {command(settings, chain[0])}")
+    settings.dirs = settings.dirs or map_folders(chain)
+    data = read_numbers(experiment, notes, lambda folder: pipeline.title_of(experiment, folder),
+                        trainings(experiment, chain))
     layout, ids = open_dataset(settings, notes)
     columns = open_columns(settings, experiment, layout, ids, data["evals"], notes)
-    notes += [{"about": about, "what": what, "command": words and command(settings, *words)}
-              for about, what, words in missing(settings, experiment, layout, data, columns, ids)]
-    if notes and not data["results"]:       # of a chain made by hand nothing is missing
+    notes += [{"about": about, "what": what, "command": line}
+              for about, what, line in missing(settings, experiment, chain, layout, data, columns, ids)]
+    if notes and not data["results"]:       # a complete chain that was run by hand needs no results.json
         notes.append({"about": "results", "what": "No results.json: the table is made of eval/. If reproduce.py began "
-                      "this experiment, it goes on with all of it", "command": command(settings, "reproduce.py")})
+                      "this experiment, it resumes with all of it", "command": pipeline.command_line(
+                          settings, settings.name, "reproduce.py", flags.changed(settings, "model"))})
 
     classes = layout.classes if layout else []
     palette = np.frombuffer(voc_palette(), np.uint8).reshape(-1, 3)[:len(classes) + 1]
@@ -62,23 +52,50 @@ def main():
              "rows": [row for row in rows if row], "notes": notes, "when": f"{datetime.now():%Y-%m-%d %H:%M}"}
     path = experiment / "report.html"
     save_text(path, page(data))
-    print(f"{path}: {len(data['rows'])} pictures, {path.stat().st_size / 1e6:.1f} MB"
+    print(f"{path}: {len(data['rows'])} images, {path.stat().st_size / 1e6:.1f} MB"
           + (f"; missing, unfinished or not readable: {len(notes)}, named at its top" if notes else ""))
 
 
+def values_of(settings, experiment):
+    """Return what the experiment's chain depends on: its model, its CRF's alphas, the two of AffinityNet."""
+    model = settings.model or pipeline.model_of(experiment)
+    if model not in pipeline.models():
+        raise ValueError(f"--model {model}: models/ has {', '.join(pipeline.models())}")
+    values = pipeline.values_of(settings.name, settings.recipe, model)
+    crf = f"crf{pipeline.models()[model].suffix}/"
+    alphas = sorted(float(folder.removeprefix(crf)) for folder in find_folders(experiment)
+                    if folder.startswith(crf) and folder.removeprefix(crf).replace(".", "", 1).isdecimal())
+    walk = best_folder(experiment, "rw") or ""
+    low, high = (pair_alphas(walk.removeprefix("rw/")) or (len(alphas) > 1 and (alphas[0], alphas[-1]))
+                 or (values.low, values.high))
+    return replace(values, alphas=tuple(alphas) or (float(low), float(high)), low=float(low), high=float(high))
+
+
+def map_folders(chain):
+    """List the folders of maps that the chain measures: dict_model_oc, dict, crf, rw, seg."""
+    return list(dict.fromkeys(stage.reads[0].split("/")[0] for stage in chain if stage.task))
+
+
+def trainings(experiment, chain):
+    """Return {MODEL: title} of the networks that the chain trains, in order, and of the others that were trained."""
+    names = [path.removeprefix("ckpt/") for stage in chain for path in stage.writes if path.startswith("ckpt/")]
+    names += sorted(path.stem.removeprefix("train_") for path in experiment.folder.glob("log/train_*.jsonl"))
+    return {name: pipeline.training_title(name) for name in names}
+
+
 def open_dataset(settings, notes):
-    """Open the dataset and read the list; where that cannot be, give (None, []) and note why."""
+    """Open the dataset and read the list; where that is not possible, return (None, []) and note why."""
     try:
         layout = VOCLayout(settings.data_root)
         ids = layout.ids(settings.list)
         return (layout, ids) if layout.classes else (None, [])
     except (ValueError, OSError) as error:
-        notes.append({"what": f"No pictures: {error}"})
+        notes.append({"what": f"No images: {error}"})
         return None, []
 
 
 def open_columns(settings, experiment, layout, ids, evals, notes):
-    """List the gallery's columns: the folders of --dirs that are there, and were made from what is there.
+    """List the gallery's columns: the folders of --dirs that exist and whose inputs have not changed since.
 
     A column: {"name": of --dirs, "folder", "path", "stage", "task", "threshold": the fixed one at which a CAM is
     scored, "before": the folder that its gain is against, "there": IDs of the list}.
@@ -88,81 +105,74 @@ def open_columns(settings, experiment, layout, ids, evals, notes):
         folder = best_folder(experiment, name, [e for e in evals if e["list"] == settings.list])
         if folder is None:
             continue
+        title, task = pipeline.title_of(experiment, folder), pipeline.task_of(experiment, folder)
         try:
             verify(experiment / folder, experiment.folder, digests(layout.sources()))
         except (ValueError, OSError) as error:
-            notes.append({"what": f"{stage_of(folder)} is left out: {error}"})
+            notes.append({"what": f"{title} is left out: {error}"})
             continue
-        path, task = experiment / folder, task_of(folder)
+        path = experiment / folder
         made = {p.stem for p in path.iterdir()}
         fixed = [e["fixed_threshold"] for e in evals if (e["folder"], e["list"]) == (folder, settings.list)]
         fixed.append(flags.defaults(config.Evaluate, settings.recipe)["threshold"][0])
-        columns.append({"name": name, "folder": folder, "path": path, "stage": stage_of(folder), "task": task,
+        columns.append({"name": name, "folder": folder, "path": path, "stage": title, "task": task,
                         "threshold": fixed[0] if task == "cam" else None,
                         "before": made_from(experiment, folder, [column["folder"] for column in columns]),
                         "there": made.intersection(ids)})
     return columns
 
 
-def missing(settings, experiment, layout, data, columns, ids):
-    """Give (section of the page, what is not there, words of the command that makes it) in the order of the stages."""
-    logged = [log["stage"] for log in data["logs"]]
-    alphas = [f.removeprefix("crf/").lstrip("0") or "0" for f in find_folders(experiment) if f.startswith("crf/")]
-    low, high = (alphas[0], alphas[-1]) if len(alphas) > 1 else ("4", "24")
-    pair = "--low", low, "--high", high
-    walk = best_folder(experiment, "rw") or f"rw/{alpha_pair(float(low), float(high))}"
-    trainings = {"dict_model_oc": ("model_oc", ("train.py", "--model", "model_oc")),
-                 "dict": ("model_cse", ("train.py", "--model", "model_cse", "--cl_init", f"{settings.name}/model_oc")),
-                 "rw": ("aff", ("train_aff.py", *pair)), "seg": ("seg", ("train_seg.py", "--label_dir", walk))}
-    train_list = ("--train_list", settings.list) if layout and not has_list(layout, config.Train.train_list) else ()
-    infer = "infer.py", "--infer_list", settings.list, "--model"
-    makers = {"dict_model_oc": ("CAMs of the ordinary classifier", (*infer, "model_oc", "--dict")),
-              "dict": ("CAMs of the CGNet", (*infer, "model_cse", "--dict")),
-              "crf": ("CRF maps", (*infer, "model_cse", "--crf", "--alphas", *(alphas or (low, high)))),
-              "rw": ("label maps of the random walk", ("infer_aff.py", "--infer_list", settings.list, *pair)),
-              "seg": ("label maps of DeepLab", ("infer_seg.py", "--infer_list", settings.list))}
+def missing(settings, experiment, chain, layout, data, columns, ids):
+    """Give (section of the page, what is not there, the command that makes it) in the order of the stages."""
+    logged = [log["stage"].removeprefix("train_") for log in data["logs"]]
     there = {column["name"]: (column["folder"], len(column["there"])) for column in columns}
-    for name in dict.fromkeys([*makers, *settings.dirs]):
-        model, words = trainings.get(name, (None, None))
-        if model and not any(stage.startswith(f"train_{model}") for stage in logged):
-            yield "training", f"{TRAINED[model]}: no log of its training", (*words, *train_list)
-        if not layout or name not in settings.dirs:
-            continue
-        what, words = makers.get(name, ("maps", None))
-        folder, count = there.get(name, (name, 0))
-        if best_folder(experiment, name) is None:
-            yield "maps", f"No {what}: {name}/", words
-        elif name in there and count < len(ids):
-            yield "maps", f"{folder}/ holds {count} of the {len(ids)} {what} of {settings.list}", words
+    done = set()
+    for stage in chain:
+        for path in stage.writes:
+            model, name = path.removeprefix("ckpt/"), path.split("/")[0]
+            if path != model and model not in logged:
+                yield "training", f"{pipeline.training_title(model)}: no log of its training", command(
+                    settings, stage, path, "" if not layout or has_default_list(layout) else settings.list)
+            if not layout or name not in settings.dirs or name in done:
+                continue
+            done.add(name)
+            line = command(settings, stage, path, settings.list)
+            folder, count = there.get(name, (path, 0))
+            if best_folder(experiment, name) is None:
+                yield "maps", f"No {name}/: {stage.title}", line
+            elif name in there and count < len(ids):
+                yield "maps", f"{folder}/ holds the maps of {count} of the {len(ids)} images of {settings.list}", line
+    for name in settings.dirs if layout else ():
+        if name not in done and best_folder(experiment, name) is None:
+            yield "maps", f"No {name}/", None
 
     if layout and not any(layout.has_ground_truth(i) for i in ids):
-        yield "evaluation", f"No pixel truth in {layout.root / 'SegmentationClass'}: nothing is scored", None
+        yield "evaluation", f"No ground truth in {layout.root / 'SegmentationClass'}: nothing is scored", None
         return
     for column in columns:
         folder = column["folder"]
         found = [e for e in data["evals"] if (e["folder"], e["list"]) == (folder, settings.list)]
         if not found or found[0]["stale"]:
-            yield ("evaluation", f"{folder}/ was made anew after {found[0]['file']}" if found else
-                   f"{folder}/ is not evaluated on {settings.list}",
-                   ("evaluation.py", "--task", column["task"], "--dict_dir", folder, "--list", settings.list))
+            stage = pipeline.evaluation("", "", column["task"], folder, settings.list)
+            yield ("evaluation", f"{folder}/ was written again after {found[0]['file']}" if found else
+                   f"{folder}/ is not evaluated on {settings.list}", command(settings, stage))
 
 
-def has_list(layout, name):
+def has_default_list(layout):
+    """Say whether the dataset has the list that a training stage takes by default."""
     try:
-        return bool(layout.list_path(name))
+        return bool(layout.list_path(config.Train.train_list))
     except FileNotFoundError:
         return False
 
 
-def command(settings, script, *words):
-    """Write a command line for this experiment and dataset."""
-    recipe = ["--recipe", settings.recipe] if settings.recipe != "voc" or script == "reproduce.py" else []
-    return shlex.join(["python", script, *recipe, "--name", settings.name,
-                       *flags.changed(settings, "data_root", "experiment_root"), *words])
+def command(settings, stage, path=None, list_name=None):
+    """Write the command of a stage for this experiment: see Stage.words."""
+    return pipeline.command_line(settings, settings.name, stage.script, stage.words(path, list_name))
 
 
 def make_row(layout, columns, palette, image_id, notes):
-    """Read a picture, its truth and its maps, and make its row; None, and a note, if the picture cannot be read."""
+    """Read an image, its ground truth and its maps, and make its row; None, and a note, if it cannot be read."""
     try:
         image = read_image(layout.image_path(image_id))
         truth = layout.ground_truth(image_id) if layout.has_ground_truth(image_id) else None
@@ -171,7 +181,7 @@ def make_row(layout, columns, palette, image_id, notes):
         return None
     try:
         present = np.flatnonzero(layout.label(image_id)) + 1
-    except ValueError:                      # a picture without labels is shown all the same
+    except ValueError:                      # an image without labels is shown all the same
         present = ()
     maps = {column["folder"]: read_maps(layout, column, image_id, image.shape[:2]) for column in columns
             if image_id in column["there"]}
@@ -188,7 +198,7 @@ def read_maps(layout, column, image_id, size):
             classes, scores = read_crf(path)
             return classes[scores.argmax(0)], None
         classes, scores = read_cam(path)
-        if not len(classes):                                            # a picture of no class
+        if not len(classes):                                            # an image of no class
             scores = np.zeros((0, *size), np.float32)
         return cam_labels(classes, scores, column["threshold"]), scores.max(0, initial=0)
     except (ValueError, OSError) as error:

@@ -1,144 +1,110 @@
-"""Run every stage of a recipe in order, from image-level labels to a network that segments, skip what is whole, and
-print one table beside the paper's.
+"""Run every stage of a recipe in order, from image-level labels to a network that segments, and print one table beside
+the paper's. Stages that are complete are skipped.
 
 Writes  NAME/results.json, the rows of all seeds; report.html; what the stages write, of further seeds to NAME_SEED/
 Run     python reproduce.py --recipe demo
         python reproduce.py --recipe demo --from affinity
-It stops at the first stage that fails, with that stage's message; the same command goes on from there.
+        python reproduce.py --recipe voc --model model_cse          (any file of models/ may take its place)
+It stops at the first stage that fails, with that stage's message; the same command resumes there.
 """
 import os
 import shlex
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 import config
-from models import MODELS
+import pipeline
 from tools import flags, interrupt
 from tools.experiment import Experiment
 from tools.files import read_json, write_json
-from tools.maps import alpha_name, alpha_pair
 
 TIMES = "log/reproduce.json"
-STOPPED = 75        # a stage that was asked to stop ends with it: what comes next must not run
-
-# mIoU on VOC train (DeepLab: val), percent, and where it is stated. What is missing is not known to us.
-PAPER = {
-    "ordinary classifier, CAM": (48.0, "AffinityNet, README and paper"),
-    "CGNet, CAM": (56.0, "OC-CSE, authors (issue 3 of their repository)"),
-    "CGNet, random walk": (66.9, "OC-CSE, authors (issue 3 of their repository), tables of later papers"),
-    "DeepLab": (68.4, "OC-CSE, authors (issue 3 of their repository), tables of later papers"),
-}
+STOPPED = 75        # exit code of a stage that was asked to stop: the next one must not run
 
 
 def main():
-    settings = flags.parse(config.Reproduce)
-    settings.name = settings.name or settings.recipe + ("_plain" if settings.plain else "")
+    settings = flags.parse(config.Reproduce, models=dict.fromkeys(pipeline.models(), config.Reproduce))
+    other = settings.model != config.Reproduce.model
+    settings.name = settings.name or (settings.recipe + "_plain" * settings.plain + f"_{settings.model}" * other)
     if settings.plain and settings.data_root == "data/critters":
         settings.data_root = "data/critters_plain"
-    runs = []
-    for i in range(settings.seeds):
-        name = settings.name if i == 0 else f"{settings.name}_{settings.seed + i}"
-        runs.append(run_stages(settings, name, stages(settings, name, settings.seed + i)))
+    if not find_spec("pydensecrf"):
+        print("pydensecrf2 is not installed (it needs a C++ compiler): the CRF, and what follows from it, are left out")
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    names = [settings.name if seed == settings.seed else f"{settings.name}_{seed}" for seed in seeds]
+    chains = [pipeline.chain(values_of(settings, name)) for name in names]
+    runs = [run_stages(settings, name, commands(settings, name, seed, chain))
+            for name, seed, chain in zip(names, seeds, chains)]
     if settings.dry_run:
         return
     experiment = Experiment(settings.experiment_root, settings.name)
-    rows = collect(settings, runs)
+    rows = collect(settings, experiment, chains[0], runs)
     if rows:
         write_json(experiment / "results.json", {"rows": rows})
     print_table(rows, settings)
     report = ["report.py", "--recipe", settings.recipe, "--name", settings.name,
-              *flags.changed(settings, "data_root", "experiment_root")]
+              *flags.changed(settings, "data_root", "experiment_root", "model")]
     print(f"\n$ python {shlex.join(report)}", flush=True)
     run_stage(report)
-    print_places(experiment)
+    print_places(experiment, chains[0])
 
 
-def stages(settings, name, seed):
-    """List (part, label, command, the evaluation's result file or None) of all stages in order; part: see --from."""
-    data = ["--recipe", settings.recipe, "--name", name, *flags.changed(settings, "data_root", "experiment_root")]
+def values_of(settings, name):
+    """Return what this run's chain depends on; its dataset is drawn first if it is the embedded one."""
+    root, draw = Path(settings.data_root), ()
+    if settings.recipe == "demo" and (not root.exists() or (root / "Heads").is_dir()):
+        draw = ("--out", settings.data_root, *["--plain"] * settings.plain)
+    values = pipeline.values_of(name, settings.recipe, settings.model)
+    return replace(values, train_list=settings.train_list, draw=draw,
+                   alphas=values.alphas if find_spec("pydensecrf") else ())
+
+
+def commands(settings, name, seed, chain):
+    """List (part, title, words of the command, the evaluation's result file or None) of all stages. part: of --from."""
+    place = ["--recipe", settings.recipe, "--name", name, *flags.changed(settings, "data_root", "experiment_root")]
     compute = flags.changed(settings, "device", "precision", "num_workers") + ["--overwrite"] * settings.overwrite
-    train = ["--train_list", settings.train_list, "--seed", str(seed), *compute]
-    alphas = flags.defaults(config.Infer, settings.recipe)["alphas"][0] if find_spec("pydensecrf") else ()
-    if not alphas:
-        print("pydensecrf2 is not installed (it needs a C++ compiler): the CRF, and what follows from it, are left out")
-    affinity = {flag: f"{flags.defaults(config.InferAff, settings.recipe)[flag][0]:g}" for flag in ("low", "high")}
-    pair = [word for flag, alpha in affinity.items() for word in (f"--{flag}", alpha)]
-    walk = f"rw/{alpha_pair(*map(float, affinity.values()))}"
-    alphas = sorted({*alphas, *map(float, affinity.values())} if alphas else ())
-    crf = ["--crf", "--alphas", *(f"{a:g}" for a in alphas)] if alphas else []
-
-    def evaluate(part, label, task, folder, split="train"):
-        result = Path(settings.experiment_root, name, f"eval/{task}_{folder.replace('/', '_')}_{split}.json")
-        return part, label, ["evaluation.py", *data, "--task", task, "--dict_dir", folder, "--list", split], result
-
-    draw = ["-m", "data.prepare", "critters", "--out", settings.data_root, *(["--plain"] if settings.plain else [])]
-    plan = [
-        ("classifier", "critters", draw, None),
-        ("classifier", "ordinary classifier", ["train.py", *data, "--model", "model_oc", *train], None),
-        ("classifier", "ordinary classifier, maps",
-         ["infer.py", *data, "--model", "model_oc", "--dict", "--vis", *compute], None),
-        evaluate("classifier", "ordinary classifier, CAM", "cam", "dict_model_oc"),
-        ("cgnet", "CGNet", ["train.py", *data, "--model", "model_cse", "--cl_init", f"{name}/model_oc", *train], None),
-        ("cgnet", "CGNet, maps", ["infer.py", *data, "--model", "model_cse", "--dict", "--vis", *crf, "--infer_list",
-                                  settings.train_list, *compute], None),
-        evaluate("cgnet", "CGNet, CAM", "cam", "dict"),
-        *(evaluate("cgnet", f"CGNet, CAM + CRF, alpha {a:g}", "crf", f"crf/{alpha_name(a)}") for a in alphas),
-    ]
-    if alphas:
-        plan += [
-            ("affinity", "AffinityNet", ["train_aff.py", *data, *pair, *train], None),
-            ("walk", "random walk",
-             ["infer_aff.py", *data, *pair, "--infer_list", settings.train_list, *compute], None),
-            evaluate("walk", "CGNet, random walk", "png", walk),
-            ("deeplab", "DeepLab, training", ["train_seg.py", *data, "--label_dir", walk, *train], None),
-            ("deeplab", "DeepLab, maps", ["infer_seg.py", *data, "--infer_list", "val", "--vis", *compute], None),
-            evaluate("deeplab", "DeepLab", "png", "seg", "val"),
-            ("deeplab", "DeepLab, maps of train", ["infer_seg.py", *data, "--infer_list", "train", *compute], None),
-            evaluate("deeplab", "DeepLab on its own pictures", "png", "seg", "train"),
-        ]
-    return plan if drawn_here(settings) else plan[1:]
-
-
-def drawn_here(settings):
-    """Say whether the dataset is the embedded one, to be drawn first; another of the user's is left as it is."""
-    root = Path(settings.data_root)
-    return settings.recipe == "demo" and (not root.exists() or (root / "Heads").is_dir())
+    further = {"--train_list": ["--seed", str(seed), *compute], "--infer_list": compute}
+    home = Path(settings.experiment_root, name)
+    return [(stage.part, stage.title, [stage.script, *([] if stage.script == "-m" else place), *stage.words(),
+                                       *further.get(stage.list_flag, [])],
+             home / next(iter(stage.writes)) if stage.task else None) for stage in chain]
 
 
 def run_stages(settings, name, plan):
-    """Run one seed's stages; returns [(label, command, result file, seconds)] of the evaluations.
+    """Run one seed's stages; returns [(title, command, result file, seconds)] of the evaluations.
 
     The seconds are those of all stages since the evaluation before, whenever they ran.
     """
     experiment, done, since = Experiment(settings.experiment_root, name), [], []
     parts = list(config.Reproduce.__dataclass_fields__["from_"].metadata["choices"])
-    for part, label, command, result in plan:
-        since.append(label)
+    for part, title, command, result in plan:
+        since.append(title)
         if parts.index(part) >= parts.index(settings.from_):
             print(f"\n$ python {shlex.join(command)}", flush=True)
-            if not settings.dry_run and run_by_the_clock(experiment, label, command):
-                raise ValueError(f"{label} stopped with the message above. Mend that and run the same command again: "
-                                 "what is done is not done again")
+            if not settings.dry_run and run_by_the_clock(experiment, title, command):
+                raise ValueError(f"{title} stopped with the message above. Fix that and run the same command again: "
+                                 "stages that are complete are skipped")
         elif result and not result.exists():
-            print(f"{label}: left out, --from {settings.from_} finds no {result}")
+            print(f"{title}: left out, --from {settings.from_} finds no {result}")
             since.clear()
             continue
         if result:
             seconds = sum(entry["seconds"] for stage, entry in read_times(experiment).items() if stage in since)
-            done.append((label, "python " + shlex.join(command), result, round(seconds, 1)))
+            done.append((title, "python " + shlex.join(command), result, round(seconds, 1)))
             since.clear()
     return done
 
 
-def run_by_the_clock(experiment, label, command):
-    """Run a stage, note in log/reproduce.json what it took; returns its exit code.
+def run_by_the_clock(experiment, title, command):
+    """Run a stage and write the time that it took to log/reproduce.json; returns its exit code.
 
-    What was cut off goes on in the next run, so their times add up. What is whole is skipped by the next run: the
+    The times of an interrupted stage and of the run that resumes it add up. A later run skips a complete stage: the
     longer time counts, that of the run which did the work.
     """
     start, code = time.monotonic(), None
@@ -148,20 +114,20 @@ def run_by_the_clock(experiment, label, command):
         seconds = time.monotonic() - start
         if code == 0 or experiment.folder.is_dir():
             times = read_times(experiment)
-            old = times.get(label, {"seconds": 0.0, "whole": False})
+            old = times.get(title, {"seconds": 0.0, "whole": False})
             total = max(old["seconds"], seconds) if old["whole"] else old["seconds"] + seconds
-            times[label] = {"seconds": round(total, 2), "whole": old["whole"] or code == 0}
+            times[title] = {"seconds": round(total, 2), "whole": old["whole"] or code == 0}
             write_json(experiment / TIMES, times)
     return code
 
 
 def read_times(experiment):
-    """Return {label of a stage: {"seconds", "whole": whether it came to its end}}."""
+    """Return {title of a stage: {"seconds", "whole": whether it was completed}}."""
     return read_json(experiment / TIMES) if (experiment / TIMES).exists() else {}
 
 
 def run_stage(command):
-    """Run a stage's command; returns its exit code. What asks this process to stop stops the stage first."""
+    """Run a stage's command; returns its exit code. A signal that stops this process stops the stage first."""
     root = Path(__file__).resolve().parent
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
                                 interrupt.EXIT_CODE: str(STOPPED)}
@@ -175,33 +141,38 @@ def run_stage(command):
     return code
 
 
-def collect(settings, runs):
-    """Make the rows of results.json, one an evaluation, with a value a seed."""
+def collect(settings, experiment, chain, runs):
+    """Make the rows of results.json: one for each evaluation, with a value for each seed."""
     rows = []
-    for label, command, _, _ in runs[0]:
-        if any(label not in [name for name, *_ in run] for run in runs):
+    for stage in chain:
+        found = [entry for run in runs for entry in run if entry[0] == stage.title]
+        if not stage.task or len(found) < len(runs):
             continue
-        found = [(read_json(result), seconds) for run in runs for name, _, result, seconds in run if name == label]
-        evals = [e for e, _ in found]
-        train = {k: v for k, (v, _) in trained_by(label, settings.recipe).items()}
-        paper, source = PAPER.get(label, (None, None)) if settings.recipe == "voc" else (None, None)
-        rows.append({"variant": "plain" if settings.plain else settings.recipe, "stage": label,
+        evals, (paper, source) = [read_json(result) for _, _, result, _ in found], stage.paper
+        backbone, init = trained_network(experiment, pipeline.network_behind(chain, stage))
+        rows.append({"variant": "plain" if settings.plain else settings.recipe, "stage": stage.title,
                      "split": evals[0]["list"],
                      "miou": [e["miou"] for e in evals], "threshold": [e["threshold"] for e in evals],
-                     "fixed_miou": [e["fixed_miou"] for e in evals], "paper": paper, "paper_source": source,
-                     "seconds": [seconds for _, seconds in found], "command": command,
-                     "init": train["er_init" if "er_init" in train else "init"].replace("{name}", settings.name),
-                     "backbone": f"ResNet38d, width {train['width']:g}, blocks {' '.join(map(str, train['blocks']))}"})
+                     "fixed_miou": [e["fixed_miou"] for e in evals],
+                     "paper": paper if settings.recipe == "voc" else None,
+                     "paper_source": source if settings.recipe == "voc" else None,
+                     "seconds": [seconds for *_, seconds in found], "command": found[0][1],
+                     "init": init, "backbone": backbone})
     return rows
 
 
-def trained_by(label, recipe):
-    """Return the defaults of the training whose network an evaluation's maps come from."""
-    if label.startswith("DeepLab"):
-        return flags.defaults(config.TrainSeg, recipe)
-    if label == "CGNet, random walk":
-        return flags.defaults(config.TrainAff, recipe)
-    return flags.defaults(MODELS["model_oc" if label.startswith("ordinary") else "model_cse"].Settings, recipe)
+def trained_network(experiment, ckpt):
+    """Return the words for the backbone in ckpt/MODEL/network.json and for what it was started from."""
+    path = experiment / ckpt / "network.json"
+    try:
+        network = read_json(path)
+        name, stride, *_ = network["backbone"]["name"], network["backbone"]["output_stride"]
+        shape = network["backbone"]
+        words = [str(name), *([f"width {shape['width']:g}"] if "width" in shape else []),
+                 *([f"blocks {' '.join(map(str, shape['blocks']))}"] if "blocks" in shape else []), f"stride {stride}"]
+        return ", ".join(words), str(network["init"])
+    except (ValueError, OSError, KeyError, TypeError):
+        return f"unknown: {path} is missing or damaged", "unknown"
 
 
 def print_table(rows, settings):
@@ -216,8 +187,10 @@ def print_table(rows, settings):
         print(f"{row['stage']:<30} {row['split']:<6} {spread(row['miou']):>14} {at:>6} {fixed:>14} "
               f"{row['paper'] if row['paper'] is not None else '-':>6} {duration(np.mean(row['seconds'])):>9}  "
               f"{row['command']}")
-    print("best: the threshold of CAMs is chosen on pixel truth, as the papers do; fixed: a threshold set beforehand; "
-          "time: of all stages since the row above, for one seed")
+    print("best: the threshold of CAMs is chosen on the ground truth, as the papers do; fixed: a threshold set "
+          "beforehand; time: of all stages since the row above, for one seed")
+    for network in dict.fromkeys(f"{row['backbone']}; started from {row['init']}" for row in rows):
+        print(f"network: {network}")
 
 
 def duration(seconds):
@@ -234,13 +207,15 @@ def spread(values):
     return f"{np.mean(values):.1f}" + (f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
-def print_places(experiment):
-    print(f"\nLook at  {experiment / 'infer_model_oc'}/  the ordinary classifier's CAMs\n"
-          f"         {experiment / 'infer'}/  the CGNet's\n"
-          f"         {experiment / 'train'}/  picture, mask, erased picture, what the classifier still sees\n"
-          f"         {experiment / 'eval'}/  tables and curves\n"
-          f"         {experiment / 'rw'}/  pseudo labels;  {experiment / 'seg'}/  DeepLab's\n"
-          f"         {experiment / 'results.json'}\n         {experiment / 'report.html'}")
+def print_places(experiment, chain):
+    print("\nLook at")
+    for path, what in (*((path, f"{stage.title} (overlays)") for stage in chain for path in stage.writes
+                         if stage.writes[path] == ("--vis",)),
+                       ("train", "what the training looked at every --vis_freq steps"),
+                       ("eval", "tables and curves"), ("rw", "pseudo labels"), ("results.json", "the table above"),
+                       ("report.html", "all of it for the eye")):
+        if (experiment / path).exists():
+            print(f"  {experiment / path}  {what}")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from methods.cam import image_cams
 from models import MODELS
 from networks import parameter_groups
 from networks.pretrained import official_state
+from pipeline import experiment_of
 from tools import distributed, engine, flags, interrupt
-from tools.experiment import experiment_of
 from tools.metrics import ThresholdHistogram, iou, threshold_range
 from tools.provenance import digests
 

@@ -17,16 +17,14 @@ from data.transforms import augment_mapped
 from methods.affinity import AffinityLearning, confident_labels
 from networks import build, describe, parameter_groups
 from networks.pretrained import load_start, named_weights, official_state
+from pipeline import experiment_of, to_make
 from tools import distributed, engine, flags
-from tools.experiment import experiment_of
 from tools.maps import alpha_name, alpha_pair, find_maps, lacking, read_crf
 from tools.provenance import digest, digests, made_with, verify
 
 
 def main():
     settings = flags.parse(config.TrainAff)
-    if settings.crop % 8:
-        raise ValueError(f"--crop {settings.crop}: an affinity cell has 8 pixels, take a multiple of 8")
     device = distributed.start(settings.device)
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     ids = layout.ids(settings.train_list)
@@ -34,12 +32,15 @@ def main():
     folders = crf_folders(settings, experiment, layout)
     change = partial(augment_mapped, crop_size=settings.crop, jitter_amounts=settings.jitter)
     pairs = find_pairs(settings, experiment, folders, ids)
-    dataset = AffinitySet(layout, pairs, settings.seed, read_crf, change, confident_labels)
     distributed.say(f"{len(ids)} images of {settings.train_list}, labels from {' and '.join(map(str, folders))}")
 
     torch.manual_seed(settings.seed)
     description = describe("AffinityNet", layout.classes, settings, init=settings.init)
     network = build(description)
+    if settings.crop % network.image_multiple:
+        raise ValueError(f"--crop {settings.crop}: with this backbone take a multiple of {network.image_multiple}")
+    dataset = AffinitySet(layout, pairs, settings.seed, read_crf, change,
+                          partial(confident_labels, stride=network.stride))
     init = engine.start_from(experiment.find_init(settings.init, "init", named_weights(settings.backbone)), "init",
                              partial(load_start, network, description))
     inputs = {"init": init, "crf low": digest(folders[0]), "crf high": digest(folders[1])}
@@ -60,7 +61,7 @@ def crf_folders(settings, experiment, layout):
         made = made_with(folder).get("alpha", alpha)
         if made != alpha:
             raise ValueError(f"{folder} holds CRF maps of alpha {made:g}, not {alpha:g}: give it back its name. "
-                             f"{experiment.maker('crf', settings.crf_dir, settings.train_list, [alpha])}")
+                             f"{to_make(settings, settings.crf_dir, settings.train_list, 'crf', [alpha])}")
         verify(folder, experiment.folder, digests(layout.sources()))
     return folders
 
@@ -76,7 +77,7 @@ def find_pairs(settings, experiment, folders, ids):
             words.append(lacking("CRF map", folder, gone, ids, settings.train_list))
     if words:
         raise ValueError(f"{'; '.join(words)}. "
-                         f"{experiment.maker('crf', settings.crf_dir, settings.train_list, alphas)}")
+                         f"{to_make(settings, settings.crf_dir, settings.train_list, 'crf', alphas)}")
     return paths
 
 

@@ -24,8 +24,8 @@ from data.transforms import augment_labelled
 from methods.segmentation import Segmentation
 from networks import build, describe, parameter_groups
 from networks.pretrained import load_start, named_weights, official_state
+from pipeline import experiment_of, to_make
 from tools import distributed, engine, flags
-from tools.experiment import experiment_of
 from tools.maps import lacking
 from tools.provenance import digests, verify
 
@@ -62,7 +62,7 @@ def label_folder(settings, experiment, layout, ids):
     if missing:
         what = (lacking("label map", folder, missing, ids, settings.train_list) if folder.is_dir() else
                 f"no folder of label maps: neither {inside} nor {folder}")
-        raise ValueError(f"{what}. {experiment.maker('png', settings.label_dir, settings.train_list)}")
+        raise ValueError(f"{what}. {to_make(settings, settings.label_dir, settings.train_list, 'png')}")
     verify(folder, experiment.folder, digests(layout.sources()))
     return folder
 

@@ -7,6 +7,11 @@ RECIPES     {recipe: {field: (value, reason)}}: what a recipe changes for this m
 start(settings, experiment, layout)     its networks with their first weights -> the trained network, its objective,
             its description (networks.describe), digests of what it started from
 
+And, where there is something to say:
+STARTS_FROM {flag: model}: models that are trained before it in the same experiment; the flag takes their weights
+PUBLISHED   {"CAM", "CRF", "random walk" or "DeepLab": (mIoU on VOC 2012, where it is stated)}
+TITLE, SUFFIX, STARTS_FROM and PUBLISHED are literals: pipeline.py reads them without importing the file.
+
 What a model may have besides, where the general way does not suit it:
 SAMPLE_TARGET                           label (C,), generator -> what is drawn for each sample: the batch's "target"
 plan(settings, images)                  data.loader.Plan, the batches

@@ -17,9 +17,22 @@ from tools.visualize import erasing_figure
 
 TITLE = "CGNet"
 SUFFIX = ""
+STARTS_FROM = {"cl_init": "model_oc"}
+PUBLISHED = {
+    "CAM": (56.0, "OC-CSE, authors (issue 3 of their repository)"),
+    "random walk": (66.9, "OC-CSE, authors (issue 3 of their repository), tables of later papers"),
+    "DeepLab": (68.4, "OC-CSE, authors (issue 3 of their repository), tables of later papers"),
+}
 SAMPLE_TARGET = sample_target
 
 RECIPES = {
+    "lite": {
+        "max_epochs": (2, "starts from the ordinary classifier"),
+        "lr": (0.005, "as --max_epochs"),
+        "lr_new": (1, "no layer is new"),
+        "er_init": ("{name}/model_oc", "the CAMs of a trained classifier are masks from the first step on"),
+        "cl_init": ("{name}/model_oc", "the classifier trained here"),
+    },
     "demo": {
         "lr": (0.005, "starts from the ordinary classifier"),
         "er_init": ("{name}/model_oc", "no ImageNet weights"),
@@ -55,7 +68,7 @@ def load_classifier(settings, experiment, layout):
 
     A file that comes without a network.json is taken for a network with the backbone of these settings.
     """
-    train_one = f"or train one: {experiment.trainer('model_oc')}, then --cl_init {experiment.name}/model_oc"
+    train_one = f"or train one: {experiment.command_for('ckpt/model_oc')}, then --cl_init {experiment.name}/model_oc"
     path = experiment.find_init(settings.cl_init, "cl_init", named_weights(settings.backbone), train_one)
     if path is None:
         raise ValueError("--cl_init random: the ordinary classifier must be a trained one")

@@ -10,6 +10,7 @@ from tools import distributed, engine
 
 TITLE = "ordinary classifier"
 SUFFIX = "_model_oc"
+PUBLISHED = {"CAM": (48.0, "AffinityNet, README and paper")}
 
 RECIPES = {
     "voc": {

@@ -49,6 +49,20 @@ DEMO = {
     "Reproduce": {"data_root": "data/critters"},
 }
 
+_LITE = {"backbone": "tf_efficientnet_lite0", "output_stride": 16, "crop": 256, "print_freq": 10}
+_LITE_CAMS = {**_LITE, "momentum": 0.9, "resize": (256, 384), "val_every": 0, "vis_freq": 100}
+LITE = {
+    "model_oc": {**_LITE_CAMS, "batch_size": 8, "max_epochs": 5, "dropout_head": 0.0},
+    "model_cse": {**_LITE_CAMS, "max_epochs": 2, "lr": 0.005, "er_init": "{name}/model_oc",
+                  "cl_init": "{name}/model_oc"},
+    "Infer": {"alphas": (1, 2, 4), "scales": (0.5, 1.0, 1.5)},
+    "TrainAff": {**_LITE, "momentum": 0.9, "low": 1, "high": 4, "max_epochs": 3},
+    "InferAff": {"low": 1, "high": 4, "dup": 2, "logt": 6, "crf_iterations": 1},
+    "TrainSeg": {**_LITE, "batch_size": 8, "label_dir": "rw/01_04", "max_epochs": 4, "lr": 0.003, "scale": (0.75, 1.5)},
+    "InferSeg": {"scales": (0.75, 1.0, 1.25)},
+    "Evaluate": {}, "Reproduce": {},
+}
+
 
 def values(cls, recipe="voc"):
     return {name: value for name, (value, _) in flags.defaults(cls, recipe).items()}
@@ -111,19 +125,21 @@ def test_the_faithful_recipe_is_the_authors():
     assert values(Evaluate)["thresholds"] == (0.10, 0.39, 0.01)
 
 
-def test_the_demo_differs_from_voc_where_it_is_said():
+@pytest.mark.parametrize(("recipe", "said"), [("demo", DEMO), ("lite", LITE)])
+def test_a_small_recipe_differs_from_voc_where_it_is_said(recipe, said):
     found = {}
     for cls in STAGES:
         stage = name_of(cls)
-        voc, demo = (flags.defaults(cls, recipe) for recipe in ("voc", "demo"))
-        assert demo["num_workers"][0] == min(2, config.CORES)       # voc's depends on the machine as well
+        voc, small = (flags.defaults(cls, name) for name in ("voc", recipe))
+        if recipe == "demo":
+            assert small["num_workers"][0] == min(2, config.CORES)      # voc's depends on the machine as well
         found[stage] = {}
-        for name, (value, reason) in demo.items():
+        for name, (value, reason) in small.items():
             if value != voc[name][0] and name != "num_workers":
                 found[stage][name] = value
                 assert reason not in (config.PAPER, config.PSA, flags.OURS, ""), f"{stage}: {name} has no reason"
                 print(f"{stage:16} {name:13} {voc[name][0]!s:24} -> {value!s:24} {reason}")
-    assert found == DEMO
+    assert found == said
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process to a core")

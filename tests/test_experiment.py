@@ -5,6 +5,8 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
+import config
+import pipeline
 from networks.pretrained import named_weights
 from tests.conftest import make_file
 from tools.experiment import Experiment
@@ -14,7 +16,7 @@ from tools.provenance import revision, versions
 
 @pytest.fixture
 def experiment(tmp_path):
-    return Experiment(tmp_path / "experiment", "X")
+    return pipeline.experiment_of(config.Evaluate("X", experiment_root=str(tmp_path / "experiment")))
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_starting_weights(trained, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="python train.py --name X --model model_cse"):
         trained.find_init("X/model_cse", "er_init")
     for model, command in (("seg", "train_seg.py --name X"), ("aff_04_24", "train_aff.py --name X --low 4 --high 24")):
-        with pytest.raises(ValueError, match=f"ckpt/{model} holds no weights: python {command}"):
+        with pytest.raises(ValueError, match=f"ckpt/{model} holds no weights. To make them, run: python {command}"):
             trained.find_init(f"X/{model}", "er_init")
     with pytest.raises(ValueError, match="no epoch 7"):
         trained.find_init("X/model_oc/7", "er_init")
@@ -90,7 +92,7 @@ def test_weights_say_what_network_they_are_of(experiment, tmp_path):
     assert read_json(experiment.network_of(weights)) == {"class": "CAMNet"}
     assert experiment.network_of(make_file(tmp_path / "own.pth")) is None
     (weights.parent / "network.json").unlink()
-    other = Experiment(experiment.root, "Y")
+    other = Experiment(experiment.root, "Y", experiment.advice)
     with pytest.raises(ValueError, match="X/ckpt/model_oc/network.json.*python train.py --name X --model model_oc"):
         other.network_of(weights)
 

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import ROOT
 
 FOLDERS = ("models", "networks", "methods", "data", "tools")
-STAGES = {p.stem for p in ROOT.glob("*.py")} - {"config"}
+STAGES = {p.stem for p in ROOT.glob("*.py")} - {"config", "pipeline"}
 MODULES = {str(p.relative_to(ROOT)): ast.parse(p.read_text("utf-8"))
            for folder in (".", *FOLDERS, "benchmarks") for p in sorted((ROOT / folder).glob("*.py"))}
 # What a module of a folder may import of our own. A root stage is imported by nobody.
@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "tools": {"tools"},
     "config": {"tools"},
     "models": {"models", "networks", "methods", "data", "tools", "config"},
-    "stage": {"models", "networks", "methods", "data", "tools", "config"},
+    "pipeline": {"tools", "config"},
+    "stage": {"pipeline", "models", "networks", "methods", "data", "tools", "config"},
     "benchmarks": {"models", "networks", "methods", "data", "tools", "config", "benchmarks", "infer", "train"},
 }
 WEIGHTS = "networks/pretrained.py"          # the one file of networks/ and methods/ that opens files
@@ -43,7 +44,7 @@ def top(name):
 def layer(path):
     if "/" in path:
         return path.split("/")[0]
-    return "config" if path == "config.py" else "stage"
+    return path.removesuffix(".py") if path in ("config.py", "pipeline.py") else "stage"
 
 
 def calls(tree):
@@ -66,7 +67,8 @@ def test_the_modules_are_found():
 
 @pytest.mark.parametrize("path", MODULES)
 def test_arrows_go_down(path):
-    ours = {top(name) for name in imports(MODULES[path])} & {*FOLDERS, *STAGES, "config", "benchmarks", "tests"}
+    own = {*FOLDERS, *STAGES, "config", "pipeline", "benchmarks", "tests"}
+    ours = {top(name) for name in imports(MODULES[path])} & own
     assert ours <= MAY_IMPORT[layer(path)], f"{path} imports {sorted(ours - MAY_IMPORT[layer(path)])}"
 
 
@@ -131,10 +133,11 @@ def test_no_file_is_trusted_with_a_program(path):
             assert name not in ("pickle.load", "pickle.loads", "pickle.Unpickler", "eval", "exec"), (path, name)
 
 
-def test_the_crf_pulls_in_no_torch():
-    program = "import sys, tools.crf; print(*{name.split('.')[0] for name in sys.modules})"
+@pytest.mark.parametrize("module", ["tools.crf", "pipeline", "reproduce", "report", "evaluation"])
+def test_what_starts_quickly_pulls_in_no_torch(module):
+    program = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not {"torch", "torchvision", "matplotlib"} & set(loaded.stdout.split())
+    assert not {"torch", "torchvision", "timm", "matplotlib"} & set(loaded.stdout.split())
 
 
 @pytest.mark.parametrize("path", in_folders("stage"))

@@ -1,6 +1,7 @@
 """A method is two files and a line: one is added to a copy of the tree, and every stage of it works."""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,7 @@ from tools.flags import option
 TITLE = "quiet classifier"
 SUFFIX = "_quiet"
 RECIPES = {"demo": {"norm": ("train", "from scratch"), "er_init": ("random", "from scratch"), "val_every": (0, "short"),
-                    "lr": (0.05, "from scratch")}}
+                    "lr": (0.05, "from scratch"), "max_epochs": (4, "short")}}
 
 
 @dataclass
@@ -119,3 +120,30 @@ def test_a_method_is_two_files_and_a_line(run, tmp_path):
     code, text = run("train", "--model", "model_cse", "--max_epochs", 1, "--batch_size", 4, "--cl_init", "X/quiet",
                      "--er_init", "X/quiet")
     assert code == 0, text
+
+
+@pytest.mark.slow
+def test_the_chain_takes_a_new_model(run, tmp_path):
+    """reproduce.py --model: its CAMs become the pseudo labels, and the report knows its folders and its title."""
+    (tmp_path / "data/critters").rename(tmp_path / "data/mine")
+    shutil.rmtree(tmp_path / "data/mine/Heads")         # with them the dataset would be generated again
+    code, text = run("reproduce", "--model", "quiet", "--name", "Y", "--data_root", "data/mine")
+    assert code == 0, text
+    home = tmp_path / "experiment/Y"
+    rows = {row["stage"]: row for row in json.loads((home / "results.json").read_text())["rows"]}
+    alphas = ("4", "6", "10", "24")
+    assert list(rows) == ["quiet classifier, CAM", *(f"quiet classifier, CAM + CRF, alpha {a}" for a in alphas),
+                          "quiet classifier, random walk", "DeepLab", "DeepLab on its own pictures"]
+    assert rows["quiet classifier, CAM"]["init"] == "random" and rows["DeepLab"]["init"] == "Y/quiet"
+    assert {row["backbone"] for row in rows.values()} == {"resnet38d, width 0.125, blocks 1 1 1 1 1 0, stride 8"}
+    assert not (home / "ckpt/model_oc").exists() and "missing" not in text.splitlines()[-1]
+
+    page = (home / "report.html").read_text("utf-8")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    assert [column["folder"].split("/")[0] for column in data["columns"]] == ["dict_quiet", "crf_quiet", "rw", "seg"]
+    assert data["columns"][0]["stage"] == "quiet classifier, CAM" and data["notes"] == []
+    assert data["columns"][2]["stage"].startswith("quiet classifier, random walk")
+    assert [log["name"] for log in data["logs"]] == ["quiet classifier", "AffinityNet, alphas 4 and 24", "DeepLab"]
+    (home / "crf_quiet/24").rename(home / "lost")
+    code, text = run("train_aff", "--name", "Y", "--data_root", "data/mine", "--crf_dir", "crf_quiet", "--overwrite")
+    assert "To make it, run: python infer.py --name Y --model quiet --crf --alphas 24 --infer_list train_aug" in text

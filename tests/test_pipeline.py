@@ -268,6 +268,9 @@ def test_reproduce(tmp_path, monkeypatch):
     for row in rows:
         assert set(row) == ROW_KEYS and len(row["miou"]) == len(row["seconds"]) == 1
         assert row["paper"] is None and row["variant"] == "demo"
+        assert row["backbone"] == "resnet38d, width 0.125, blocks 1 1 1 1 1 0, stride 8"
+        assert row["init"] == {"ordinary classifier, CAM": "random"}.get(row["stage"], (
+            "demo/model_oc" if row["stage"].startswith("CGNet, CAM") else "demo/model_cse"))
         assert row["command"].startswith("python evaluation.py ")
         folder = row["command"].split("--dict_dir ")[1].split()[0]
         task = row["command"].split("--task ")[1].split()[0]

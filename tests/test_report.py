@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import config
+import pipeline
 from data.layout import VOCLayout
 from data.prepare import voc_palette
 from tests import chromium
@@ -20,7 +21,8 @@ from tests.stages import call, parse
 from tools.experiment import Experiment
 from tools.files import write_json
 from tools.maps import read_cam, read_crf, save_cam, save_crf
-from tools.report import evenly, gallery_row, page, stage_of
+from tools.provenance import digest
+from tools.report import evenly, gallery_row, page
 
 X = ("--name", "X", "--data_root", "data")
 CLASSES = ["cat", "dog", "owl"]
@@ -64,7 +66,11 @@ def make_experiment(home, classes=CLASSES, count=8, size=(60, 80)):
             guess = np.where(rng.random(size) < .2, rng.integers(0, len(classes) + 1, size), truth)
             save_labels(experiment / f"{folder}/{image_id}.png", np.where(guess == 255, 0, guess))
     write_json(data / "labels.json", labels)
-    write_json(experiment / "rw/04_24/made_by.json", {"stage": "infer_aff", "inputs": {"dict": "unknown"}})
+    for folder, stage, inputs in (
+            ("dict_model_oc", "infer model_oc", []), ("dict", "infer model_cse", []), ("crf/04", "infer crf", ["dict"]),
+            ("rw/04_24", "infer_aff", ["ckpt/aff_04_24/007.pth", "dict"]), ("seg", "infer_seg", ["ckpt/seg/018.pth"])):
+        write_json(experiment / folder / "made_by.json", {
+            "stage": stage, "settings": {"alpha": 4}, "inputs": {name: digest(experiment / name) for name in inputs}})
     for model in ("model_cse", "model_oc"):
         for epoch in range(4):
             experiment.log_epoch(f"train_{model}", {"epoch": epoch, "loss": 1 / (epoch + 1), "p_present": .2 * epoch,
@@ -208,7 +214,7 @@ def test_a_real_experiment(place):
     call("evaluation", *demo, "--task", "crf", "--dict_dir", "crf/02")
     said = call("report", *demo, "--images", 5)
     data = data_of(place)
-    assert "report.html: 5 pictures, " in said and len(data["rows"]) == 5 and data["listed"] == 12
+    assert "report.html: 5 images, " in said and len(data["rows"]) == 5 and data["listed"] == 12
     assert [column["folder"] for column in data["columns"]] == ["dict_model_oc", "dict", "crf/02"]
     assert {"loss", "loss_cse", "p_target_erased"} <= data["logs"][1]["rows"][0].keys()
     assert "--low 2 --high 24" in notes(data) and "infer_seg.py" in notes(data)
@@ -239,14 +245,27 @@ def test_of_several_alphas_the_one_that_scored_best_on_the_list_is_shown(own, li
     assert report()["columns"][2]["folder"] == chosen
 
 
-@pytest.mark.parametrize(("folder", "name"), [
-    ("dict", "CGNet, CAM"), ("dict_model_oc", "ordinary classifier, CAM"), ("dict_aeft_gpp", "aeft_gpp, CAM"),
-    ("crf/06", "CGNet, CAM + CRF, alpha 6"), ("crf_model_oc/24", "ordinary classifier, CAM + CRF, alpha 24"),
-    ("crf/02.5", "CGNet, CAM + CRF, alpha 2.5"), ("rw_dup24", "rw_dup24"), ("rw_b/04_24", "rw_b/04_24"),
-    ("rw/04_24", "CGNet, random walk, alphas 4 and 24"),
-    ("rw/mine", "CGNet, random walk, mine"), ("seg", "DeepLab"), ("mine", "mine")])
-def test_stages_have_names(folder, name):
-    assert stage_of(folder) == name
+def test_a_folders_record_says_what_it_holds(tmp_path):
+    experiment = Experiment(tmp_path, "X")
+    records = {"dict": ("infer model_cse", {}, ["ckpt/model_cse/014.pth"]), "dict_model_oc": ("infer model_oc", {}, []),
+               "mine": ("infer model_cse", {}, []), "crf/06": ("infer crf", {"alpha": 6.0}, ["dict"]),
+               "sharp": ("infer crf", {"alpha": 2.5}, ["dict_model_oc"]), "seg": ("infer_seg", {}, []),
+               "rw/04_24": ("infer_aff", {}, ["ckpt/aff_04_24/007.pth", "dict"]),
+               "rw/long": ("infer_aff", {}, ["ckpt/aff_04_24/007.pth", "mine"]), "seg_photos": ("infer_seg", {}, []),
+               "odd": ("infer model_of_nobody", {}, []), "loop": ("infer crf", {}, ["loop"])}
+    for folder, (stage, settings, inputs) in records.items():
+        write_json(experiment / folder / "made_by.json", {
+            "stage": stage, "settings": settings, "inputs": dict.fromkeys(inputs, "0")})
+    (experiment / "crf_model_oc/24").mkdir(parents=True)
+    titles = {"dict": "CGNet, CAM", "dict_model_oc": "ordinary classifier, CAM", "mine": "CGNet, CAM (mine)",
+              "crf/06": "CGNet, CAM + CRF, alpha 6", "sharp": "ordinary classifier, CAM + CRF, alpha 2.5 (sharp)",
+              "rw/04_24": "CGNet, random walk, alphas 4 and 24", "rw/long": "CGNet, random walk, alphas 4 and 24",
+              "seg": "DeepLab", "seg_photos": "DeepLab (seg_photos)", "odd": "odd", "loop": "loop",
+              "crf_model_oc/24": "crf_model_oc/24", "nowhere": "nowhere"}
+    assert {folder: pipeline.title_of(experiment, folder) for folder in titles} == titles
+    assert {folder: pipeline.task_of(experiment, folder) for folder in titles} == {
+        folder: {"C": "crf", "c": "cam"}.get(kind, "png") for folder, kind in zip(titles, "cccCC.....*C.")} | {
+        "loop": "crf"}
 
 
 # ---- pictures ----
@@ -282,7 +301,7 @@ def test_a_map_of_another_size_or_with_odd_ids_is_not_scored():
     assert "255" in row["stages"]["seg"]["error"] and "miou" not in row["stages"]["seg"]
     assert row["stages"]["seg"]["labels"]
     row = gallery_row("a", np.zeros((9, 8, 3), np.uint8), truth, [2], {}, palette)
-    assert "truth is of size (8, 8)" in row["error"] and row["truth"] is None and row["classes"] == [2]
+    assert "ground truth is of size (8, 8)" in row["error"] and row["truth"] is None and row["classes"] == [2]
 
 
 def test_a_hundred_pictures_are_under_15_megabytes():
@@ -306,8 +325,8 @@ def test_nothing_but_a_log(tmp_path, monkeypatch):
     Experiment("experiment", "X").log_epoch("train_model_oc", {"epoch": 0, "loss": .5})
     data = data_of(tmp_path) if call("report", *X) else None
     assert data["logs"][0]["rows"] == [{"epoch": 0, "loss": .5}] and data["rows"] == data["columns"] == []
-    assert "No pictures: no dataset at data" in notes(data)
-    assert "train.py --name X --data_root data --model model_cse" in notes(data)
+    assert "No images: no dataset at data" in notes(data)
+    assert "train.py --name X --model model_cse --cl_init X/model_oc --data_root data" in notes(data)
     assert "ordinary classifier: no" not in notes(data)
 
 
@@ -324,7 +343,7 @@ def test_a_log_and_the_dataset(own):
     for line in commands:
         settings = parse(stages[line.split()[1]], shlex.split(line)[2:])
         assert settings.data_root == "data" and getattr(settings, "infer_list", "train") == "train"
-    assert "--model model_cse --crf --alphas 4 24" in commands[2]       # what AffinityNet needs
+    assert "--model model_cse --crf --alphas 4 24 --infer_list train" in commands[2]       # what AffinityNet needs
 
 
 def test_what_is_missing_is_named_in_the_order_in_which_it_is_made(own):
@@ -336,8 +355,8 @@ def test_what_is_missing_is_named_in_the_order_in_which_it_is_made(own):
     for line, stage in zip(commands, (config.Train, config.Train, config.Infer, config.Infer, config.TrainAff,
                                       config.InferAff, config.TrainSeg, config.InferSeg)):
         parse(stage, shlex.split(line)[2:])
-    assert commands[4].endswith("--low 4 --high 24 --train_list train")   # there is no train_aug
-    assert commands[6].endswith("--label_dir rw/04_24 --train_list train")
+    assert "--low 4 --high 24 --train_list train " in commands[4]   # there is no train_aug
+    assert "--label_dir rw/04_24 --train_list train " in commands[6]
 
 
 def test_of_a_chain_made_by_hand_nothing_is_missing(own, browser):
@@ -351,14 +370,14 @@ def test_a_training_cut_off_is_told_with_its_own_command(own):
     record = {"settings": {"max_epochs": 15}, "when": "", "command": "/a/b/train.py --name X --lr 1 --data_root a/b"}
     write_json(own / "experiment/X/config/train_model_cse.json", record)
     write_json(own / "experiment/X/config/train_model_oc.json", record | {"settings": {"max_epochs": 4}})
-    assert notes(report()) == ("CGNet: 4 of 15 epochs are trained; the same command goes on | "
+    assert notes(report()) == ("CGNet: 4 of 15 epochs are trained; the same command resumes | "
                                "python train.py --name X --lr 1 --data_root a/b")
 
 
 def test_without_truth_pictures_are_shown_and_not_scored(own):
     shutil.rmtree(own / "data/SegmentationClass")
     data = report()
-    assert "No pixel truth in data/SegmentationClass: nothing is scored" in notes(data)
+    assert "No ground truth in data/SegmentationClass: nothing is scored" in notes(data)
     for row in data["rows"]:
         assert row["truth"] is None and row["classes"]              # then the labels say which
         assert all(stage["labels"] and "miou" not in stage for stage in row["stages"].values())
@@ -368,9 +387,9 @@ def test_maps_of_some_pictures(own):
     first = VOCLayout("data").ids("train")[0]
     (own / f"experiment/X/dict/{first}.npz").unlink()
     data = report()
-    assert "dict/ holds 2 of the 3 CAMs of the CGNet of train | python infer.py" in notes(data)
+    assert "dict/ holds the maps of 2 of the 3 images of train | python infer.py" in notes(data)
     (own / f"experiment/X/crf/04/{first}.npz").unlink()
-    assert "--crf --alphas 4\n" in notes(report()) + "\n"                # those that are there, not the default ones
+    assert "--crf --alphas 4 --infer_list" in notes(report())           # those that are there, not the default ones
     assert "dict" not in data["rows"][0]["stages"] and "dict" in data["rows"][1]["stages"]
     for path in (own / "experiment/X").rglob("*bild-[02].*"):
         path.unlink()
@@ -380,12 +399,13 @@ def test_maps_of_some_pictures(own):
 def test_what_was_made_anew_since_is_said(own):
     write_json(own / "experiment/X/seg/made_by.json", {"stage": "infer_seg", "settings": {}, "inputs": {}})
     data = report()
-    assert "seg/ was made anew after eval/png_seg_train.json | python evaluation.py" in notes(data)
+    assert "seg/ was written again after eval/png_seg_train.json | python evaluation.py" in notes(data)
     assert [e["folder"] for e in data["evals"] if e["stale"]] == ["seg"]
-    write_json(own / "experiment/X/dict/made_by.json", {"stage": "infer", "settings": {"data": {"classes.txt": "0"}}})
+    write_json(own / "experiment/X/dict/made_by.json",
+               {"stage": "infer model_cse", "settings": {"data": {"classes.txt": "0"}}})
     data = report()
     assert "CGNet, CAM is left out" in notes(data) and "dict" not in [c["folder"] for c in data["columns"]]
-    assert "No CAMs of the CGNet" not in notes(data)                    # they are there
+    assert "No dict/" not in notes(data)                    # they are there
 
 
 @pytest.mark.parametrize(("name", "content"), [
@@ -402,9 +422,10 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(own, name, content):
 
 
 def test_a_record_that_cannot_be_read_now_leaves_out_its_column(own):
+    (own / "experiment/X/seg/made_by.json").unlink()
     (own / "experiment/X/seg/made_by.json").mkdir()
     data = report()
-    assert "DeepLab is left out" in notes(data) and len(data["columns"]) == 4
+    assert "seg is left out" in notes(data) and len(data["columns"]) == 4
 
 
 @pytest.mark.parametrize("name", ["experiment/X/dict/{}.npz", "experiment/X/crf/04/{}.npz", "experiment/X/seg/{}.png",
@@ -425,7 +446,7 @@ def test_a_loss_that_burst_is_a_gap(own):
     Experiment("experiment", "X").log_epoch("train_model_oc", burst)
     data = report()
     assert data["logs"][0]["rows"][-1] == {"epoch": 4, "loss": None, "p_present": None, "lr": None}
-    assert "ordinary classifier: the loss is no number in 1 of 5 epochs, first in epoch 4" in notes(data)
+    assert "ordinary classifier: the loss is not finite in 1 of 5 epochs, first in epoch 4" in notes(data)
 
 
 def test_no_experiment_is_an_error_with_its_first_command(tmp_path, monkeypatch):
@@ -590,7 +611,7 @@ def test_hovering_shows_the_iou_of_each_stage(made, browser):
     browser.wait("!document.getElementById('tip').hidden")
     lines = browser.ask("[...document.querySelectorAll('#tip tr')].map(r => [...r.cells].map(c => c.textContent))")
     row = data_of(made)["rows"][1]
-    assert lines[0][1:] == [stage_of(folder) for folder in FOLDERS]
+    assert lines[0][1:] == [column["stage"] for column in data_of(made)["columns"]]
     assert lines[-1] == ["mean", *(f"{score(row, folder):.1f}" for folder in FOLDERS)]
     assert [line[0] for line in lines[1:3]] == ["background", "cat"]
     browser.point("h1")

@@ -25,7 +25,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from tools import flags, lock
+from tools import lock
 from tools.files import (
     discard,
     explained,
@@ -36,26 +36,19 @@ from tools.files import (
     writer_is_dead,
     written_aside,
 )
-from tools.maps import pair_alphas
 from tools.provenance import MADE_BY, differences, digest, read_made_by, revision, versions
 
 NETWORK = "network.json"
 
 
-def experiment_of(settings):
-    """Return the experiment in which a stage with these settings works."""
-    return Experiment(settings.experiment_root, settings.name,
-                      flags.changed(settings, "recipe", "data_root", "experiment_root"))
-
-
 class Experiment:
     """The folder ROOT/NAME. Paths are given relative to it ("ckpt/model_oc/last.pth").
 
-    flags  flags that the commands in messages need to work there on the same data
+    advice  function (name of an experiment, path in it) -> the command that writes the path, or None: for errors
     """
 
-    def __init__(self, root, name, flags=()):
-        self.root, self.name, self.flags = Path(root), name, flags
+    def __init__(self, root, name, advice=lambda name, path: None):
+        self.root, self.name, self.advice = Path(root), name, advice
         self.folder = self.root / name
 
     def __truediv__(self, path):
@@ -79,44 +72,9 @@ class Experiment:
         """Return the folder of that name in the experiment, or else the path `name` itself."""
         return self / name if (self / name).is_dir() else Path(name)
 
-    # -- the commands that messages name
-
-    def command(self, script, *words):
-        """Write the command line that runs a stage here."""
-        return f"python {shlex.join([script, '--name', self.name, *words, *self.flags])}"
-
-    def maker(self, kind, folder, list_name, alphas=()):
-        """Say how the maps of a list in a folder are made. kind: cam | crf (folder: that of all alphas) | png."""
-        home, name = self._home_of(folder)
-        top, _, part = name.partition("/")
-        pair = pair_alphas(part) if top == "rw" else None
-        if kind == "png" and pair:
-            words = ["infer_aff.py", "--low", pair[0], "--high", pair[1]]
-        elif kind == "png" and top == "seg":
-            words = ["infer_seg.py"]
-        elif kind == "cam" or (kind == "crf" and alphas):
-            model, flag = "model_oc" if "model_oc" in name else "model_cse", "dict" if kind == "cam" else "crf"
-            usual = flag if model == "model_cse" else f"{flag}_{model}"
-            words = ["infer.py", "--model", model, f"--{flag}",
-                     *(["--alphas", *(f"{a:g}" for a in alphas)] if kind == "crf" else []),
-                     *([f"--{flag}_dir", name] if name != usual else [])]
-        else:
-            return "Make them with the stage that writes this folder"
-        return "Make them: " + home.command(*words, "--infer_list", list_name)
-
-    def trainer(self, model):
-        """Write the command that trains ckpt/MODEL."""
-        if model.startswith("aff_") and (pair := pair_alphas(model.removeprefix("aff_"))):
-            return self.command("train_aff.py", "--low", pair[0], "--high", pair[1])
-        return self.command("train_seg.py") if model == "seg" else self.command("train.py", "--model", model)
-
-    def _home_of(self, folder):
-        """Return the experiment in which a folder lies, this one unless it is another, and the folder's name there."""
-        path, root = Path(os.path.abspath(folder)), Path(os.path.abspath(self.root))
-        name, *rest = path.relative_to(root).parts if path.is_relative_to(root) else ("",)
-        if not rest or (self / folder).is_dir() or not (root / name).is_dir():
-            return self, str(Path(folder))
-        return Experiment(self.root, name, self.flags), "/".join(rest)
+    def command_for(self, path):
+        """Return the command that writes a path here, as errors name it; the plain path where none is known."""
+        return self.advice(self.name, path) or f"the stage that writes {path}"
 
     # -- what a stage records about itself
 
@@ -164,7 +122,7 @@ class Experiment:
         folder = self / f"ckpt/{model}"
         there = sorted((p.stem for p in folder.glob("*.pth") if p.stem.isdecimal()), key=int)
         if not there:
-            raise ValueError(f"{folder} holds no weights: {self.trainer(model)}")
+            raise ValueError(f"{folder} holds no weights. To make them, run: {self.command_for(f'ckpt/{model}')}")
         if which == "best":
             scored = [r for r in self.epochs(f"train_{model}") if r.get("miou") is not None
                       and f"{r['epoch']:03d}" in there]
@@ -189,9 +147,9 @@ class Experiment:
             return path
         if where[1].name != "ckpt":
             return None
-        home = Experiment(where[3], where[2].name, self.flags)
+        home = Experiment(where[3], where[2].name, self.advice)
         raise ValueError(f"no {path}, which tells what network {where[0].name} is. The command that trained it writes "
-                         f"the file again and trains nothing: {home.trainer(where[0].name)}")
+                         f"the file again and trains nothing: {home.command_for(f'ckpt/{where[0].name}')}")
 
     def open_training(self, model, settings, record, description, epochs, weights_size, overwrite=False):
         """Write config/train_MODEL.json and network.json for a training; overwrite deletes what one of another left.
@@ -241,11 +199,11 @@ class Experiment:
             return Path(source)
         parts = source.split("/")
         if len(parts) in (2, 3) and (self.root / parts[0]).is_dir():
-            return Experiment(self.root, parts[0], self.flags).weights(parts[1], *parts[2:])
-        command = (f": {Experiment(self.root, parts[0], self.flags).trainer(parts[1])}"
-                   if len(parts) in (2, 3) and parts[1].startswith("model_") else
-                   ": random, imagenet, cam, a file, or EXPERIMENT/MODEL")
-        raise ValueError(f"no weights {source!r} (neither a file nor in {self.root}/){command}")
+            return Experiment(self.root, parts[0], self.advice).weights(parts[1], *parts[2:])
+        command = self.advice(parts[0], f"ckpt/{parts[1]}") if len(parts) in (2, 3) else None
+        instead = (f"To make them, run: {command}" if command else
+                   "The weights to start from: random, imagenet, cam, a file, or EXPERIMENT/MODEL")
+        raise ValueError(f"no weights {source!r} (neither a file nor in {self.root}/). {instead}")
 
     # -- output folders
 

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from tools import distributed
-
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 EXIT_CODE = "STOP_EXIT_CODE"        # environment: the exit code of a run that was asked to stop, 0 without it
 
@@ -37,7 +35,7 @@ def remembered(then=None):
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             again = "; Ctrl-C again stops at once"
-        if distributed.is_main():
+        if _is_main():
             # Not print: the handler may interrupt one.
             os.write(2, f"\n{_asked}: stopping as soon as what has begun is finished{again}\n".encode())
         if then:
@@ -59,7 +57,7 @@ def asked():
 def progress(items, total, name):
     """Show progress and the time left; leave between two items if asked to stop. A generator is closed at the end."""
     try:
-        for item in tqdm(items, name, total, mininterval=1, disable=not distributed.is_main()):
+        for item in tqdm(items, name, total, mininterval=1, disable=not _is_main()):
             yield item
             if asked():
                 leave()
@@ -70,6 +68,14 @@ def progress(items, total, name):
 
 def leave():
     """End this process; its finished work is on disk."""
-    distributed.say("stopped as asked: run the same command to resume")
-    distributed.stop()
+    if _is_main():
+        print("stopped as asked: run the same command to resume", flush=True)
+    if distributed := sys.modules.get("tools.distributed"):
+        distributed.stop()
     sys.exit(int(os.environ.get(EXIT_CODE, 0)))
+
+
+def _is_main():
+    """Tell whether this is the first process. A program that did not import tools.distributed is a single one."""
+    distributed = sys.modules.get("tools.distributed")
+    return distributed is None or distributed.is_main()

@@ -1,4 +1,4 @@
-"""What report.html holds: an experiment's numbers, small pictures of its maps with their scores, and the page itself.
+"""What report.html holds: an experiment's numbers, small images of its maps with their scores, and the page itself.
 
 report.html beside this file is the page, report.js what draws it. A note says what is not there or cannot be read:
 {"what", and maybe "command": that makes it, "about": the section of the page}.
@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -19,19 +20,15 @@ from tools.provenance import MADE_BY, digest
 from tools.visualize import jet
 
 PAGE = Path(__file__).with_name("report.html")
-LONG = 320          # pixels of a picture's long side in the page: sharp where it is shown large
-LARGEST = 140_000   # bytes of a picture with all its maps: a hundred stay under 15 MB, rough ones are drawn smaller
-MODELS = {"model_oc": "ordinary classifier", "model_cse": "CGNet"}
-TRAINED = {**MODELS, "aff": "AffinityNet", "seg": "DeepLab"}        # in this order
-# In the order of the stages; more than one folder matches where there are several alphas or networks.
-FOLDERS = ("dict_model_oc", "dict", "dict_*", "crf_model_oc/*", "crf/*", "crf_*/*", "rw/*", "seg", "seg_*")
+LONG = 320          # pixels of an image's long side in the page: sharp where it is shown large
+LARGEST = 140_000   # bytes of an image with all its maps: a hundred stay under 15 MB, noisy ones are made smaller
 
 
 def page(data):
     """Make the page of `data`, which JSON can hold: one file with everything in it.
 
-    The names in it come from people. They travel in a block that is no program, where < is written \\u003c, so none
-    ends the block; report.js puts them into the page as text only; and the page's policy lets run that script alone.
+    The names in it come from people. They are stored in a block that is not executed, where < is written \\u003c, so
+    none ends the block; report.js puts them into the page as text only; the page's policy allows that script alone.
     """
     script = PAGE.with_suffix(".js").read_text("utf-8")
     parts = {"script": script, "digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -39,8 +36,11 @@ def page(data):
     return re.sub(r"\{\{ (\w+) \}\}", lambda place: parts[place[1]], PAGE.read_text("utf-8"))
 
 
-def read_numbers(experiment, notes):
-    """Read results.json, eval/*.json, log/*.jsonl and config/*.json; what cannot be read is added to the notes."""
+def read_numbers(experiment, notes, title_of, trained):
+    """Read results.json, eval/*.json, log/*.jsonl and config/*.json; what cannot be read is added to the notes.
+
+    title_of  function: folder of maps -> what people call them;  trained  {MODEL of ckpt/: title} in the chain's order
+    """
     def each(pattern, read):
         for path in sorted(experiment.folder.glob(pattern)):
             try:
@@ -55,8 +55,9 @@ def read_numbers(experiment, notes):
         "name": experiment.name,
         "results": [row for rows in each("results.json", _read_results) for row in rows],
         # By name: cam, crf, png is also the order of the stages.
-        "evals": list(each("eval/*.json", lambda path: _read_eval(path, experiment, folders))),
-        "logs": sorted(each("log/*.jsonl", lambda path: _read_log(path, experiment)), key=lambda log: log["order"]),
+        "evals": list(each("eval/*.json", lambda path: _read_eval(path, experiment, folders, title_of))),
+        "logs": sorted(each("log/*.jsonl", lambda path: _read_log(path, experiment, trained)),
+                       key=lambda log: log["order"]),
         "runs": sorted(each("config/*.json", _read_config), key=lambda run: run["when"]),
     }
     notes += _note_trainings(numbers["logs"], numbers["runs"])
@@ -64,60 +65,40 @@ def read_numbers(experiment, notes):
 
 
 def _note_trainings(logs, runs):
-    """Note the trainings that have fewer epochs than they were to have, and those whose loss burst."""
+    """Note the trainings that have fewer epochs than they were to have, and those whose loss was not finite."""
     started = {run["stage"]: run for run in runs}
     for log in logs:
         run = started.get(log["stage"], {})
         burst = [row["epoch"] for row in log["rows"]
                  if any(_finite(value) is None for name, value in row.items() if name.startswith("loss"))]
         if burst:
-            yield {"about": "training", "what": f"{log['name']}: the loss is no number in {len(burst)} of "
+            yield {"about": "training", "what": f"{log['name']}: the loss is not finite in {len(burst)} of "
                    f"{len(log['rows'])} epochs, first in epoch {burst[0]} (a lower --lr?)"}
         if run.get("epochs") and len(log["rows"]) < run["epochs"]:
             yield {"about": "training", "what": f"{log['name']}: {len(log['rows'])} of {run['epochs']} epochs are "
-                   "trained; the same command goes on", "command": run["command"]}
+                   "trained; the same command resumes", "command": run["command"]}
 
 
 def find_folders(experiment):
-    """List the experiment's folders of maps in the order of the stages: dict_model_oc, dict, crf/06, rw/04_24, seg."""
-    there = [path.relative_to(experiment.folder).as_posix() for pattern in FOLDERS
-             for path in sorted(experiment.folder.glob(pattern)) if path.is_dir() and not path.name.startswith(".")]
-    return list(dict.fromkeys(there))
+    """List the folders in an experiment, and those in them: dict, crf, crf/06, rw, rw/04_24 ..."""
+    def inside(path):
+        with os.scandir(path) as entries:       # a folder of maps has many files: none is asked for more than its kind
+            return sorted(entry.name for entry in entries
+                          if entry.is_dir() and not entry.name.startswith(".") and entry.name != MADE_BY)
+
+    names = inside(experiment.folder)
+    return [*names, *(f"{name}/{part}" for name in names for part in inside(experiment / name))]
 
 
 def best_folder(experiment, name, evals=()):
-    """Give the folder of that name, or the one in it of the best mIoU in `evals`, else the first; None without any."""
-    found = [f for f in find_folders(experiment) if name in (f, f.split("/")[0])]
+    """Return the folder of maps of that name, or of those in it the one with the best mIoU, else the first; or None."""
+    inside = [folder for folder in find_folders(experiment) if folder.startswith(f"{name}/")]
     score = {e["folder"]: e["miou"] for e in evals if e["miou"] is not None}
-    return max(found, key=lambda f: score.get(f, -1), default=name if (experiment / name).is_dir() else None)
-
-
-def stage_of(folder):
-    """Name the stage that made a folder of maps, as the table of results does: crf/06 -> CGNet, CAM + CRF, alpha 6."""
-    head, _, part = folder.partition("/")
-    kind, _, model = head.partition("_")
-    model = MODELS.get(model, model) or MODELS["model_cse"]
-    named = {"dict": f"{model}, CAM", "rw": f"{model}, random walk, {_alphas(part)}", "seg": f"DeepLab {folder[4:]}",
-             "crf": f"{model}, CAM + CRF, {_alphas(part)}"}
-    if kind in ("rw", "crf") and not part or head.startswith("rw_"):      # a name that someone chose
-        return folder
-    return named.get(kind, folder).strip()
-
-
-def _alphas(name):
-    """Write the alphas in a folder's name as people do: 06 -> alpha 6, 04_24 -> alphas 4 and 24; others as they are."""
-    if not re.fullmatch(r"[\d.]+(_[\d.]+)?", name):
-        return name
-    return f"alpha{'s' * ('_' in name)} " + " and ".join(part.lstrip("0") or "0" for part in name.split("_"))
-
-
-def task_of(folder):
-    """Say which maps a folder holds, in the words of evaluation.py: cam, crf or png."""
-    return {"dict": "cam", "crf": "crf"}.get(folder.split("/")[0].split("_")[0], "png")
+    return max(inside, key=lambda f: score.get(f, -1), default=name if (experiment / name).is_dir() else None)
 
 
 def made_from(experiment, folder, before):
-    """Give the one of the folders `before` that a folder of maps was made from, else the last: what it changed."""
+    """Return the one of the folders `before` that a folder of maps was made from, else the last."""
     path = experiment / folder / MADE_BY
     inputs = read_json(path).get("inputs", {}) if path.exists() else {}
     return next((name for name in before if name in inputs), before[-1] if before else None)
@@ -130,7 +111,7 @@ def evenly(items, count):
 
 
 def cam_labels(classes, scores, threshold):
-    """Give the label map of a CAM at a background threshold: the argmax of [threshold, scores], as evaluation does.
+    """Return the label map of a CAM at a background threshold: argmax of [threshold, scores], as evaluation.py does.
 
     classes (K,) ids 1..C ascending, scores (K, H, W) -> (H, W) int64
     """
@@ -138,11 +119,11 @@ def cam_labels(classes, scores, threshold):
     return np.array([0, *classes])[np.concatenate([background, scores]).argmax(0)]
 
 
-# -- a picture and its maps
+# -- an image and its maps
 
 
 def gallery_row(image_id, image, truth, present, maps, palette, long=LONG):
-    """Make a picture's row: thumbnails, and each map's IoU against the truth.
+    """Make an image's row: thumbnails, and each map's IoU against the ground truth.
 
     image uint8 (H, W, 3); truth (H, W), 255 ignored, or None; present: class ids; palette (C+1, 3) uint8
     maps  {folder: (label map (H, W), activation (H, W) in [0, 1] or None)}, or why it cannot be shown, a str
@@ -151,13 +132,13 @@ def gallery_row(image_id, image, truth, present, maps, palette, long=LONG):
     row = {"id": image_id, "size": size[::-1], "image": _jpeg(image, long), "truth": None, "stages": {},
            "classes": [int(c) for c in present]}
     if truth is not None and truth.shape != size:
-        row["error"], truth = f"its truth is of size {truth.shape}, the picture {size}", None
+        row["error"], truth = f"its ground truth is of size {truth.shape}, the image {size}", None
     if truth is not None:
         row["truth"] = _label_png(truth, palette, long)
         row["classes"] = [int(c) for c in np.unique(truth) if 0 < c < len(palette)]
     for folder, found in maps.items():
         if isinstance(found, tuple) and found[0].shape != size:
-            found = f"the map is of size {found[0].shape}, the picture {size}"
+            found = f"the map is of size {found[0].shape}, the image {size}"
         if isinstance(found, str):
             row["stages"][folder] = {"error": found}
             continue
@@ -172,7 +153,7 @@ def gallery_row(image_id, image, truth, present, maps, palette, long=LONG):
 
 
 def _score(labels, truth, num_classes):
-    """Give {"miou", "iou": {class id: IoU}} over the classes that occur in truth or prediction of one picture."""
+    """Return {"miou", "iou": {class id: IoU}} over the classes in an image's ground truth or prediction."""
     try:
         confusion = ConfusionMatrix(num_classes).add(labels, truth)
     except ValueError as error:                 # a label map may hold 255 where a stage is not sure
@@ -190,35 +171,35 @@ def _label_png(labels, palette, long):
     """Draw class ids in their colours. The last colour is that of 255: few colours make a small file."""
     ignore = len(palette)
     small = np.where(labels == IGNORE, ignore, np.minimum(labels, ignore)).astype(np.uint8)
-    picture = Image.fromarray(small)
-    picture.putpalette(bytes(palette) + bytes((224, 224, 192)))         # VOC's colour of 255
-    return _data_url(_small(picture, long, Image.Resampling.NEAREST), "PNG", optimize=True)
+    image = Image.fromarray(small)
+    image.putpalette(bytes(palette) + bytes((224, 224, 192)))           # VOC's colour of 255
+    return _data_url(_small(image, long, Image.Resampling.NEAREST), "PNG", optimize=True)
 
 
-def _small(picture, long, resampling):
-    scale = long / max(picture.size)
+def _small(image, long, resampling):
+    scale = long / max(image.size)
     if scale >= 1:
-        return picture
-    return picture.resize([max(1, round(side * scale)) for side in picture.size], resampling)
+        return image
+    return image.resize([max(1, round(side * scale)) for side in image.size], resampling)
 
 
-def _data_url(picture, format, **how):
+def _data_url(image, format, **how):
     file = io.BytesIO()
-    picture.save(file, format=format, **how)
+    image.save(file, format=format, **how)
     return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 # -- the experiment's own files
 
 
-def _read_eval(path, experiment, folders):
-    """Read eval/TASK_DIR_LIST.json, with its folder and whether that has been made anew since."""
+def _read_eval(path, experiment, folders, title_of):
+    """Read eval/TASK_DIR_LIST.json, with its folder and whether that has been written again since."""
     result = read_json(path)
     task, _, rest = path.stem.partition("_")
     folder = rest.removesuffix("_" + result["list"].replace("/", "_"))
     folder = {name.replace("/", "_"): name for name in folders}.get(folder, folder)
     fixed = result.get("fixed") or {}
-    return {"file": f"eval/{path.name}", "task": task, "folder": folder, "stage": stage_of(folder),
+    return {"file": f"eval/{path.name}", "task": task, "folder": folder, "stage": title_of(folder),
             "list": result["list"], "images": int(result["images"]),
             **{key: _number(result[key]) for key in ("miou", "threshold", "fixed_threshold", "fixed_miou")},
             "curve": [[_number(t), _number(miou)] for t, miou in result["curve"]],
@@ -243,14 +224,12 @@ def _read_results(path):
     return rows
 
 
-def _read_log(path, experiment):
+def _read_log(path, experiment, trained):
     """Read the numbers of log/STAGE.jsonl, and name the network."""
-    stage = path.stem.removeprefix("train_")
+    model = path.stem.removeprefix("train_")
     rows = [{k: v for k, v in row.items() if type(v) in (int, float)} for row in experiment.epochs(path.stem)]
-    known = next((start for start in TRAINED if stage.startswith(start)), None)
-    more = stage.removeprefix(known or "").strip("_")
-    name = ", ".join(part for part in (TRAINED.get(known), _alphas(more)) if part)
-    return {"stage": path.stem, "name": name, "rows": rows, "order": [*TRAINED, known].index(known)}
+    return {"stage": path.stem, "name": trained.get(model, model), "rows": rows,
+            "order": [*trained, model].index(model)}
 
 
 def _read_config(path):
@@ -265,14 +244,14 @@ def _read_config(path):
 
 
 def _number(value):
-    """Pass a number or None; anything else is a TypeError."""
+    """Return a number or None; anything else is a TypeError."""
     if value is not None and type(value) not in (int, float):
         raise TypeError(value)
     return value
 
 
 def _finite(value):
-    """Replace NaN, infinity and what a chart would make infinite by null: a loss that burst is a gap in its curve."""
+    """Replace NaN, infinity and what a chart would make infinite by null, which is a gap in a curve."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

