@@ -12,6 +12,9 @@ PAPER = "OC-CSE, authors' code"
 PSA = "AffinityNet, authors' code"
 PSA_SUBMITTED = "AffinityNet, as submitted"
 UNRELEASED = "ours: DeepLab's training script is unreleased"
+# Every stage imports config before torch, whose OpenMP reads this once: threads that wait for each other sleep. By
+# default they spin, which beside other programs makes training several times slower (BENCHMARKS.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The cores that this process may use: in a job or a container often fewer than the machine has.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

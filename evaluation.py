@@ -10,10 +10,11 @@ truth; the value at a fixed threshold stands beside it.
 """
 import re
 
+import config
+
 import numpy as np
 from tqdm import tqdm
 
-import config
 from data.layout import VOCLayout
 from pipeline import experiment_of, result_file, to_make
 from tools import flags

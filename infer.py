@@ -10,6 +10,7 @@ from functools import partial
 from itertools import chain
 
 import config
+
 from data.images import mean_pixels, read_image, ten_of
 from data.layout import VOCLayout
 from data.loader import view_loader

@@ -9,10 +9,11 @@ Existing files are skipped. Under torchrun each process takes its share of the i
 """
 from functools import partial
 
+import config
+
 import numpy as np
 import torch
 
-import config
 from data.images import mean_pixels, read_image
 from data.layout import VOCLayout
 from data.loader import view_loader

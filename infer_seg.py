@@ -11,9 +11,10 @@ Existing files are skipped. Under torchrun each process takes its share of the i
 from functools import partial
 from pathlib import Path
 
+import config
+
 import numpy as np
 
-import config
 from data.images import ImageFolder, image_size, mean_pixels, read_image
 from data.layout import VOCLayout
 from data.loader import view_loader

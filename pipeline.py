@@ -11,6 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import config
+
 from tools import flags
 from tools.experiment import Experiment
 from tools.maps import alpha_name, alpha_pair, pair_alphas

@@ -9,10 +9,11 @@ Of an experiment that is half finished it shows what there is, and says what is 
 from dataclasses import replace
 from datetime import datetime
 
+import config
+
 import numpy as np
 from tqdm import tqdm
 
-import config
 import pipeline
 from data.images import read_image
 from data.layout import VOCLayout

@@ -16,9 +16,10 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import config
+
 import numpy as np
 
-import config
 import pipeline
 from tools import flags, interrupt
 from tools.experiment import Experiment

@@ -9,10 +9,11 @@ The same command again resumes where the last one stopped.
 """
 from functools import partial
 
+import config
+
 import torch
 from tqdm import tqdm
 
-import config
 from data.dataset import TrainSet
 from data.layout import VOCLayout
 from data.loader import Plan, train_loader, view_loader

@@ -7,9 +7,10 @@ The same command again resumes where the last one stopped.
 """
 from functools import partial
 
+import config
+
 import torch
 
-import config
 from data.dataset import AffinitySet
 from data.layout import VOCLayout
 from data.loader import Plan, train_loader

@@ -11,11 +11,12 @@ import hashlib
 from functools import partial
 from pathlib import Path
 
+import config
+
 import numpy as np
 from torch import manual_seed
 from tqdm import tqdm
 
-import config
 from data.dataset import SegSet
 from data.images import image_size
 from data.layout import IGNORE, VOCLayout

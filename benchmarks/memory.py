@@ -18,10 +18,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
+import config
+
 import numpy as np
 import torch
 
-import config
 from benchmarks.cse_step import machine, make_batch, peak_memory
 from data.loader import Plan
 from data.transforms import views

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import config
+
 import torch
 
-import config
 import train
 from benchmarks.cse_step import machine, make_batch
 from data import prepare

@@ -2,9 +2,10 @@
 from dataclasses import dataclass
 from functools import partial
 
+from config import PAPER, Train
+
 import torch
 
-from config import PAPER, Train
 from data.transforms import denormalize
 from methods.cse import CSE, erase, sample_target
 from models.model_oc import start_camnet

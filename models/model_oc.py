@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from config import PSA, Train
+
 from methods.classification import Classification
 from networks import build, describe
 from networks.pretrained import load_start, named_weights

@@ -11,10 +11,11 @@ import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
+import config
+
 import pytest
 import torch
 
-import config
 from data.loader import Plan
 from models import MODELS
 from tools import flags

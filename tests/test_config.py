@@ -4,10 +4,11 @@ import subprocess
 import sys
 from dataclasses import fields
 
-import pytest
-
 import config
 from config import Evaluate, Infer, InferAff, InferSeg, Reproduce, Train, TrainAff, TrainSeg
+
+import pytest
+
 from models import MODELS
 from tests.conftest import ROOT
 from tests.stages import parse

@@ -2,10 +2,11 @@
 import shutil
 from collections import namedtuple
 
+import config
+
 import numpy as np
 import pytest
 
-import config
 import pipeline
 from networks.pretrained import named_weights
 from tests.conftest import make_file

@@ -1,5 +1,6 @@
 """Who knows whom: arrows go down only, one file knows paths, one knows processes, no file is trusted with a program."""
 import ast
+import os
 import subprocess
 import sys
 
@@ -138,6 +139,32 @@ def test_what_starts_quickly_pulls_in_no_torch(module):
     program = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "torchvision", "timm", "matplotlib"} & set(loaded.stdout.split())
+
+
+UNTIL_TORCH = """
+import os, sys
+
+class Torch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            sys.exit()
+
+sys.meta_path.insert(0, Torch())
+try:
+    import {stage}
+finally:
+    print(os.environ.get("OMP_WAIT_POLICY"))
+"""
+
+
+@pytest.mark.parametrize("stage, users, expected", [*((stage, {}, "PASSIVE") for stage in sorted(STAGES)),
+                                                    ("train", {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_openmps_threads_sleep_while_they_wait(stage, users, expected):
+    """OpenMP reads the variable when torch is loaded; a user's own value stays. Children inherit it."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | users
+    done = subprocess.run([sys.executable, "-c", UNTIL_TORCH.format(stage=stage)], cwd=ROOT, capture_output=True,
+                          text=True, check=True, env=environment)
+    assert done.stdout.split() == [expected]
 
 
 @pytest.mark.parametrize("path", in_folders("stage"))

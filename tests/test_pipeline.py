@@ -7,12 +7,13 @@ import subprocess
 import sys
 from xml.sax.saxutils import escape
 
+import config
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import config
 import reproduce
 from data import prepare
 from data.layout import VOC_CLASSES, VOCLayout

@@ -8,11 +8,12 @@ import shutil
 from contextlib import chdir
 from pathlib import Path
 
+import config
+
 import numpy as np
 import pytest
 from PIL import Image
 
-import config
 import pipeline
 from data.layout import VOCLayout
 from data.prepare import voc_palette

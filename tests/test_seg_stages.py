@@ -228,7 +228,7 @@ def test_two_processes_do_what_one_does(seg):
     call("train_seg", *line, "--name", "one")
     one, two = (torch.load(seg / f"experiment/{name}/ckpt/seg/001.pth", weights_only=True) for name in ("one", "two"))
     for name in one:
-        assert_close(two[name], one[name], by=1e-4)
+        assert_close(two[name], one[name], by=2e-3)
     torchrun("infer_seg", *INFER, "--device", "cpu", "--seg_dir", "seg_two")
     for path in (seg / "experiment/X/seg").glob("*.png"):
         assert (seg / "experiment/X/seg_two" / path.name).read_bytes() == path.read_bytes()
