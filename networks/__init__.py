@@ -28,9 +28,11 @@ def build(description):
             head["width"] = backbone.get("width", 1.0)
         arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in backbone.items()}
         return kind(backbone=backbones.build(**arguments), **head)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where} describes no network ({type(error).__name__}: {error}): put the network.json back "
-                         "that training wrote, or train again") from None
+    except Exception as error:      # what torch and timm raise at odd values has no common class
+        if isinstance(error, ValueError) and where == "the description":
+            raise
+        raise ValueError(f"{where} describes no network ({type(error).__name__}: {str(error)[:500]}): delete it and "
+                         "repeat the command that trained the network, which writes it again") from None
 
 
 def describe(kind, classes, settings, head=None, init=""):

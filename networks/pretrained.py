@@ -141,7 +141,8 @@ def read_description(path, kinds=(), layout=None):
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): {again}") from None
     form = {"class": str, "classes": list, "backbone": dict, "head": dict}
-    if not isinstance(description, dict) or not all(isinstance(description.get(k), v) for k, v in form.items()):
+    if (not isinstance(description, dict) or not all(isinstance(description.get(k), v) for k, v in form.items())
+            or not all(isinstance(name, str) for name in _names(description))):
         raise ValueError(f"{path} describes no network: {again}")
     if kinds and description["class"] not in kinds:
         raise ValueError(f"{path} describes a network of class {description['class'][:40]}, needed is "
@@ -151,6 +152,10 @@ def read_description(path, kinds=(), layout=None):
         raise ValueError(f"{path}: its network was trained on other classes ({there}) than those of {layout.root} "
                          f"({', '.join(layout.classes)}): --data_root must have its classes")
     return description
+
+
+def _names(description):
+    return [*description["classes"], description["backbone"].get("name")]
 
 
 def load_start(net, description, path):
