@@ -222,7 +222,7 @@ def test_evaluation(aff):
 
 def test_nothing_is_done_twice(aff):
     before = files("experiment")
-    assert "whole, 2 epochs; nothing to do" in call("train_aff", *TRAIN)
+    assert "complete, 2 epochs; nothing to do" in call("train_aff", *TRAIN)
     assert "12 of 12 images are finished" in call("infer_aff", *WALK)
     assert files("experiment") == before
     (aff / "experiment/X/rw/02_24/train_0005.png").unlink()

@@ -582,7 +582,7 @@ def test_a_dataset_without_truth(place):
     shutil.rmtree(data / "SegmentationClass")
     text = call("train", *DEMO, *small("model_cse"), "--name", "NEW", "--er_init", "X/model_oc", "--cl_init",
                 "X/model_oc", "--val_every", 1, "--max_epochs", 1)
-    assert "12 of 12 images of train have no pixel truth: no mIoU in training" in text
+    assert "12 of 12 images of train have no ground truth: no mIoU in training" in text
     assert "miou" not in json.loads((place / "experiment/NEW/log/train_model_cse.jsonl").read_text())
     assert_says(refusal("evaluation", *DEMO), "12 of the 12 images of train have no ground truth", "--gt_dir", "--list")
 

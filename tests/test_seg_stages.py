@@ -165,7 +165,7 @@ def test_it_learns_its_labels(seg):
 
 def test_nothing_is_done_twice(seg):
     before = files("experiment")
-    assert "whole, 2 epochs; nothing to do" in call("train_seg", *SEG)
+    assert "complete, 2 epochs; nothing to do" in call("train_seg", *SEG)
     assert "6 of 6 images are finished" in call("infer_seg", *INFER, "--vis")
     assert files("experiment") == before
     for name in ("seg/val_0001.png", "seg_vis/val_0002.png"):
