@@ -6,7 +6,6 @@ A network describes itself in a dict that JSON can hold (network.json beside its
      "blocks", "dilation", "dropout"}, "head": {further arguments of the class}, "init": what it started from}
 """
 CAM_NETWORKS, PIXEL_NETWORKS = ("CAMNet",), ("LargeFOV", "DeepLabV3")      # what gives CAMs; what classifies pixels
-SHAPE = ("width", "blocks", "dilation", "dropout")      # of resnet38d; other backbones have their own
 
 
 def build(description):
@@ -37,9 +36,10 @@ def build(description):
 
 def describe(kind, classes, settings, head=None, init=""):
     """Describe the network of class `kind` that a training stage's settings ask for: see build."""
+    from networks.backbones import shape_of
+
     backbone = {"name": settings.backbone, "output_stride": settings.output_stride, "norm": settings.norm}
-    if settings.backbone == "resnet38d":
-        backbone |= {name: getattr(settings, name) for name in SHAPE}
+    backbone |= {name: getattr(settings, name) for name in shape_of(settings.backbone)}
     return {"class": kind, "classes": list(classes), "init": init, "head": dict(head or {}), "backbone": {
         name: list(value) if isinstance(value, tuple) else value for name, value in backbone.items()}}
 
