@@ -309,7 +309,6 @@ RECIPES = {
         },
         "TrainSeg": _LITE | {
             "label_dir": ("rw/01_04", "AffinityNet's pair"), "max_epochs": (4, "a run is short"),
-            "lr": (0.003, "some hundred steps instead of 20,000"),
             "scale": ((0.75, 1.5), "crops of 256 pixels"),
         },
         "InferSeg": {"scales": ((0.75, 1.0, 1.25), "a quarter of the time")},
