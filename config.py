@@ -297,8 +297,7 @@ RECIPES = {
     },
     "lite": {
         "Train": _LITE | {
-            "max_epochs": (5, "minutes, not hours, from ImageNet's weights"),
-            "resize": ((256, 384), "as --crop"),
+            "max_epochs": (5, "minutes, not hours, from ImageNet's weights"), "resize": ((256, 384), "as --crop"),
             "lr_new": (10, "the other layers are trained already"),
             "dropout_head": (0.0, "a short training has nothing to spare"),
             "val_every": (0, "measuring takes as long as an epoch; evaluation.py follows"),
@@ -312,9 +311,7 @@ RECIPES = {
             "crf_iterations": (1, "AEFT's: edges finer than a cell"),
         },
         "TrainSeg": _LITE | {
-            "label_dir": ("rw/01_04", "AffinityNet's pair"),
-            "max_epochs": (4, "a run is short"),
-            "lr": (0.003, "some hundred steps instead of 20,000"),
+            "label_dir": ("rw/01_04", "AffinityNet's pair"), "max_epochs": (4, "a run is short"),
             "scale": ((0.75, 1.5), "crops of 256 pixels"),
         },
         "InferSeg": {"scales": ((0.75, 1.0, 1.25), "a quarter of the time")},

@@ -144,7 +144,9 @@ def size_of_missing(settings, layout, ids, folders):
 
 def trained_network(experiment, layout, weights):
     """Build the network that the network.json beside the weights describes, and load them."""
-    network = build(read_description(experiment.network_of(weights), CAM_NETWORKS, layout))
+    path = experiment.network_of(weights)
+    read_description(path, CAM_NETWORKS, layout)
+    network = build(path)
     load_weights(network, weights)
     return network
 

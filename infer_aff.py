@@ -86,7 +86,9 @@ def unfinished(folder, ids):
 
 def trained_network(experiment, weights):
     """Build the network that the network.json beside the weights describes, and load them."""
-    network = build(read_description(experiment.network_of(weights), ("AffinityNet",)))
+    path = experiment.network_of(weights)
+    read_description(path, ("AffinityNet",))
+    network = build(path)
     load_weights(network, weights)
     return network
 

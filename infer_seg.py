@@ -41,8 +41,7 @@ def main():
     layout = None if settings.images else VOCLayout(settings.data_root)
     images, ids = chosen_images(settings, layout)
     weights = distributed.on_main(lambda: experiment.weights("seg", settings.load_epo))
-    description = read_description(experiment.network_of(weights), PIXEL_NETWORKS, layout)
-    classes = description["classes"]
+    classes = read_description(experiment.network_of(weights), PIXEL_NETWORKS, layout)["classes"]
     folders = distributed.on_main(
         lambda: open_outputs(settings, experiment, layout, weights, classes, ids, images))
 
@@ -50,7 +49,7 @@ def main():
     distributed.say(f"{folders['seg']}: {done} of {len(ids)} images are finished")
     mine = distributed.share(ids)
     with interrupt.remembered():
-        network = build(description)
+        network = build(experiment.network_of(weights))
         load_weights(network, weights)
         broken = make_labels(settings, network, device, folders["seg"], images, mine)
         if "vis" in folders:

@@ -22,10 +22,10 @@ import numpy as np
 
 import pipeline
 from tools import flags, interrupt
+from tools.clock import TIMES, duration, read_times
 from tools.experiment import Experiment
 from tools.files import read_json, write_json
 
-TIMES = "log/reproduce.json"
 STOPPED = 75        # exit code of a stage that was asked to stop: the next one must not run
 
 
@@ -40,7 +40,7 @@ def main():
     seeds = range(settings.seed, settings.seed + settings.seeds)
     names = [settings.name if seed == settings.seed else f"{settings.name}_{seed}" for seed in seeds]
     chains = [pipeline.chain(values_of(settings, name)) for name in names]
-    runs = [run_stages(settings, name, commands(settings, name, seed, chain))
+    runs = [run_stages(settings, name, commands(settings, name, seed, chain), announce=name == settings.name)
             for name, seed, chain in zip(names, seeds, chains)]
     if settings.dry_run:
         return
@@ -77,9 +77,10 @@ def commands(settings, name, seed, chain):
              home / next(iter(stage.writes)) if stage.task else None) for stage in chain]
 
 
-def run_stages(settings, name, plan):
+def run_stages(settings, name, plan, announce=False):
     """Run one seed's stages; returns [(title, command, result file, seconds)] of the evaluations.
 
+    announce  first say how long it will take, once the dataset is there
     The seconds are those of all stages since the evaluation before, whenever they ran.
     """
     experiment, done, since = Experiment(settings.experiment_root, name), [], []
@@ -87,6 +88,9 @@ def run_stages(settings, name, plan):
     for part, title, command, result in plan:
         since.append(title)
         if parts.index(part) >= parts.index(settings.from_):
+            if announce and not settings.dry_run and command[0] != "-m":
+                print_estimate(settings)
+                announce = False
             print(f"\n$ python {shlex.join(command)}", flush=True)
             if not settings.dry_run and run_by_the_clock(experiment, title, command):
                 raise ValueError(f"{title} stopped with the message above. Fix that and run the same command again: "
@@ -100,6 +104,20 @@ def run_stages(settings, name, plan):
             done.append((title, "python " + shlex.join(command), result, round(seconds, 1)))
             since.clear()
     return done
+
+
+def print_estimate(settings):
+    """Say how long the chain will take: see estimate.py. It runs in a process of its own, whose memory is free then."""
+    words = flags.changed(settings, "name", "model", "train_list", "data_root", "experiment_root", "device",
+                          "num_workers")
+    command = [sys.executable, Path(__file__).with_name("estimate.py"), "--recipe", settings.recipe, *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    except subprocess.TimeoutExpired:
+        print("\nThis machine is too slow for an estimate: its measurement was stopped after 100 s", flush=True)
+        return
+    if done.returncode == 0:            # otherwise the first stage says why
+        print(f"\n{done.stdout.strip()}", flush=True)
 
 
 def run_by_the_clock(experiment, title, command):
@@ -120,11 +138,6 @@ def run_by_the_clock(experiment, title, command):
             times[title] = {"seconds": round(total, 2), "whole": old["whole"] or code == 0}
             write_json(experiment / TIMES, times)
     return code
-
-
-def read_times(experiment):
-    """Return {title of a stage: {"seconds", "whole": whether it was completed}}."""
-    return read_json(experiment / TIMES) if (experiment / TIMES).exists() else {}
 
 
 def run_stage(command):
@@ -192,15 +205,6 @@ def print_table(rows, settings):
           "beforehand; time: of all stages since the row above, for one seed")
     for network in dict.fromkeys(f"{row['backbone']}; started from {row['init']}" for row in rows):
         print(f"network: {network}")
-
-
-def duration(seconds):
-    """Write a time as 45 s, 3:20 min or 2:05 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    large, small, unit = (whole // 60, whole % 60, "min") if whole < 3600 else (whole // 3600, whole % 3600 // 60, "h")
-    return f"{large}:{small:02d} {unit}"
 
 
 def spread(values):

@@ -24,6 +24,7 @@ from data.loader import Plan, train_loader
 from data.transforms import augment_labelled
 from methods.segmentation import Segmentation
 from networks import build, describe, parameter_groups
+from networks.deeplab import HEADS
 from networks.pretrained import load_start, named_weights, official_state
 from pipeline import experiment_of, to_make
 from tools import distributed, engine, flags
@@ -103,11 +104,11 @@ def check_labels(folder, layout, ids):
 
 def start_network(settings, experiment, layout):
     """Make the network with the weights that --init names; returns it, its description, the digest of the weights."""
-    if settings.network == "deeplabv3" and settings.batch_size // settings.accumulate < 2:
-        raise ValueError("the head of deeplabv3 has a BatchNorm that one image alone cannot train: a larger "
+    head = HEADS[settings.network]
+    if settings.batch_size // settings.accumulate < head.least_images:
+        raise ValueError(f"the head of {settings.network} has a BatchNorm that one image alone cannot train: a larger "
                          "--batch_size, or a smaller --accumulate")
-    kind = {"largefov": "LargeFOV", "deeplabv3": "DeepLabV3"}[settings.network]
-    description = describe(kind, layout.classes, settings, init=settings.init)
+    description = describe(head.__name__, layout.classes, settings, init=settings.init)
     network = build(description)
     path = experiment.find_init(settings.init, "init", named_weights(settings.backbone))
     return network, description, engine.start_from(path, "init", partial(load_start, network, description))

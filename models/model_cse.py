@@ -74,10 +74,10 @@ def load_classifier(settings, experiment, layout):
     if path is None:
         raise ValueError("--cl_init random: the ordinary classifier must be a trained one")
     if described := experiment.network_of(path):
-        description = read_description(described, CAM_NETWORKS, layout)
+        read_description(described, CAM_NETWORKS, layout)
     else:
-        description = describe("CAMNet", layout.classes, settings, {"dropout_head": settings.dropout_head})
-    oc = build(description)
+        described = describe("CAMNet", layout.classes, settings, {"dropout_head": settings.dropout_head})
+    oc = build(described)
     return oc, engine.start_from(path, "cl_init", partial(load_weights, oc))
 
 

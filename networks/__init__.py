@@ -6,7 +6,6 @@ A network describes itself in a dict that JSON can hold (network.json beside its
      "blocks", "dilation", "dropout"}, "head": {further arguments of the class}, "init": what it started from}
 """
 CAM_NETWORKS, PIXEL_NETWORKS = ("CAMNet",), ("LargeFOV", "DeepLabV3")      # what gives CAMs; what classifies pixels
-SHAPE = ("width", "blocks", "dilation", "dropout")      # of resnet38d; other backbones have their own
 
 
 def build(description):
@@ -28,16 +27,19 @@ def build(description):
             head["width"] = backbone.get("width", 1.0)
         arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in backbone.items()}
         return kind(backbone=backbones.build(**arguments), **head)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where} describes no network ({type(error).__name__}: {error}): put the network.json back "
-                         "that training wrote, or train again") from None
+    except Exception as error:      # what torch and timm raise at odd values has no common class
+        if isinstance(error, ValueError) and where == "the description":
+            raise
+        raise ValueError(f"{where} describes no network ({type(error).__name__}: {str(error)[:500]}): delete it and "
+                         "repeat the command that trained the network, which writes it again") from None
 
 
 def describe(kind, classes, settings, head=None, init=""):
     """Describe the network of class `kind` that a training stage's settings ask for: see build."""
+    from networks.backbones import shape_of
+
     backbone = {"name": settings.backbone, "output_stride": settings.output_stride, "norm": settings.norm}
-    if settings.backbone == "resnet38d":
-        backbone |= {name: getattr(settings, name) for name in SHAPE}
+    backbone |= {name: getattr(settings, name) for name in shape_of(settings.backbone)}
     return {"class": kind, "classes": list(classes), "init": init, "head": dict(head or {}), "backbone": {
         name: list(value) if isinstance(value, tuple) else value for name, value in backbone.items()}}
 

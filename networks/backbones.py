@@ -59,6 +59,11 @@ def build(name="resnet38d", output_stride=8, norm="frozen", pretrained=False, wi
     return network
 
 
+def shape_of(name):
+    """List those arguments of build that are the shape of that backbone: resnet38d's; others have their own."""
+    return ("width", "blocks", "dilation", "dropout") if name == "resnet38d" else ()
+
+
 class TimmBackbone(nn.Module):
     """A network of timm as a backbone: see the promise above.
 

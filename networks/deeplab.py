@@ -19,6 +19,7 @@ class LargeFOV(nn.Module):
     """
 
     new_layers = ("b8", "b9")                           # for networks.parameter_groups
+    least_images = 1                                    # of a batch in training
 
     def __init__(self, num_classes=20, width=1.0, dropout=(0.3, 0.5), norm="frozen", blocks=PAPER_BLOCKS,
                  dilation=PAPER_DILATION, backbone=None):
@@ -45,7 +46,7 @@ class DeepLabV3(nn.Module):
     The head has BatchNorm of its own, which is new and so is trained in any case: a batch needs two images.
     """
 
-    new_layers = ("classifier",)
+    new_layers, least_images = ("classifier",), 2
 
     def __init__(self, num_classes=20, width=1.0, dropout=(0.3, 0.5), norm="frozen", blocks=PAPER_BLOCKS,
                  dilation=PAPER_DILATION, backbone=None):
@@ -64,6 +65,9 @@ class DeepLabV3(nn.Module):
         for layer in layers:
             hidden = layer(hidden)                                  # (B, 256, h, w)
         return _pixel_logits(classify, hidden, image.shape[2:])     # (B, C + 1, H, W)
+
+
+HEADS = {"largefov": LargeFOV, "deeplabv3": DeepLabV3}
 
 
 def _pixel_logits(classify, hidden, size):

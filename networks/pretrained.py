@@ -5,19 +5,15 @@ On disk, weights carry the authors' names: our own without the leading `backbone
 import importlib.util
 import io
 import json
-import math
-import os
 import pickle
 import pickletools
-import re
-import struct
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from networks import backbones
+from networks import backbones, mxnet
 
 FOLDER = Path("pretrained")
 
@@ -141,7 +137,8 @@ def read_description(path, kinds=(), layout=None):
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): {again}") from None
     form = {"class": str, "classes": list, "backbone": dict, "head": dict}
-    if not isinstance(description, dict) or not all(isinstance(description.get(k), v) for k, v in form.items()):
+    if (not isinstance(description, dict) or not all(isinstance(description.get(k), v) for k, v in form.items())
+            or not all(isinstance(name, str) for name in _names(description))):
         raise ValueError(f"{path} describes no network: {again}")
     if kinds and description["class"] not in kinds:
         raise ValueError(f"{path} describes a network of class {description['class'][:40]}, needed is "
@@ -151,6 +148,10 @@ def read_description(path, kinds=(), layout=None):
         raise ValueError(f"{path}: its network was trained on other classes ({there}) than those of {layout.root} "
                          f"({', '.join(layout.classes)}): --data_root must have its classes")
     return description
+
+
+def _names(description):
+    return [*description["classes"], description["backbone"].get("name")]
 
 
 def load_start(net, description, path):
@@ -180,11 +181,22 @@ def find_classifier():
     return path
 
 
+def read_params(path):
+    """Read an MXNet .params file without MXNet: {name: numpy array}, names such as arg:conv1a_weight.
+
+    Knows three layouts of dense arrays: of 2016 (no magic number per array), with int64 shapes, with a storage type.
+    Raises ValueError for anything else, a cut or altered file included.
+    """
+    path = _existing(path)
+    with open(path, "rb") as file:
+        return mxnet.read_arrays(file, path.stat().st_size, path)
+
+
 def _read(path):
     """Read {name: tensor or array}; a .params gets the authors' names here and loses its 1000-way layer."""
     path = _existing(path)
     if path.suffix == ".params":
-        arrays = {_torch_name(name): array for name, array in read_params(path).items()}
+        arrays = {mxnet.torch_name(name): array for name, array in read_params(path).items()}
         return {name: array for name, array in arrays.items() if not name.startswith("linear1000.")}
     if path.suffix in (".pth", ".pt"):
         return _read_pth(path)
@@ -250,94 +262,3 @@ def _existing(path):
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; pretrained/README.md says where weights come from")
     return path
-
-
-# ---- MXNet ----
-
-_LIST_MAGIC, _DENSE = 0x112, 0
-_MAGIC_INT64, _MAGIC_STORAGE = 0xF993FAC8, 0xF993FAC9
-_DTYPES = dict(enumerate(("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")))
-_LAYER = re.compile(r"(?:arg|aux):(?:(conv1a|bn7|linear1000)|(bn|res)(\d)(?:a|b(\d))_(branch\w+?))"
-                    r"_(weight|bias|gamma|beta|moving_mean|moving_var)")
-_KINDS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
-
-
-def read_params(path):
-    """Read an MXNet .params file without MXNet: {name: numpy array}, names such as arg:conv1a_weight.
-
-    Knows three layouts of dense arrays: of 2016 (no magic number per array), with int64 shapes, with a storage type.
-    Raises ValueError for anything else, a cut or altered file included.
-    """
-    path = _existing(path)
-    with open(path, "rb") as file:
-        reader = _Reader(file, path)
-        magic, _, count = reader.numbers("QQQ")
-        if magic != _LIST_MAGIC:
-            raise reader.error("it does not begin as MXNet's .params do")
-        arrays = [reader.array() for _ in range(count)]
-        if reader.numbers("Q") != (count,):
-            raise reader.error("it does not hold one name for each array")
-        names = [reader.name() for _ in range(count)]
-        if len(set(names)) < count:
-            raise reader.error("a name is there twice")
-        if reader.left:
-            raise reader.error(f"{reader.left} bytes follow the last name")
-    return dict(zip(names, arrays))
-
-
-def _torch_name(name):
-    """Translate arg:bn4b3_branch2a_gamma to b4_3.bn_branch2a.weight; an unknown name stays as it is."""
-    if not (match := _LAYER.fullmatch(name)):
-        return name
-    layer, kind, group, unit, branch, values = match.groups()
-    if layer is None:
-        layer = f"b{group}{f'_{unit}' if unit else ''}.{'bn' if kind == 'bn' else 'conv'}_{branch}"
-    return f"{layer}.{_KINDS.get(values, values)}"
-
-
-class _Reader:
-    """Read pieces of a .params file; no piece is larger than what is left of the file."""
-
-    def __init__(self, file, path):
-        self.file, self.path = file, path
-        self.left = os.fstat(file.fileno()).st_size
-
-    def error(self, what):
-        return ValueError(f"{self.path} is no whole .params file of dense arrays: {what}; fetch it again")
-
-    def claim(self, size):
-        if size > self.left:
-            raise self.error(f"{size} bytes are announced where {self.left} are left")
-        self.left -= size
-        return size
-
-    def numbers(self, code):
-        return struct.unpack(f"<{code}", self.file.read(self.claim(struct.calcsize(f"<{code}"))))
-
-    def name(self):
-        try:
-            return self.file.read(self.claim(*self.numbers("Q"))).decode()
-        except UnicodeDecodeError as error:
-            raise self.error("a name is not text") from error
-
-    def array(self):
-        first, dims = self.numbers("I")[0], "q"
-        if first == _MAGIC_STORAGE:
-            if (storage := self.numbers("i")[0]) != _DENSE:
-                raise self.error(f"an array has storage type {storage}, not dense")
-            ndim = self.numbers("I")[0]
-        elif first == _MAGIC_INT64:
-            ndim = self.numbers("I")[0]
-        else:
-            ndim, dims = first, "I"
-        if not 1 <= ndim <= 32:
-            raise self.error(f"an array has {ndim} dimensions")
-        shape = self.numbers(f"{ndim}{dims}")
-        if min(shape) < 1:
-            raise self.error(f"an array has the shape {shape}")
-        _device, _number, flag = self.numbers("iii")
-        if flag not in _DTYPES:
-            raise self.error(f"an array has the unknown type {flag}")
-        dtype = np.dtype(_DTYPES[flag])
-        self.claim(math.prod(shape) * dtype.itemsize)
-        return np.fromfile(self.file, dtype, math.prod(shape)).reshape(shape)

@@ -59,7 +59,7 @@ LITE = {
     "Infer": {"alphas": (1, 2, 4), "scales": (0.5, 1.0, 1.5)},
     "TrainAff": {**_LITE, "momentum": 0.9, "low": 1, "high": 4, "max_epochs": 3},
     "InferAff": {"low": 1, "high": 4, "dup": 2, "logt": 6, "crf_iterations": 1},
-    "TrainSeg": {**_LITE, "batch_size": 8, "label_dir": "rw/01_04", "max_epochs": 4, "lr": 0.003, "scale": (0.75, 1.5)},
+    "TrainSeg": {**_LITE, "batch_size": 8, "label_dir": "rw/01_04", "max_epochs": 4, "scale": (0.75, 1.5)},
     "InferSeg": {"scales": (0.75, 1.0, 1.25)},
     "Evaluate": {}, "Reproduce": {},
 }

@@ -1,0 +1,42 @@
+"""How long the chain will take: from predictions, corrected by what was measured."""
+import re
+
+import pytest
+
+from tests.stages import call
+from tools.clock import duration, estimate
+from tools.files import write_json
+
+
+def test_without_an_earlier_run_the_prediction_counts():
+    assert estimate({"a": 10, "b": 30}, {}) == (40, 40)
+
+
+def test_completed_stages_count_what_they_took_and_correct_the_others():
+    times = {"a": {"seconds": 20, "whole": True}, "b": {"seconds": 5, "whole": False},
+             "of another chain": {"seconds": 1e6, "whole": True}}
+    assert estimate({"a": 10, "b": 30, "c": 50}, times) == (20 + 2 * 30 + 2 * 50, 2 * 30 - 5 + 2 * 50)
+    assert estimate({"a": 10}, {"a": {"seconds": 7, "whole": True}}) == (7, 0)
+
+
+def test_one_odd_measurement_does_not_decide():
+    assert estimate({"a": 1, "b": 10}, {"a": {"seconds": 1000, "whole": True}})[1] == 40
+    assert estimate({"a": 1000, "b": 10}, {"a": {"seconds": 1, "whole": True}})[1] == 2.5
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (59.4, "59 s"), (200, "3:20 min"), (7500, "2:05 h")])
+def test_durations(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_estimate(place):
+    """It measures every stage of the recipe and leaves nothing behind."""
+    before = sorted(place.rglob("*"))
+    text = call("estimate", "--recipe", "demo", "--train_list", "train")
+    found = re.fullmatch(r"Estimated time on 12 images: (.*) for a seed, (.*) of it still to come "
+                         r"\(measured in \d+ s: (.*)\)", text.strip())
+    assert found and found[1] == found[2]
+    assert [part.split()[0] for part in found[3].split(", ")] == ["classifier", "cgnet", "affinity", "walk", "deeplab"]
+    assert sorted(place.rglob("*")) == before
+    write_json(place / "experiment/demo/log/reproduce.json", {"CGNet": {"seconds": 7200, "whole": True}})
+    assert "2:" in call("estimate", "--recipe", "demo", "--train_list", "train").split(" for a seed")[0]
