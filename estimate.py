@@ -14,9 +14,10 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import config
+
 import numpy as np
 
-import config
 import pipeline
 from data.images import image_size
 from data.layout import VOCLayout
