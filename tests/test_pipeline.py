@@ -156,7 +156,7 @@ def test_the_ordinary_classifiers_maps_are_not_the_cgnets(finished):
 def test_the_loss_falls(place):
     call("train", *DEMO, *small("model_oc"), "--name", "Y")
     rows = rows_of(place / "experiment/Y/log/train_model_oc.jsonl")
-    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]             # of four seeds: .56 to .73
+    assert min(row["loss"] for row in rows) < 0.8 * rows[0]["loss"]         # the last of an epoch's three steps vary
     assert rows[-1]["lr"] < 0.3 * rows[0]["lr"]
 
 
