@@ -300,14 +300,12 @@ RECIPES = {
             "max_epochs": (5, "minutes, not hours, from ImageNet's weights"), "resize": ((256, 384), "as --crop"),
             "lr_new": (10, "the other layers are trained already"),
             "dropout_head": (0.0, "a short training has nothing to spare"),
-            "val_every": (0, "measuring takes as long as an epoch; evaluation.py follows"),
-            "vis_freq": (100, "a run is short"),
+            "val_every": (0, "measuring takes an epoch; evaluation.py follows"), "vis_freq": (100, "a run is short"),
         },
         "Infer": {"alphas": ((1, 2, 4), "as AffinityNet's --low"), "scales": ((0.5, 1.0, 1.5), "half of the time")},
         "TrainAff": _LITE | _LITE_PAIR | {"max_epochs": (3, "a run is short")},
         "InferAff": _LITE_PAIR | {
-            "dup": (2, "as AffinityNet's --low"),
-            "logt": (6, "AEFT's"),
+            "dup": (2, "as AffinityNet's --low"), "logt": (6, "AEFT's"),
             "crf_iterations": (1, "AEFT's: edges finer than a cell"),
         },
         "TrainSeg": _LITE | {
