@@ -416,7 +416,7 @@ def test_a_stage_ends_though_its_reading_processes_live(zygote, tmp_path):
     """They overhear the first SIGTERM; and whether torch itself ends them depends on when their loader is collected."""
     (tmp_path / "stage.py").write_text("""
 import builtins
-from data.loader import train_loader
+from data.loader import Plan, train_loader
 
 class Numbers:
     def __len__(self):
@@ -425,7 +425,7 @@ class Numbers:
     def __getitem__(self, key):
         return key[1]
 
-builtins.kept = iter(train_loader(Numbers(), 2, 1, 0, num_workers=2))
+builtins.kept = iter(train_loader(Numbers(), Plan(100, [2], 0), num_workers=2))
 print(len(next(builtins.kept)))
 raise SystemExit(3)
 """)
