@@ -452,7 +452,7 @@ def test_a_loss_that_burst_is_a_gap(own):
 
 def test_no_experiment_is_an_error_with_its_first_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="no experiment experiment/X.*train.py --name X .* --model model_oc"):
+    with pytest.raises(SystemExit, match="no experiment experiment/X.*train.py --name X --model model_oc"):
         call("report", *X)
     assert not (tmp_path / "experiment").exists()
 

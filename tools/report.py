@@ -80,13 +80,13 @@ def _note_trainings(logs, runs):
 
 
 def find_folders(experiment):
-    """List the folders in an experiment, and those in them: dict, crf, crf/06, rw, rw/04_24 ..."""
+    """List the folders in an experiment, and those in them: dict, crf, crf/06, rw, rw/04_24 ... It need not exist."""
     def inside(path):
         with os.scandir(path) as entries:       # a folder of maps has many files: none is asked for more than its kind
             return sorted(entry.name for entry in entries
                           if entry.is_dir() and not entry.name.startswith(".") and entry.name != MADE_BY)
 
-    names = inside(experiment.folder)
+    names = inside(experiment.folder) if experiment.folder.is_dir() else []
     return [*names, *(f"{name}/{part}" for name in names for part in inside(experiment / name))]
 
 
