@@ -25,8 +25,9 @@ class CSE(nn.Module):
     global_max, global_mean   with several processes: maximum (differentiable) and mean of a tensor over all of them
 
     forward: {"image" (B, 3, H, W), "label" (B, C), optional "target" (B,)}, epoch -> {"loss", "loss_cls",
-    "loss_cse" (lambda included), "p_target_erased", "p_rest_erased"}: the last two are the probabilities that the OC
-    still gives, after erasing, to the erased class and to the remaining labels (nan where there is none).
+    "loss_cse" (lambda included), "p_target_erased", "p_rest_erased", "erased"}: the probabilities that the OC still
+    gives, after erasing, to the erased class and to the remaining labels (nan where there is none); and how much of
+    an image is erased, the mean of its mask.
     """
 
     def __init__(self, cgnet, oc, cc_init=0.3, cc_slope=0.05, mask_norm="batch", global_max=None, global_mean=None):
@@ -48,7 +49,7 @@ class CSE(nn.Module):
         remaining, has_target = without(label, target)                                  # (B, C), (B,)
 
         cam, logits = self.cgnet(image)                                                 # (B, C, h, w), (B, C)
-        erased, _ = erase(image, cam, target, self.mask_norm, self.global_max)          # (B, 3, H, W)
+        erased, mask = erase(image, cam, target, self.mask_norm, self.global_max)       # (B, 3, H, W), (B, 1, H, W)
         _, logits_erased = self.oc(erased)                                              # (B, C)
 
         rest = (remaining > 0).float() * has_target[:, None]                            # (B, C)
@@ -68,6 +69,7 @@ class CSE(nn.Module):
             "loss_cse": loss_cse,
             "p_target_erased": (probability * gone).sum() / images,
             "p_rest_erased": (probability * rest).sum() / others,
+            "erased": mask.detach().mean((1, 2, 3)).sum() / images,
         }
 
 

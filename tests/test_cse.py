@@ -174,6 +174,7 @@ def test_losses_are_what_the_paper_says(objective, batch):
             for i, t in enumerate(batch["target"][:3])]
     peak = max(m.max() for m in maps)
     erasing, gone = [], []
+    torch.testing.assert_close(terms["erased"], sum(m.mean() / (peak + 1e-5) for m in maps).detach() / 3)
     for i, m in enumerate(maps):
         _, seen = objective.oc((batch["image"][i] * (1 - m / (peak + 1e-5)))[None])
         rest = batch["label"][i].clone()
@@ -234,7 +235,7 @@ def test_the_target_may_be_left_out(objective, batch):
 
 def test_an_image_without_class_takes_no_part_in_the_erasing(objective, batch):
     alone = {name: value[:3] for name, value in batch.items()}
-    for name in ("loss_cse", "p_target_erased", "p_rest_erased"):
+    for name in ("loss_cse", "p_target_erased", "p_rest_erased", "erased"):
         torch.testing.assert_close(objective(batch, 1)[name], objective(alone, 1)[name])
     assert not torch.equal(objective(batch, 1)["loss_cls"], objective(alone, 1)["loss_cls"])
 

@@ -178,7 +178,7 @@ def one(tmp_path_factory):
 
 def logged(case):
     if case.startswith("cse"):
-        return "loss", "loss_cls", "loss_cse", "p_target_erased", "p_rest_erased"
+        return "loss", "loss_cls", "loss_cse", "p_target_erased", "p_rest_erased", "erased"
     return "loss", "p_present", "p_absent"
 
 

@@ -253,7 +253,7 @@ const MEANINGS = {
   loss_cls: "the picture's classes", loss_cse: "the erased picture's classes, weight included",
   p_present: "probability given to the classes in the picture", p_absent: "to the others",
   p_target_erased: "probability that the ordinary classifier still gives the erased class",
-  p_rest_erased: "and the picture's other classes", loss_bg: "pairs in the background",
+  p_rest_erased: "and the picture's other classes", erased: "share of the picture that is erased", loss_bg: "pairs in the background",
   loss_fg: "pairs within an object class", loss_neg: "pairs of different classes",
   affinity_same: "mean of the pairs that belong together", affinity_different: "of those that do not",
   accuracy: "share of the labelled pixels that get their label", accuracy_objects: "of those labelled an object",
