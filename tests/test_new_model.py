@@ -123,9 +123,7 @@ def test_a_method_is_two_files_and_a_line(run):
 
 @pytest.mark.slow
 def test_the_chain_takes_a_new_model(run):
-    """infer.py, evaluation.py, reproduce.py --model: its CAMs become the pseudo labels, and the report knows its folders
-    and its title.
-    """
+    """reproduce.py --model: its CAMs become the pseudo labels, and the report knows its folders and its title."""
     home = run.home
     assert len(list((home / "dict_quiet").glob("*.npz"))) == 12 and list((home / "infer_quiet").glob("*.png"))
     assert json.loads((home / "eval/cam_dict_quiet_train.json").read_text())["images"] == 12
