@@ -12,6 +12,13 @@ from tests.zygote import Zygote
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+LONG = ("test_pipeline.py", "test_kill.py", "test_new_model.py", "test_seg_stages.py", "test_under_fire.py",
+        "test_distributed.py", "test_aff_stages.py")       # minutes, the longest first
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take minutes: the last one of them would keep one process busy, and the other idle."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture
