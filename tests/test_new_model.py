@@ -41,7 +41,7 @@ from tools.flags import option
 TITLE = "quiet classifier"
 SUFFIX = "_quiet"
 RECIPES = {"demo": {"norm": ("train", "from scratch"), "er_init": ("random", "from scratch"), "val_every": (0, "short"),
-                    "lr": (0.05, "from scratch"), "max_epochs": (4, "short")}}
+                    "lr": (0.05, "from scratch"), "max_epochs": (16, "a dozen images")}}
 
 
 @dataclass
@@ -110,11 +110,11 @@ def test_a_method_is_two_files_and_a_line(run):
     """train.py trains it: its own batches, schedule, flags and pictures; other models may start from it."""
     line = "train", "--model", "quiet"
     rows = [json.loads(row) for row in (run.home / "log/train_quiet.jsonl").read_text().splitlines()]
-    assert len(rows) == 4 and rows[0]["loss_quiet"] > 0
-    # 3 steps of the first epoch and 2 of each other, on a schedule of 12.
-    assert [row["lr"] for row in rows] == pytest.approx([0.05 * (1 - step / 12) ** 0.9 for step in (3, 5, 7, 9)])
+    assert len(rows) == 16 and rows[0]["loss_quiet"] > 0
+    # 3 steps of the first epoch and 2 of each other, on a schedule of 48.
+    assert [row["lr"] for row in rows] == pytest.approx([0.05 * (1 - step / 48) ** 0.9 for step in range(3, 34, 2)])
     assert "a batch of 4" in (run.home / "log.txt").read_text()
-    assert "complete, 4 epochs; nothing to do" in run(*line)[1]
+    assert "complete, 16 epochs; nothing to do" in run(*line)[1]
     assert "--quiet is a flag of --model quiet, not of model_oc" in run("train", "--model", "model_oc", "--quiet", 1)[1]
     code, text = run("train", "--model", "model_cse", "--max_epochs", 1, "--batch_size", 4, "--cl_init", "Y/quiet",
                      "--er_init", "Y/quiet", "--num_workers", 0)
