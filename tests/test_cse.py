@@ -113,7 +113,8 @@ def test_two_updates_are_the_authors(golden):
         np.testing.assert_allclose(norms, stored[f"{step}_gradnorm_all_trainable"], rtol=2e-3)
         gradient = parameters["b3.conv_branch2a.weight"].grad[:8, :8]
         expected = stored[f"{step}_grad_b3_conv_branch2a_slice"]
-        np.testing.assert_allclose(gradient, expected, atol=2e-3 * np.abs(expected).max())
+        # Kernels of SSE4.1 give 6e-4 in the first step and 6e-3 in the second, those of AVX 1e-5 and 2e-4.
+        np.testing.assert_allclose(gradient, expected, atol=2e-3 * loose**0.5 * np.abs(expected).max())
 
         for name, key, rows in (("fc8.weight", "fc8_weight_after", slice(None)),
                                 ("b7.conv_branch2a.weight", "b7_conv_branch2a_weight_after_slice", np.s_[:4, :64])):
