@@ -209,7 +209,8 @@ def _network(kind, settings, layout):
 
 
 def _pixel_kind(training):
-    return {"largefov": "LargeFOV", "deeplabv3": "DeepLabV3"}[training.network]
+    from networks.deeplab import HEADS
+    return HEADS[training.network].__name__
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 Writes  ROOT/JPEGImages/ID.png  SegmentationClass/ID.png  ImageSets/Segmentation/  classes.txt  labels.json
         ROOT/Heads/ID.png           critters' heads, black and white: for judging the set, read by no stage
-        ROOT/made_by.json           what it was drawn from, and a digest of all of it
+        ROOT/made_by.json           what it was generated from, and a digest of all of it
 Run     python -m data.prepare critters             (--plain: without heads; some ten seconds)
 
-The folder is whole or absent: it is written aside and renamed. One that is there is never changed.
+The folder is complete or absent: it is written aside and renamed. An existing one is never changed.
 """
 import argparse
 import hashlib
@@ -60,15 +60,15 @@ def parse(words):
 
 
 def is_there(root, made_by, splits):
-    """Tell whether `root` holds this very set, whole. Anything else in it is a ValueError."""
+    """Tell whether `root` holds this very set, complete. Anything else in it is a ValueError."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
         found = json.loads((root / "made_by.json").read_text("utf-8"))
-        whole = found == {**made_by, "sha256": digest(root, splits)}
+        complete = found == {**made_by, "sha256": digest(root, splits)}
     except (OSError, ValueError):
-        whole = False
-    if not whole:
+        complete = False
+    if not complete:
         raise ValueError(f"{root} is there and is another set, or not whole. Nothing was changed: name another folder "
                          f"with --out, or delete {root} yourself and run this again")
     return True
@@ -96,9 +96,9 @@ def write_critters(root, made_by, splits):
     for split, i, image_id in tqdm(drawings, desc="drawing critters", unit="picture"):
         image, mask, heads = critters.draw(made_by["seed"], split, i, made_by["plain"])
         labels[image_id] = [critters.CLASSES[k - 1] for k in np.unique(mask) if k]
-        truth = Image.fromarray(mask)
-        truth.putpalette(voc_palette())
-        for folder, picture in zip(FOLDERS, (Image.fromarray(image), truth, Image.fromarray(heads))):
+        ground_truth = Image.fromarray(mask)
+        ground_truth.putpalette(voc_palette())
+        for folder, picture in zip(FOLDERS, (Image.fromarray(image), ground_truth, Image.fromarray(heads))):
             picture.save(root / folder / f"{image_id}.png")
     for name, ids in {**splits, "train_aug": splits["train"]}.items():
         write_text(root / LISTS / f"{name}.txt", "\n".join(ids))
