@@ -20,6 +20,7 @@ from networks.cam import CAMNet
 from networks.deeplab import DeepLabV3, LargeFOV
 from networks.pretrained import find_imagenet, load_weights, official_state
 from tests.conftest import SHARED
+from tools import engine
 
 VOC = SHARED / "data/voc"
 OFFERED = [("resnet50", 16), ("resnet101", 16), ("convnext_tiny", 8), ("convnext_tiny", 16)]
@@ -84,6 +85,19 @@ def test_every_head_works_on_it_and_comes_back_from_disk(head, name, tmp_path):
     for x, y in zip(a if isinstance(a, tuple) else (a,), b if isinstance(b, tuple) else (b,)):
         assert torch.equal(x, y)
     assert next(iter(official_state(net))) in ("conv_stem.weight", "stem.0.weight")       # timm's own names
+
+
+@pytest.mark.parametrize("name, on_a_gpu", [("tf_efficientnet_lite0", torch.contiguous_format),
+                                            ("resnet50", torch.channels_last)])
+def test_depthwise_convolutions_run_in_contiguous_memory_whatever_comes(name, on_a_gpu):
+    network = backbones.build(name, 16)
+    assert engine.layout_for(nn.ModuleList([network]), torch.device("cuda"), inference=False) == on_a_gpu
+    seen = []
+    first = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+    first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 64, 48).to(memory_format=torch.channels_last))
+    assert seen[0].is_contiguous(memory_format=on_a_gpu)
 
 
 def test_it_converts_what_is_normalised_for_another_network():

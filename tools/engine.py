@@ -171,10 +171,7 @@ def _checked(terms, network):
 
 
 def to_device(module, device, inference=False):
-    """Move a module to its device, its weights in channels_last, which convolutions want, where that is safe.
-
-    It is on a GPU, and for inference unless a backbone says that it is slower so. In training on a CPU it is not: torch
-    2.13 and 2.15 corrupt memory in the backward pass of a narrow 1x1 convolution with stride 2.
+    """Move a module to its device, its weights in the memory layout that is right there.
 
     Under several processes BatchNorm that is trained gets the statistics of the whole batch.
     """
@@ -184,8 +181,17 @@ def to_device(module, device, inference=False):
         for layer in module.modules():
             if type(layer) is torch.nn.BatchNorm2d:
                 layer.__class__ = distributed.BatchNorm2d           # the same weights under the same names
-    safe = device.type == "cuda" or inference and all(getattr(m, "channels_last", True) for m in module.modules())
-    module.to(device, memory_format=torch.channels_last if safe else torch.contiguous_format)
+    module.to(device, memory_format=layout_for(module, device, inference))
+
+
+def layout_for(module, device, inference):
+    """Choose the layout of a module's weights: channels_last, which convolutions want, where it is safe and faster.
+
+    It is on a GPU and for inference, unless a backbone in it says that it is slower so. In training on a CPU it is not
+    safe: torch 2.13 and 2.15 corrupt memory in the backward pass of a narrow 1x1 convolution with stride 2.
+    """
+    wanted = all(getattr(part, "channels_last", True) for part in module.modules())
+    return torch.channels_last if wanted and (device.type == "cuda" or inference) else torch.contiguous_format
 
 
 def prepare(objective, device, settings):
