@@ -44,7 +44,7 @@ def test_every_stage_writes_maps_of_its_images_size(chain):
         size = layout.ground_truth(image_id).shape
         with np.load(home / f"dict/{image_id}.npz") as cam, np.load(home / f"crf/01/{image_id}.npz") as crf:
             assert cam["scores"].shape[1:] == crf["scores"].shape[1:] == size
-        with Image.open(home / f"rw/01_04/{image_id}.png") as labels:
+        with Image.open(home / f"rw/02_06/{image_id}.png") as labels:
             assert labels.size == size[::-1]
     for image_id in layout.ids("val"):
         with Image.open(home / f"seg/{image_id}.png") as labels:
@@ -53,7 +53,7 @@ def test_every_stage_writes_maps_of_its_images_size(chain):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "kind"), [("model_oc", "CAMNet"), ("model_cse", "CAMNet"), ("seg", "LargeFOV"),
-                                             ("aff_01_04", "AffinityNet")])
+                                             ("aff_02_06", "AffinityNet")])
 def test_checkpoints_say_what_network_they_are(chain, model, kind):
     described = json.loads((chain / f"experiment/X/ckpt/{model}/network.json").read_text())
     assert described["class"] == kind and len(described["classes"]) == 6

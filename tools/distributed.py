@@ -6,6 +6,8 @@ import sys
 import torch
 import torch.distributed as dist
 
+from tools import memory
+
 _joined = False         # whether this process is, or was, one of several
 
 
@@ -16,6 +18,7 @@ def start(device="auto"):
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: this machine has no GPU that torch can use; --device cpu or auto")
+    memory.keep_freed_memory()
     use_gpu = device != "cpu" and torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if use_gpu:

@@ -1,0 +1,38 @@
+"""Freed memory stays with the process, unless its user says otherwise."""
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tools import memory
+
+PAGES = 2048        # 8 MiB, above every threshold at which glibc takes a block from the system and gives it back
+PROGRAM = f"""
+import mmap, resource
+from tools.memory import keep_freed_memory
+keep_freed_memory()
+
+def use():
+    bytearray({PAGES} * mmap.PAGESIZE)[:] = b"1" * ({PAGES} * mmap.PAGESIZE)
+
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+use()
+before = faults()
+for _ in range(10):
+    use()
+print((faults() - before) / 10)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_memory_that_was_freed_is_used_again():
+    shown = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, env={}, capture_output=True, text=True, check=True)
+    assert float(shown.stdout) < PAGES / 8, "new pages a use"
+
+
+def test_what_the_user_set_stays(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("it was changed"))
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    memory.keep_freed_memory()
