@@ -28,7 +28,8 @@ print((faults() - before) / 10)
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 def test_memory_that_was_freed_is_used_again():
-    shown = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, env={}, capture_output=True, text=True, check=True)
+    shown = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, env={}, capture_output=True, text=True,
+                           check=True)
     assert float(shown.stdout) < PAGES / 8, "new pages a use"
 
 
