@@ -13,12 +13,12 @@ from benchmarks.cse_step import machine, peak_memory, step_parser, synchronize
 from methods.affinity import AffinityLearning, affinity_labels, affinity_loss, pair_affinity
 from networks import parameter_groups
 from networks.affinity import AffinityNet
-from tools import engine
+from tools import distributed, engine
 
 
 def main():
     args = step_parser(__doc__).parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu")
+    device = distributed.start(args.device)
     network = AffinityNet(args.width)
     objective = AffinityLearning(network)
     engine.to_device(objective, device)

@@ -8,7 +8,6 @@ import argparse
 import statistics
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from data.transforms import views
 from infer import trained_network
 from methods.cam import image_cams, multi_scale_cam, to_device
 from networks.cam import CAMNet
-from tools import engine
+from tools import distributed, engine
 from tools.experiment import Experiment
 from tools.metrics import ThresholdHistogram
 
@@ -30,7 +29,7 @@ SCALES = (0.5, 1.0, 1.5, 2.0)
 
 def main():
     args = parse()
-    device = torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu")
+    device = distributed.start(args.device)
     torch.manual_seed(0)
     plain, network = (CAMNet(20, args.width).eval() for _ in range(2))
     plain.load_state_dict(network.state_dict())
@@ -98,7 +97,7 @@ def eight_passes(network, pyramid, size, label, device):
 def change_of_miou(args, device):
     experiment = Experiment(args.experiment_root, args.name)
     weights, layout = experiment.weights(args.model), VOCLayout(args.data_root)
-    network = trained_network(SimpleNamespace(recipe="voc", model=args.model), experiment, layout, weights).eval()
+    network = trained_network(experiment, layout, weights).eval()
     engine.to_device(network, device, inference=True)
     ids, thresholds = layout.ids(args.list), [t / 100 for t in range(101)]
     best, kept, change = {}, {}, 0.0

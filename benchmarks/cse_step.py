@@ -19,7 +19,7 @@ from data.transforms import augment
 from methods.cse import CSE, sample_target
 from networks import parameter_groups
 from networks.cam import CAMNet
-from tools import engine
+from tools import distributed, engine
 
 FORWARD_GFLOP_384 = 586     # one forward pass of ResNet38 at 384x384, multiply and add counted apart
 STEP_IN_FORWARDS = 4.8      # a CSE step: two forward passes, the CGNet's backward, the OC's to its input
@@ -27,7 +27,7 @@ STEP_IN_FORWARDS = 4.8      # a CSE step: two forward passes, the CGNet's backwa
 
 def main():
     args = parse()
-    device = torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu")
+    device = distributed.start(args.device)
     cgnet, oc = (CAMNet(20, args.width) for _ in range(2))
     objective = CSE(cgnet, oc)
     engine.to_device(objective, device)

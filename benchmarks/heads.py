@@ -5,7 +5,6 @@ Prints  the share of its activation (above half the maximum, inside the class's 
 Run     python -m benchmarks.heads --name demo [--model model_oc]
 """
 import argparse
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -23,8 +22,7 @@ def main():
     args = parse()
     layout = VOCLayout(args.data_root)
     experiment = Experiment(args.experiment_root, args.name)
-    settings = SimpleNamespace(recipe="demo", model=args.model)
-    network = trained_network(settings, experiment, layout, experiment.weights(args.model)).eval()
+    network = trained_network(experiment, layout, experiment.weights(args.model)).eval()
     on_heads, area, whole, headless = [], [], [], []
     for image_id in layout.ids(args.list):
         image, truth = read_image(layout.image_path(image_id)), layout.ground_truth(image_id)

@@ -37,7 +37,7 @@ from networks.affinity import AffinityNet
 from networks.cam import CAMNet
 from networks.deeplab import LargeFOV
 from networks.pretrained import official_state
-from tools import engine, flags
+from tools import distributed, engine, flags
 from tools.experiment import Experiment
 
 ROOMS = (11, 24)            # GiB of the cards that people have
@@ -47,7 +47,7 @@ STAGES = {name: model.Settings for name, model in MODELS.items()} | {"aff": conf
 
 def main():
     args = parse()
-    device = choose(args.device)
+    device = distributed.start(args.device)
     what = ("largest memory that torch had on the GPU at once" if device.type == "cuda" else
             f"largest resident size of the process, of which {alone('program', args)['peak']:.1f} are the program")
     print(f"{machine(device)}; width {args.width:g}; peak memory in GiB: {what}\n"
@@ -85,10 +85,6 @@ def parse():
     parser.add_argument("--width_px", type=int, default=500)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     return parser.parse_args()
-
-
-def choose(device):
-    return torch.device("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")
 
 
 def ways(accumulate):
@@ -146,7 +142,7 @@ def measure(case):
     """Return {"peak": GiB, "seconds"} of this process."""
     with suppress(OSError):     # where the machine's memory runs out, no other process is to be ended
         Path("/proc/self/oom_score_adj").write_text("1000")
-    device = choose(case.device)
+    device = distributed.start(case.device)
     seconds = {"program": lambda *_: 0, "CAMs": find_cams}.get(case.stage, train)(case, device)
     return {"peak": peak_memory(device), "seconds": seconds}
 

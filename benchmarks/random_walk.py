@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from benchmarks.cse_step import machine, peak_memory, synchronize
 from methods.affinity import pair_affinity
 from methods.random_walk import random_walk, transition
+from tools import distributed
 
 
 def main():
     args = parse()
-    device = torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu")
+    device = distributed.start(args.device)
     print(f"{machine(device)}; {args.rows} rows, {2**args.logt} steps, medians of {args.runs}")
 
     scores, affinity = walk_of(args.large, args.large, args.rows, device)

@@ -27,13 +27,13 @@ from methods.classification import Classification
 from networks import parameter_groups
 from networks.cam import CAMNet
 from networks.pretrained import official_state
-from tools import engine, progress
+from tools import distributed, engine, progress
 from tools.experiment import Experiment
 
 
 def main():
     args = parse()
-    device = torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu")
+    device = distributed.start(args.device)
     print(f"{machine(device)}; medians of {args.epochs} epochs")
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         if not Path(args.data_root).is_dir():

@@ -14,7 +14,7 @@ from benchmarks.cse_step import machine, peak_memory, print_rate, step, step_par
 from methods.segmentation import Segmentation
 from networks import backbones, parameter_groups
 from networks.deeplab import DeepLabV3, LargeFOV
-from tools import engine
+from tools import distributed, engine
 
 FORWARD_GFLOP_448 = 917     # one forward pass of LargeFOV at 448x448: ResNet38's 798, b8 118, b9 .6
 STEP_IN_FORWARDS = 3        # forward, and a backward of twice its cost
@@ -22,7 +22,7 @@ STEP_IN_FORWARDS = 3        # forward, and a backward of twice its cost
 
 def main():
     args = parse()
-    device = torch.device("cuda" if torch.cuda.is_available() and args.device != "cpu" else "cpu")
+    device = distributed.start(args.device)
     if args.network == "largefov":
         network = LargeFOV(20, args.width)
     else:

@@ -8,7 +8,7 @@ The promise that every backbone keeps, and every head relies on:
     channels, strides    of the three;  stride: that of conv6
     freeze(stem=True)    BatchNorm runs on its stored statistics and is not trained; with stem, nor are the first layers
     recomputed           None, or (unit, x) -> unit(x), how its units are computed: see tools.recompute
-    channels_last        whether it is faster in that memory layout
+    channels_last        whether the network is faster in that memory layout, on a GPU and in inference on a CPU
 """
 import difflib
 import re
@@ -120,7 +120,7 @@ class TimmBackbone(nn.Module):
             image = F.interpolate(image, size, mode="bilinear", align_corners=False)
         image, left = _on_canvas(image, self.shifts[-1], stride)
         image, taps = image * self.scale + self.offset, []
-        if not self.channels_last:          # as images come on a GPU: cuDNN would plan for seconds at each new size
+        if not self.channels_last:      # on a GPU images come so, and cuDNN would plan for seconds at each new size
             image = image.contiguous()
         found = self.recomputed(self.model, image) if self.recomputed else self.model(image)
         for tap, tap_stride, shift in zip(found[-3:], self.strides, self.shifts):

@@ -100,6 +100,14 @@ def test_depthwise_convolutions_run_in_contiguous_memory_whatever_comes(name, on
     assert seen[0].is_contiguous(memory_format=on_a_gpu)
 
 
+def test_each_network_of_an_objective_has_its_own_layout(monkeypatch):
+    networks, chosen = nn.ModuleDict({"cgnet": nn.Conv2d(1, 1, 1), "oc": nn.Conv2d(1, 1, 1)}), []
+    monkeypatch.setattr(engine, "layout_for", lambda network, *_: chosen.append(network) or torch.channels_last)
+    engine.prepare(networks, torch.device("cpu"),
+                   SimpleNamespace(checkpoint_blocks=False, compile=False, accumulate=1))
+    assert chosen == [networks["cgnet"], networks["oc"]]
+
+
 def test_it_converts_what_is_normalised_for_another_network():
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     assert (MEAN, STD) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)

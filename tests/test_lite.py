@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import cam_inference, heads
 from data import prepare
 from data.layout import VOCLayout
 from tests.stages import call, refusal
@@ -42,7 +43,7 @@ def test_every_stage_writes_maps_of_its_images_size(chain):
     layout, home = VOCLayout(chain / "data/critters"), chain / "experiment/X"
     for image_id in layout.ids("train"):
         size = layout.ground_truth(image_id).shape
-        with np.load(home / f"dict/{image_id}.npz") as cam, np.load(home / f"crf/01/{image_id}.npz") as crf:
+        with np.load(home / f"dict/{image_id}.npz") as cam, np.load(home / f"crf/02/{image_id}.npz") as crf:
             assert cam["scores"].shape[1:] == crf["scores"].shape[1:] == size
         with Image.open(home / f"rw/02_06/{image_id}.png") as labels:
             assert labels.size == size[::-1]
@@ -58,6 +59,18 @@ def test_checkpoints_say_what_network_they_are(chain, model, kind):
     described = json.loads((chain / f"experiment/X/ckpt/{model}/network.json").read_text())
     assert described["class"] == kind and len(described["classes"]) == 6
     assert described["backbone"] == {"name": "tf_efficientnet_lite0", "output_stride": 16, "norm": "frozen"}
+
+
+@pytest.mark.slow
+def test_the_benchmarks_of_a_trained_network_run(chain, monkeypatch, capsys):
+    monkeypatch.chdir(chain)
+    monkeypatch.setattr("sys.argv", ["heads", "--name", "X", "--list", "val"])
+    heads.main()
+    monkeypatch.setattr("sys.argv", ["cam_inference", "--width", "0.125", "--height", "32", "--width_px", "48",
+                                     "--runs", "1", "--name", "X"])
+    cam_inference.main()
+    shown = capsys.readouterr().out
+    assert "heads" in shown and "mIoU" in shown
 
 
 @pytest.mark.slow

@@ -33,7 +33,9 @@ def test_memory_that_was_freed_is_used_again():
     assert float(shown.stdout) < PAGES / 8, "new pages a use"
 
 
-def test_what_the_user_set_stays(monkeypatch):
+@pytest.mark.parametrize(("name", "value"), [("MALLOC_TRIM_THRESHOLD_", "131072"),
+                                              ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=131072")])
+def test_what_the_user_set_stays(name, value, monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("it was changed"))
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    monkeypatch.setenv(name, value)
     memory.keep_freed_memory()

@@ -14,6 +14,7 @@ _joined = False         # whether this process is, or was, one of several
 def start(device="auto"):
     """Join the other processes, if torchrun started this one, and return the torch device to compute on.
 
+    Memory that is freed stays with this process from here on: see tools.memory.
     Raises ValueError if a GPU is asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():

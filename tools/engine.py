@@ -187,8 +187,9 @@ def to_device(module, device, inference=False):
 def layout_for(module, device, inference):
     """Choose the layout of a module's weights: channels_last, which convolutions want, where it is safe and faster.
 
-    It is on a GPU and for inference, unless a backbone in it says that it is slower so. In training on a CPU it is not
-    safe: torch 2.13 and 2.15 corrupt memory in the backward pass of a narrow 1x1 convolution with stride 2.
+    It is on a GPU and in inference, unless a backbone in the module says otherwise (`channels_last = False`). It is not
+    in training on a CPU: torch 2.13 and 2.15 corrupt memory in the backward pass of a narrow 1x1 convolution with
+    stride 2.
     """
     wanted = all(getattr(part, "channels_last", True) for part in module.modules())
     return torch.channels_last if wanted and (device.type == "cuda" or inference) else torch.contiguous_format
@@ -199,8 +200,8 @@ def prepare(objective, device, settings):
 
     Its children are networks. Each of them computes a batch in --accumulate parts; the objective sees the whole batch.
     """
-    to_device(objective, device)
     for name, network in list(objective.named_children()):
+        to_device(network, device)              # each in its own layout
         if settings.checkpoint_blocks:
             for part in network.modules():
                 if hasattr(part, "recomputed"):
