@@ -296,9 +296,8 @@ RECIPES = {
         },
     },
     "lite": {
-        "Train": _LITE | {
-            "crop": (320, "CAMs of 41.0 to 41.9 on VOC's photos; 256, 448 and 576: 39.9 to 40.6"),
-            "max_epochs": (5, "minutes, not hours, from ImageNet's weights"), "resize": ((320, 480), "as --crop"),
+        "Train": _LITE | _LITE_CROP | {
+            "max_epochs": (5, "minutes, not hours, from ImageNet's weights"), "resize": ((256, 384), "as --crop"),
             "lr_new": (10, "the other layers are trained already"),
             "dropout_head": (0.0, "a short training has nothing to spare"),
             "val_every": (0, "measuring takes an epoch; evaluation.py follows"), "vis_freq": (100, "a run is short"),
@@ -307,7 +306,7 @@ RECIPES = {
                   "scales": ((1.0, 1.5), "less than half of the time, and the better CRF maps")},
         "TrainAff": _LITE | _LITE_CROP | _LITE_PAIR | {"max_epochs": (3, "a run is short")},
         "InferAff": _LITE_PAIR | {
-            "dup": (4, "the best alpha of the CRF"), "logt": (6, "AEFT's"),
+            "dup": (8, "of 2, 4, 8 and 12 the best on MSRC"), "logt": (6, "AEFT's"),
             "crf_iterations": (1, "AEFT's: edges finer than a cell"),
         },
         "TrainSeg": _LITE | _LITE_CROP | {
