@@ -247,10 +247,10 @@ _LITE = {       # what all trainings of the recipe lite share
     "backbone": ("tf_efficientnet_lite0", "its ImageNet weights come with pip, and a CPU can train it"),
     "output_stride": (16, "a quarter of stride 8's time"),
     "batch_size": (8, "a few hundred photos make more steps of it"),
+    "crop": (256, "a CPU's worth of pixels"),
     "momentum": (0.9, "without it the authors' rates are too slow for some hundred steps"),
     "print_freq": (10, "a run is short"),
 }
-_LITE_CROP = {"crop": (256, "a CPU's worth of pixels")}
 _LITE_PAIR = {
     "low": (2, "precision of the objects .71 on VOC's photos, .60 at 4"),
     "high": (6, "their recall .74, .67 at 4"),
@@ -296,7 +296,7 @@ RECIPES = {
         },
     },
     "lite": {
-        "Train": _LITE | _LITE_CROP | {
+        "Train": _LITE | {
             "max_epochs": (5, "minutes, not hours, from ImageNet's weights"), "resize": ((256, 384), "as --crop"),
             "lr_new": (10, "the other layers are trained already"),
             "dropout_head": (0.0, "a short training has nothing to spare"),
@@ -304,12 +304,12 @@ RECIPES = {
         },
         "Infer": {"alphas": ((2, 4, 6), "AffinityNet's pair, and the best alpha on VOC's photos between them"),
                   "scales": ((1.0, 1.5), "less than half of the time, and the better CRF maps")},
-        "TrainAff": _LITE | _LITE_CROP | _LITE_PAIR | {"max_epochs": (3, "a run is short")},
+        "TrainAff": _LITE | _LITE_PAIR | {"max_epochs": (3, "a run is short")},
         "InferAff": _LITE_PAIR | {
             "dup": (8, "of 2, 4, 8 and 12 the best on MSRC"), "logt": (6, "AEFT's"),
             "crf_iterations": (1, "AEFT's: edges finer than a cell"),
         },
-        "TrainSeg": _LITE | _LITE_CROP | {
+        "TrainSeg": _LITE | {
             "label_dir": ("rw/02_06", "AffinityNet's pair"), "max_epochs": (4, "a run is short"),
             "scale": ((0.75, 1.5), "crops of 256 pixels"),
         },

@@ -103,9 +103,11 @@ def test_depthwise_convolutions_run_in_contiguous_memory_whatever_comes(name, on
 def test_each_network_of_an_objective_has_its_own_layout(monkeypatch):
     networks, chosen = nn.ModuleDict({"cgnet": nn.Conv2d(1, 1, 1), "oc": nn.Conv2d(1, 1, 1)}), []
     monkeypatch.setattr(engine, "layout_for", lambda network, *_: chosen.append(network) or torch.channels_last)
-    engine.prepare(networks, torch.device("cpu"),
+    networks.register_buffer("own", torch.zeros(1))
+    engine.prepare(networks, torch.device("meta"),
                    SimpleNamespace(checkpoint_blocks=False, compile=False, accumulate=1))
     assert chosen == [networks["cgnet"], networks["oc"]]
+    assert {tensor.device.type for tensor in networks.state_dict().values()} == {"meta"}
 
 
 def test_it_converts_what_is_normalised_for_another_network():

@@ -200,6 +200,7 @@ def prepare(objective, device, settings):
 
     Its children are networks. Each of them computes a batch in --accumulate parts; the objective sees the whole batch.
     """
+    objective.to(device)
     for name, network in list(objective.named_children()):
         to_device(network, device)              # each in its own layout
         if settings.checkpoint_blocks:
