@@ -14,10 +14,9 @@ import config
 import numpy as np
 import torch
 
-from data.images import mean_pixels, read_image
+from data.images import mean_pixels, read_image, voc_palette
 from data.layout import VOCLayout
 from data.loader import view_loader
-from data.prepare import voc_palette
 from data.transforms import MEAN
 from methods.random_walk import walk_cams
 from networks import build

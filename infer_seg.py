@@ -15,10 +15,9 @@ import config
 
 import numpy as np
 
-from data.images import ImageFolder, image_size, mean_pixels, read_image
+from data.images import ImageFolder, image_size, mean_pixels, read_image, voc_palette
 from data.layout import VOCLayout
 from data.loader import view_loader
-from data.prepare import voc_palette
 from data.transforms import resize_labels, shrink
 from methods.segmentation import multi_scale_scores
 from networks import PIXEL_NETWORKS, build

@@ -15,9 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 import pipeline
-from data.images import read_image
+from data.images import read_image, voc_palette
 from data.layout import VOCLayout
-from data.prepare import voc_palette
 from tools import flags
 from tools.files import save_text
 from tools.maps import find_maps, pair_alphas, read_cam, read_crf

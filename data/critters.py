@@ -2,7 +2,7 @@
 
 Each kind has a small, striking head, the same in every picture, and a large, plain body, whose colour and roundness
 only lean towards the kind: hues of neighbouring kinds overlap. So an ordinary classifier looks at heads, though the
-bodies would tell it enough. Nothing here knows files: data/prepare.py writes the pictures.
+bodies would tell it enough. Nothing here knows files: data/prepare/critters.py writes the images.
 
 The set is frozen (tests/test_critters.py pins its pixels). To be the same on every machine it is made of random
 doubles, + - * / and square roots alone: sin, exp, normal variates and sums of arrays differ in their last bit.

@@ -68,6 +68,11 @@ def read_image(path):
         return np.array(image.convert("RGB"))
 
 
+def voc_palette():
+    """Give VOC's 256 colours as 768 bytes: bit 3k + c of the id is bit 7 - k of colour channel c."""
+    return bytes(sum((i >> (3 * k + c) & 1) << (7 - k) for k in range(3)) for i in range(256) for c in range(3))
+
+
 @contextmanager
 def decoded(path, remedy=TAKE_OFF):
     """Open an image, decode it and turn it upright."""

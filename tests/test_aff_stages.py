@@ -16,9 +16,8 @@ from torch import nn
 
 import infer_aff
 from data.dataset import AffinitySet
-from data.images import read_image
+from data.images import read_image, voc_palette
 from data.layout import VOC_CLASSES, VOCLayout
-from data.prepare import voc_palette
 from data.transforms import augment_mapped, denormalize, normalize
 from methods.affinity import confident_labels, pair_affinity
 from methods.random_walk import start_scores, transition, walk_cams

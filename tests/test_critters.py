@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import critters, prepare
+from data import critters, images, prepare
 from data.images import read_image
 from data.layout import VOCLayout
 from tests.conftest import ROOT
@@ -106,14 +106,14 @@ def test_the_folder_is_a_dataset(root):
 def test_truth_has_vocs_colours(root):
     palette = Image.open(root / "SegmentationClass/train_0000.png").getpalette()
     assert palette[:15] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128]
-    assert list(prepare.voc_palette()[-3:]) == [224, 224, 192]
+    assert list(images.voc_palette()[-3:]) == [224, 224, 192]
 
 
 def test_the_same_command_again_does_nothing(root, capsys):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     (root / "ImageSets/Segmentation/mine.txt").write_text("train_0000\n")       # an own list does no harm
     prepare.main(["critters", "--out", str(root), "--train", "6", "--val", "3"])
-    assert "whole: nothing to do" in capsys.readouterr().out
+    assert "complete: nothing to do" in capsys.readouterr().out
     assert all(path.stat().st_mtime_ns == then for path, then in before.items() if path.is_file())
 
 
@@ -128,7 +128,7 @@ def test_a_damaged_set_and_a_strange_folder_are_refused(tmp_path):
     words = ["critters", "--out", str(tmp_path / "set"), "--train", "1", "--val", "1"]
     prepare.main(words)
     (tmp_path / "set/SegmentationClass/val_0000.png").unlink()
-    with pytest.raises(SystemExit, match="not whole"):
+    with pytest.raises(SystemExit, match="incomplete"):
         prepare.main(words)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/holiday.jpg").write_text("mine")
@@ -158,11 +158,13 @@ def test_an_empty_folder_is_filled(tmp_path):
     assert VOCLayout(tmp_path).ids("val") == ["val_0000"]
 
 
-def test_command_line():
+def test_command_line(tmp_path, monkeypatch, capsys):
     help_text = subprocess.run([sys.executable, "-m", "data.prepare", "critters", "--help"], cwd=ROOT, text=True,
                                capture_output=True, check=True).stdout
     assert all(flag in help_text for flag in ("--out", "--seed", "--plain", "--train", "--val"))
-    assert prepare.parse(["critters"]).out.name == "critters"
-    assert prepare.parse(["critters", "--plain"]).out.name == "critters_plain"
-    with pytest.raises(SystemExit):
-        prepare.parse(["critters", "--seed", "-1"])
+    monkeypatch.chdir(tmp_path)
+    for more in [], ["--plain"]:
+        prepare.main(["critters", "--train", "1", "--val", "1", *more])
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["critters", "critters_plain"]
+    with pytest.raises(SystemExit, match="--seed starts at 0"):
+        prepare.main(["critters", "--seed", "-1"])

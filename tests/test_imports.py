@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 FOLDERS = ("models", "networks", "methods", "data", "tools")
 STAGES = {p.stem for p in ROOT.glob("*.py")} - {"config", "pipeline"}
 MODULES = {str(p.relative_to(ROOT)): ast.parse(p.read_text("utf-8"))
-           for folder in (".", *FOLDERS, "benchmarks") for p in sorted((ROOT / folder).glob("*.py"))}
+           for folder in (".", *FOLDERS, "data/prepare", "benchmarks") for p in sorted((ROOT / folder).glob("*.py"))}
 # What a module of a folder may import of our own. A root stage is imported by nobody.
 MAY_IMPORT = {
     "networks": {"networks"},
@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "benchmarks": {"models", "networks", "methods", "data", "tools", "config", "benchmarks", "infer", "train"},
 }
 WEIGHTS = "networks/pretrained.py"          # the one file of networks/ and methods/ that opens files
-WRITERS = {"tools/files.py", "tools/maps.py", "tools/experiment.py", "tools/lock.py", "data/prepare.py"}
+WRITERS = {"tools/files.py", "tools/maps.py", "tools/experiment.py", "tools/lock.py", "data/prepare/writing.py",
+           "data/prepare/critters.py"}
 
 
 def imports(tree):

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import reproduce
-from data import prepare
+from data import images
 from data.layout import VOC_CLASSES, VOCLayout
 from models import MODELS
 from networks import build
@@ -370,7 +370,7 @@ def voc(finished, tmp_path_factory):
         edge = (mask[1:] != mask[:-1])[:, 1:] | (mask[:, 1:] != mask[:, :-1])[1:]
         mask[1:, 1:][edge] = 255
         picture = Image.fromarray(mask)
-        picture.putpalette(prepare.voc_palette())
+        picture.putpalette(images.voc_palette())
         picture.save(root / f"SegmentationClass/{image_id}.png")
         objects = "".join(f"<object><name>{escape(n)}</name><difficult>{number % 2}</difficult>"
                           "<part><name>head</name></part></object>" for n in names)

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 import pipeline
+from data.images import voc_palette
 from data.layout import VOCLayout
-from data.prepare import voc_palette
 from tests import chromium
 from tests.stages import call, parse
 from tools.experiment import Experiment

@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from data.images import read_image
+from data.images import read_image, voc_palette
 from data.layout import VOC_CLASSES, VOCLayout
-from data.prepare import voc_palette
 from data.transforms import views
 from methods.segmentation import multi_scale_scores
 from networks import build

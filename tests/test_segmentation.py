@@ -7,10 +7,9 @@ from PIL import Image
 from torch import nn
 
 from data.dataset import SegSet
-from data.images import ImageFolder, image_size, read_image
+from data.images import ImageFolder, image_size, read_image, voc_palette
 from data.layout import VOCLayout
 from data.loader import view_loader
-from data.prepare import voc_palette
 from data.transforms import augment_labelled, normalize, views
 from methods.segmentation import Segmentation, multi_scale_scores
 from tests.conftest import assert_close

@@ -1,0 +1,29 @@
+"""Make a dataset folder that every stage reads; data/layout.py says what lies in it.
+
+A command is a file here: add_arguments(parser) defines its flags; run(args) does the work, prints what came of it and
+raises ValueError or OSError with what to do.
+"""
+import argparse
+import sys
+
+from data.prepare import critters
+
+COMMANDS = {"critters": critters}
+
+
+def main(words=None):
+    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        summary, _, rest = command.__doc__.partition("\n")
+        command.add_arguments(commands.add_parser(name, help=summary.rstrip("."), description=f"{summary}\n{rest}",
+                                                  formatter_class=_Formatter))
+    args = parser.parse_args(words)
+    try:
+        COMMANDS[args.command].run(args)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass

@@ -1,0 +1,4 @@
+"""python -m data.prepare COMMAND"""
+from data.prepare import main
+
+main()
