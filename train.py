@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from data.dataset import TrainSet
-from data.layout import VOCLayout
+from data.layout import IGNORE, VOCLayout
 from data.loader import Plan, train_loader, view_loader
 from data.transforms import augment
 from methods.cam import image_cams
@@ -99,6 +99,10 @@ def measure_cams(settings, network, layout, device, plan, ids, epoch):
     if distributed.agree(interrupt.asked())[0]:         # the epoch is saved; it is measured when the run resumes
         interrupt.leave()
     histogram.counts = distributed.sum_array(histogram.counts, device)
+    if not histogram.counts[1:].any():
+        distributed.say(f"the ground truth of {settings.val_list} shows no object, background and {IGNORE} alone: no "
+                        f"mIoU. python -m data.prepare check --root {layout.root} lists what is wrong")
+        return {}
     curve = list(zip(thresholds, iou(histogram.matrices()).mean(-1).tolist()))
     best = max(curve, key=lambda point: point[1])
     return {"miou": best[1], "threshold": best[0], "curve": curve}
