@@ -19,7 +19,7 @@ from models import MODELS
 from networks import CAM_NETWORKS, build
 from networks.pretrained import load_weights, read_description
 from pipeline import experiment_of
-from tools import distributed, engine, flags, interrupt
+from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, import_pydensecrf, refine_all
 from tools.files import save_image
 from tools.maps import alpha_name, find_maps, read_cam, save_cam, save_crf
@@ -27,6 +27,8 @@ from tools.provenance import digests
 from tools.visualize import overlay
 
 CRF_SHRINKS_TO = 0.3        # a deflated CRF map beside plain float16; .20 to .32 on the critters
+LESS_MEMORY = ("--max_side 512 shrinks it for the network, --scales 1 shows it at one size, --precision bf16 needs "
+               "less; or take it off the list")
 
 
 def main():
@@ -77,7 +79,7 @@ def write_cams(settings, experiment, layout, device, weights, folder, ids):
     engine.to_device(network.eval(), device, inference=True)
     images = view_loader(layout, ids, settings.scales, settings.labels == "given",
                          **engine.loader_for(device, settings.num_workers))
-    with engine.autocast(device, settings.precision):
+    with engine.autocast(device, settings.precision), remedies.one_by_one(images, LESS_MEMORY) as images:
         cams = image_cams(network, images, settings.labels)
         for image_id, classes, scores in interrupt.progress(cams, len(ids), "CAM"):
             save_cam(folder / f"{image_id}.{settings.format}", classes, scores, settings.format)

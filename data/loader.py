@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data.images import read_image
 from data.transforms import shrink, views
@@ -130,4 +130,10 @@ class _Views(Dataset):
                 return image_id, None, str(error), None
             raise
         label = torch.from_numpy(self.layout.label(image_id)) if self.labelled else None
-        return image_id, views(image, self.scales), image.shape[:2], label
+        made = views(image, self.scales)
+        if get_worker_info():
+            # Here, where an error reaches the caller: in the thread that hands the tensors over, where PyTorch would do
+            # it, a full /dev/shm prints a traceback, and the caller waits for ever.
+            for tensor in made:
+                tensor.share_memory_()
+        return image_id, made, image.shape[:2], label
