@@ -319,5 +319,16 @@ RECIPES = {
     },
 }
 
+# The authors' flags by the script that has them here. Their scripts shared one parser, so people give each of them all.
+_AUTHORS_FLAGS = {
+    "train.py": ("train_list", "val_list", "batch_size", "resize", "crop", "lr", "wt_dec", "max_epochs", "er_init",
+                 "cl_init", "cc_init", "cc_slope", "print_freq", "vis_freq"),
+    "infer.py": ("model", "load_epo", "infer_list", "vis", "dict", "crf", "alphas"),
+    "evaluation.py": ("list", "task", "dict_dir", "gt_dir"),
+}
+for _settings, _script in ((Train, "train.py"), (Infer, "infer.py"), (Evaluate, "evaluation.py")):
+    _settings.elsewhere = {_flag: _other for _other, _names in _AUTHORS_FLAGS.items() for _flag in _names
+                           if _other != _script}
+
 for _settings in (Common, Train, Infer, TrainAff, InferAff, TrainSeg, InferSeg, Evaluate, Reproduce, Report):
     _settings.recipes = {recipe: changes.get(_settings.__name__, {}) for recipe, changes in RECIPES.items()}

@@ -1,6 +1,7 @@
 """A dataclass becomes a command line: each field is a flag with its help, its source and the limits of its value.
 
-A class of settings may hold `recipes`, {recipe: {field: (value, reason)}}: the defaults that a recipe changes.
+A class of settings may hold `recipes`, {recipe: {field: (value, reason)}}: the defaults that a recipe changes; and
+`elsewhere`, {flag: script}: flags that the authors' one parser took for every script and that another script has here.
 """
 import argparse
 import math
@@ -42,10 +43,14 @@ def parse(cls, argv=None, models=None):
     values = defaults(cls, known.recipe)
     for f in fields(cls):
         _add(parser, f, *values[f.name], tuple(models) if models and f.name == "model" else None)
+    elsewhere = {f"--{name}": script for name, script in getattr(cls, "elsewhere", {}).items() if name not in values}
+    for flag in elsewhere:
+        parser.add_argument(flag, dest=flag, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     found, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(_explained(unknown, models or {}, getattr(known, "model", None)))
-    settings = cls(**vars(found))
+    _say_where({flag: script for flag, script in elsewhere.items() if flag in vars(found)}, parser.prog)
+    settings = cls(**{f.name: getattr(found, f.name) for f in fields(cls)})
     for f in fields(cls):
         value = getattr(settings, f.name)
         if isinstance(value, str) and "{name}" in value:
@@ -113,6 +118,17 @@ def _explained(unknown, models, model):
         if owners:
             return f"{flag} is a flag of --model {' and '.join(owners)}, not of {model}"
     return f"unrecognized arguments: {' '.join(unknown)}"
+
+
+def _say_where(ignored, script):
+    """Say in one line which of the given flags are ignored, and which scripts have them: {flag: script}."""
+    distributed = sys.modules.get("tools.distributed")      # a stage that did not import it is one process
+    if not ignored or distributed and not distributed.is_first():
+        return
+    places = [(", ".join(flag for flag in ignored if ignored[flag] == place), place)
+              for place in dict.fromkeys(ignored.values())]
+    print(f"{script} ignores " + " and ".join(f"{names} (of {place})" for names, place in places)
+          + ": the authors' scripts shared their flags, here each has its own", flush=True)
 
 
 def _check(parser, settings):
