@@ -103,7 +103,6 @@ def test_lists(place):
     assert_says(refusal("train", *NEW, "--train_list", "none.txt"), "none.txt lists no image")
     assert_says(refusal("infer", *DEMO, "--dict", "--infer_list", "nope"), "no list nope",
                 "splits: train, train_aug, val")
-    assert_says(refusal("train", *NEW, "--batch_size", 13), "batch of 13", "12 images", "--batch_size takes 1 to 12")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
