@@ -107,6 +107,8 @@ def chosen_ids(settings, layout):
     ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
     if settings.labels == "given" and ids:
         layout.labels(ids)
+        if layout.left_out:
+            distributed.say(layout.left_out)
     return ids
 
 
