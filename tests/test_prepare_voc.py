@@ -371,7 +371,8 @@ def test_without_labels_or_lists_the_message_names_what_brings_them(root, tmp_pa
     voc("--root", root)                                             # labels alone
     text = capsys.readouterr().out
     assert "no train_aug.txt" in text and "--train_list" in text and "--sbd" in text
-    for path in (root / "Annotations").iterdir():
+    voc("--root", root)                                             # labels.json is enough from now on
+    for path in [*(root / "Annotations").iterdir(), root / "labels.json"]:
         path.unlink()
     message = refused("--root", root)
     assert "cls_labels.npy" in message and "--labels" in message

@@ -26,7 +26,7 @@ from data.layout import VOCLayout
 from data.prepare import sbd
 from data.prepare.archives import download, unpack
 from data.prepare.label_arrays import read_label_arrays
-from data.prepare.writing import remove, write_json, write_text
+from data.prepare.writing import remove, write_json, write_lines
 
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets", "SegmentationClass", "SegmentationObject")
 SPLITS = ("train", "val", "train_aug", "test")
@@ -193,7 +193,7 @@ def put_list(layout, split, ids, words):
     if path.exists():
         print(f"{path}: {len(ids)} images, there already")
         return
-    write_text(path, "\n".join(ids))
+    write_lines(path, ids)
     field = ", the field's list" if split == "train_aug" and len(ids) == TRAIN_AUG else ""
     print(f"{path}: {len(ids)} images{field}, from {words}")
 

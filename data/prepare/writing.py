@@ -17,6 +17,10 @@ def write_text(path, text):
         aside.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
+def write_lines(path, lines):
+    write_text(path, "\n".join(lines))
+
+
 def write_json(path, value):
     """Write JSON, one entry a line."""
     write_text(path, json.dumps(value, indent=0, ensure_ascii=False))
