@@ -112,8 +112,10 @@ class Infer(Inference):
     alphas: tuple[float, ...] = option((6, 10, 24), "background = (1 - max CAM) ^ alpha, one CRF an alpha", PAPER,
                                        content=False, least=0)
     scales: tuple[float, ...] = option((0.5, 1.0, 1.5, 2.0), "each also mirrored", PAPER, above=0)
-    labels: str = option("given", "classes to look for: the dataset's labels, or those the network predicts",
-                         choices=("given", "predicted"))
+    labels: str = option("given", "classes to look for: the dataset's labels, or those that the network predicts, "
+                         "which needs no labels", choices=("given", "predicted"))
+    max_side: int = option(0, "an image with a longer side is shrunk to it for the network and the CRF; its maps keep "
+                           "its own size; 0 = never", least=0)
     crf_iterations: int = option(10, "mean field iterations", PAPER, content=False, least=1)
     format: str = option("npz", "npz, or the pickled dicts of the authors (npy)", choices=("npz", "npy"), content=False)
     dict_dir: str = option("", "folder of the CAMs; empty: dict and the model's suffix (dict_model_oc)", content=False)
@@ -316,6 +318,17 @@ RECIPES = {
         "InferSeg": {"scales": ((0.75, 1.0, 1.25), "a quarter of the time")},
     },
 }
+
+# The authors' flags by the script that has them here. Their scripts shared one parser, so people give each of them all.
+_AUTHORS_FLAGS = {
+    "train.py": ("train_list", "val_list", "batch_size", "resize", "crop", "lr", "wt_dec", "max_epochs", "er_init",
+                 "cl_init", "cc_init", "cc_slope", "print_freq", "vis_freq"),
+    "infer.py": ("model", "load_epo", "infer_list", "vis", "dict", "crf", "alphas"),
+    "evaluation.py": ("list", "task", "dict_dir", "gt_dir"),
+}
+for _settings, _script in ((Train, "train.py"), (Infer, "infer.py"), (Evaluate, "evaluation.py")):
+    _settings.elsewhere = {_flag: _other for _other, _names in _AUTHORS_FLAGS.items() for _flag in _names
+                           if _other != _script}
 
 for _settings in (Common, Train, Infer, TrainAff, InferAff, TrainSeg, InferSeg, Evaluate, Reproduce, Report):
     _settings.recipes = {recipe: changes.get(_settings.__name__, {}) for recipe, changes in RECIPES.items()}

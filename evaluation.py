@@ -15,7 +15,7 @@ import config
 import numpy as np
 from tqdm import tqdm
 
-from data.layout import VOCLayout
+from data.layout import IGNORE, VOCLayout
 from pipeline import experiment_of, result_file, to_make
 from tools import flags
 from tools.files import write_json, written_aside
@@ -99,11 +99,11 @@ def evaluate_cams(settings, layout, paths):
         classes, scores = read_cam(paths[image_id])
         return classes, scores if len(classes) else np.zeros((0, *truth.shape), np.float32)     # an image of no class
 
-    count(settings, layout, paths, predict, lambda cam, truth: histogram.add(*cam, truth))
+    seen = count(settings, layout, paths, predict, lambda cam, truth: histogram.add(*cam, truth))
     mious = iou(histogram.matrices()).mean(-1).tolist()
     best, fixed = int(np.argmax(mious[:len(searched)])), len(searched)
     whole = len(searched) + 1 + int(np.argmax(mious[len(searched) + 1:]))
-    result = describe(histogram.confusion(best), layout)
+    result = describe(histogram.confusion(best), layout) | seen
     result |= {"threshold": searched[best], "fixed_threshold": settings.threshold, "fixed_miou": mious[fixed],
                "curve": [[t, m] for t, m in zip(searched, mious)],
                "at_an_end": len(searched) > 1 and best in (0, len(searched) - 1),
@@ -124,15 +124,23 @@ def evaluate_labels(settings, layout, paths):
             raise ValueError("no map of the background: these are CAMs, not CRF maps (--task cam)")
         return classes[scores.argmax(0)].reshape(scores.shape[1:])
 
-    count(settings, layout, paths, predict, lambda labels, truth: confusion.add(labels, truth))
-    return describe(confusion, layout) | {"threshold": None, "fixed_threshold": None, "fixed_miou": None, "curve": []}
+    seen = count(settings, layout, paths, predict, lambda labels, truth: confusion.add(labels, truth))
+    return describe(confusion, layout) | seen | {"threshold": None, "fixed_threshold": None, "fixed_miou": None,
+                                                 "curve": []}
 
 
 def count(settings, layout, paths, predict, add):
-    """Call add(prediction, truth) for each image; ValueError gives the count and names of those of another size."""
-    wrong_size = []
+    """Call add(prediction, ground truth) for each image; return how much of the ground truth is ignored.
+
+    Returns {"ignored": percent of all pixels, "without_object": images whose ground truth shows no object}. ValueError
+    gives the count and names of predictions of another size, and says so where no image shows an object.
+    """
+    wrong_size, ignored, pixels, empty = [], 0, 0, []
     for image_id, path in tqdm(paths.items(), "evaluation", mininterval=1):
         truth = layout.ground_truth(image_id, settings.gt_dir)
+        ignored, pixels = ignored + int((truth == IGNORE).sum()), pixels + truth.size
+        if not ((truth > 0) & (truth != IGNORE)).any():
+            empty.append(image_id)
         try:
             prediction = predict(image_id, truth)
             size = prediction[-1].shape[-2:] if isinstance(prediction, tuple) else prediction.shape
@@ -145,6 +153,13 @@ def count(settings, layout, paths, predict, add):
     if wrong_size:
         raise ValueError(f"{len(wrong_size)} of {len(paths)} predictions do not have their ground truth's size "
                          f"({'; '.join(wrong_size[:3])}): were they written for other images?")
+    if len(empty) == len(paths):
+        folder = settings.gt_dir or layout.root / "SegmentationClass"
+        raise ValueError(f"no object is left in the ground truth {folder} of {settings.list}: "
+                         f"{100 * ignored / pixels:.1f}% of its pixels are {IGNORE}, which is ignored, the others are "
+                         "background. Black and white masks have to be converted to class ids first; python -m "
+                         f"data.prepare check --root {layout.root} lists what is wrong")
+    return {"ignored": 100 * ignored / pixels, "without_object": len(empty)}
 
 
 def describe(confusion, layout):
@@ -177,6 +192,9 @@ def print_report(result, title):
             t, miou = result["whole_range"]
             print("The best lies at an end of the range. "
                   f"Over 0 .. 1 it is {miou:.3f}% at {t:g} (--thresholds LO HI STEP)")
+    print(f"{'ignored':>16} {result['ignored']:7.3f}%  of the ground truth's pixels are {IGNORE}"
+          + (f"; {result['without_object']} of {result['images']} images show no object" if result["without_object"]
+             else ""))
     missing = len(result["per_class"]) - result["occurring"]
     if missing:
         print(f"{'':>16} {result['miou_occurring']:7.3f}%  over the {result['occurring']} classes that occur; "

@@ -12,7 +12,7 @@ import pytest
 from models import MODELS
 from tests.conftest import ROOT
 from tests.stages import parse
-from tools import flags
+from tools import flags, remedies
 
 OC, CSE = MODELS["model_oc"].Settings, MODELS["model_cse"].Settings
 STAGES = (OC, CSE, Infer, Evaluate, Reproduce, TrainAff, InferAff, TrainSeg, InferSeg)
@@ -290,6 +290,41 @@ def test_a_models_flags_are_its_own(capsys):
     assert "--cc_init" not in capsys.readouterr().out
 
 
+# The authors' scripts shared one parser; which script has a flag here, and what each of the three is given in vain.
+@pytest.mark.parametrize(("cls", "words", "of"), [
+    (Train, "--vis --dict --crf --alphas 6", {"infer.py": "--vis, --dict, --crf, --alphas"}),
+    (Train, "--alphas=6 --load_epo 14 --infer_list val --task cam --dict_dir dict --gt_dir G --list train",
+     {"infer.py": "--alphas, --load_epo", "evaluation.py": "--task, --dict_dir"}),
+    (Infer, "--batch_size 8 --lr .01 --wt_dec 0", {"train.py": "--batch_size, --lr, --wt_dec"}),
+    (Infer, "--resize 256 448 --crop 384 --max_epochs 15 --train_list train_aug --val_list val --print_freq 1 "
+     "--vis_freq -1 --er_init imagenet --cl_init cam --cc_init .3 --cc_slope .05 --list train",
+     {"train.py": "--resize, --crop", "evaluation.py": "--list"}),
+    (Evaluate, "--model model_cse --alphas 6 10 24 --lr .01 --vis",
+     {"infer.py": "--model, --alphas, --vis", "train.py": "--lr"}),
+])
+def test_the_authors_flags_that_another_script_has_now_are_ignored_in_one_line(capsys, cls, words, of):
+    settings = parse(cls, [*NAME, *words.split()])
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 1 and not printed.err and all(
+        word in printed.out for script, names in of.items() for word in (script, *names.split(", ")))
+    usual = parse(cls, NAME)
+    assert flags.as_json(settings) == flags.as_json(usual) and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("cls", "words"), [
+    (Train, ["--vis_all"]), (Train, ["--alpha", "6"]), (Infer, ["--momentum", "0"]), (TrainAff, ["--vis"]),
+    (InferAff, ["--batch_size", "8"]), (Evaluate, ["--dup", "4"])])
+def test_flags_that_no_script_of_the_authors_had_are_refused(capsys, cls, words):
+    assert f"unrecognized arguments: {' '.join(words)}" in refused(capsys, cls, [*NAME, *words])
+
+
+def test_what_is_ignored_is_said_by_one_of_several_processes(capsys, monkeypatch):
+    for rank, said in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        parse(Train, [*NAME, "--vis"])
+        assert ("infer.py" in capsys.readouterr().out) == said
+
+
 def test_what_changes_no_number_may_change_in_a_run_that_goes_on():
     a = parse(Train, [*NAME, "--device", "cpu", "--num_workers", "0", "--save_minutes", "1", "--data_root", "A"])
     b = parse(Train, ["--name", "Y", "--device", "auto", "--num_workers", "1", "--overwrite",
@@ -307,8 +342,8 @@ def test_what_changes_no_number_may_change_in_a_run_that_goes_on():
     (FileNotFoundError("no folder X"), "error: no folder X"),
     (ValueError("Caught ValueError in DataLoader worker process 0.\nTraceback ...\nValueError: no picture a.jpg"),
      "error: ValueError: no picture a.jpg"),
-    (KeyboardInterrupt(), "stopped: run the same command to go on"),
-    (MemoryError(), "error: MemoryError"),
+    (KeyboardInterrupt(), "stopped: run the same command to resume"),
+    (MemoryError(), f"error: the memory is full: {remedies.LESS_FOR_TRAINING} (MemoryError)"),
 ])
 def test_errors_are_told_without_a_traceback(error, said):
     def main():

@@ -69,6 +69,11 @@ def is_main():
     return rank() == 0
 
 
+def is_first():
+    """Tell, also before start, whether this process is alone or the first that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def barrier():
     if dist.is_initialized():
         dist.barrier()

@@ -1,12 +1,15 @@
 """A dataclass becomes a command line: each field is a flag with its help, its source and the limits of its value.
 
-A class of settings may hold `recipes`, {recipe: {field: (value, reason)}}: the defaults that a recipe changes.
+A class of settings may hold `recipes`, {recipe: {field: (value, reason)}}: the defaults that a recipe changes; and
+`elsewhere`, {flag: script}: flags that the authors' one parser took for every script and that another script has here.
 """
 import argparse
 import math
 import re
 import sys
 from dataclasses import MISSING, asdict, field, fields
+
+from tools import interrupt, remedies
 
 OURS = "ours"
 
@@ -40,10 +43,14 @@ def parse(cls, argv=None, models=None):
     values = defaults(cls, known.recipe)
     for f in fields(cls):
         _add(parser, f, *values[f.name], tuple(models) if models and f.name == "model" else None)
+    elsewhere = {f"--{name}": script for name, script in getattr(cls, "elsewhere", {}).items() if name not in values}
+    for flag in elsewhere:
+        parser.add_argument(flag, dest=flag, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     found, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(_explained(unknown, models or {}, getattr(known, "model", None)))
-    settings = cls(**vars(found))
+    _say_where({flag: script for flag, script in elsewhere.items() if flag in vars(found)}, parser.prog)
+    settings = cls(**{f.name: getattr(found, f.name) for f in fields(cls)})
     for f in fields(cls):
         value = getattr(settings, f.name)
         if isinstance(value, str) and "{name}" in value:
@@ -113,6 +120,17 @@ def _explained(unknown, models, model):
     return f"unrecognized arguments: {' '.join(unknown)}"
 
 
+def _say_where(ignored, script):
+    """Say in one line which of the given flags are ignored, and which scripts have them: {flag: script}."""
+    distributed = sys.modules.get("tools.distributed")      # a stage that did not import it is one process
+    if not ignored or distributed and not distributed.is_first():
+        return
+    places = [(", ".join(flag for flag in ignored if ignored[flag] == place), place)
+              for place in dict.fromkeys(ignored.values())]
+    print(f"{script} ignores " + " and ".join(f"{names} (of {place})" for names, place in places)
+          + ": the authors' scripts shared their flags, here each has its own", flush=True)
+
+
 def _check(parser, settings):
     """Refuse values that make no sense, in the words of the flag."""
     for f in fields(settings):
@@ -178,29 +196,22 @@ def _call(main):
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("stopped: run the same command to go on")
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        if "--traceback" in sys.argv:
+        interrupt.end_bars()
+        sys.exit("stopped: run the same command to resume")
+    except Exception as error:
+        interrupt.end_bars()
+        message = _message(error)
+        if "--traceback" in sys.argv or message is None:
             raise
+        sys.exit(f"error: {message}")
+
+
+def _message(error):
+    """Put an error that a person can fix in words; None for one in the program."""
+    if isinstance(error, RuntimeError | MemoryError | OSError) and (words := remedies.remedy(error)):
+        return words
+    if isinstance(error, ValueError | OSError | ImportError):
         # A loader's process sends its whole traceback as the message; its last line is the error.
-        words = str(error).strip().splitlines() if "DataLoader worker" in str(error) else [str(error)]
-        sys.exit(f"error: {words[-1] or type(error).__name__}")
-    except RuntimeError as error:
-        if "--traceback" in sys.argv or not (remedy := _remedy(type(error).__name__, str(error))):
-            raise
-        sys.exit(f"error: {remedy}")
-
-
-def _remedy(kind, words):
-    """Explain those of torch's errors that a person can fix."""
-    if kind == "OutOfMemoryError" or "allocate memory" in words:
-        return ("the memory is full: --accumulate or --checkpoint_blocks train the same in less; a smaller "
-                "--batch_size, --crop or --width needs less, so does bf16")
-    if "DataLoader worker" in words and "exited unexpectedly" in words or "is killed by signal" in words:
-        return ("a process that reads images was killed, perhaps for want of memory: take fewer --num_workers, "
-                "then run the same command to go on")
-    if kind in ("DistBackendError", "DistNetworkError") or "closed by peer" in words or "gloo" in words.lower():
-        reason = re.sub(r"^\[\S+\] ", "", words.splitlines()[0]).split(". ")[0]     # without the file and line in torch
-        return ("another process of this run has ended or cannot be reached: what is on disk is complete; see its "
-                f"message, then run the same command to go on ({reason[:150]})")
+        lines = str(error).strip().splitlines() if "DataLoader worker" in str(error) else [str(error)]
+        return lines[-1] or type(error).__name__
     return None
