@@ -125,7 +125,8 @@ def evaluate_labels(settings, layout, paths):
         return classes[scores.argmax(0)].reshape(scores.shape[1:])
 
     seen = count(settings, layout, paths, predict, lambda labels, truth: confusion.add(labels, truth))
-    return describe(confusion, layout) | seen | {"threshold": None, "fixed_threshold": None, "fixed_miou": None, "curve": []}
+    return describe(confusion, layout) | seen | {"threshold": None, "fixed_threshold": None, "fixed_miou": None,
+                                                 "curve": []}
 
 
 def count(settings, layout, paths, predict, add):

@@ -11,22 +11,25 @@ from itertools import chain
 
 import config
 
-from data.images import mean_pixels, read_image, ten_of
+from data.images import image_size, mean_pixels, read_image, ten_of
 from data.layout import VOCLayout
 from data.loader import view_loader
+from data.transforms import resize_scores, shrink
 from methods.cam import image_cams
 from models import MODELS
 from networks import CAM_NETWORKS, build
 from networks.pretrained import load_weights, read_description
 from pipeline import experiment_of
-from tools import distributed, engine, flags, interrupt
+from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, import_pydensecrf, refine_all
 from tools.files import save_image
 from tools.maps import alpha_name, find_maps, read_cam, save_cam, save_crf
 from tools.provenance import digests
-from tools.visualize import overlay
+from tools.visualize import OVERLAY_SIDE, overlay
 
 CRF_SHRINKS_TO = 0.3        # a deflated CRF map beside plain float16; .20 to .32 on the critters
+LESS_MEMORY = ("--max_side 512 shrinks it for the network, --scales 1 shows it at one size, --precision bf16 needs "
+               "less; or take it off the list")
 
 
 def main():
@@ -75,11 +78,13 @@ def write_cams(settings, experiment, layout, device, weights, folder, ids):
         return
     network = trained_network(experiment, layout, weights)
     engine.to_device(network.eval(), device, inference=True)
-    images = view_loader(layout, ids, settings.scales, settings.labels == "given",
+    images = view_loader(layout, ids, settings.scales, settings.labels == "given", settings.max_side,
                          **engine.loader_for(device, settings.num_workers))
-    with engine.autocast(device, settings.precision):
+    with engine.autocast(device, settings.precision), remedies.one_by_one(images, LESS_MEMORY) as images:
         cams = image_cams(network, images, settings.labels)
         for image_id, classes, scores in interrupt.progress(cams, len(ids), "CAM"):
+            if settings.max_side:
+                scores = resize_scores(scores, *image_size(layout.image_path(image_id)))
             save_cam(folder / f"{image_id}.{settings.format}", classes, scores, settings.format)
             yield image_id
 
@@ -87,18 +92,23 @@ def write_cams(settings, experiment, layout, device, weights, folder, ids):
 def crf_job(settings, layout, folders, image_id, alphas):
     """Describe the CRF of an image whose CAMs are on disk, for refine_all."""
     source, name = find_maps(folders["dict"], image_id), f"{image_id}.{settings.format}"
-    return Job(image_id, partial(load_for_crf, layout, image_id, source),
+    return Job(image_id, partial(load_shrunk, layout, image_id, source, settings.max_side),
                partial(save_refined, folders, name, settings.format), alphas)
 
 
-def load_for_crf(layout, image_id, source):
-    """Read what the CRF of an image needs, and the classes of its maps."""
-    image = read_image(layout.image_path(image_id))
-    classes, scores = read_cam(source, image.shape[:2])
-    return image, scores, [0, *classes]
+def load_shrunk(layout, image_id, source, max_side):
+    """Read an image and its CAMs, both shrunk to max_side, the classes of its CRF maps and the image's own size."""
+    path = layout.image_path(image_id)
+    image, size = shrink(read_image(path, max_side), max_side), image_size(path)
+    classes, scores = read_cam(source, size)
+    if image.shape[:2] != size:
+        scores = resize_scores(scores, *image.shape[:2])
+    return image, scores, [0, *classes], size
 
 
-def save_refined(folders, name, format, alpha, scores, classes):
+def save_refined(folders, name, format, alpha, scores, classes, size):
+    if scores.shape[1:] != size:
+        scores = resize_scores(scores, *size)
     save_crf(folders[alpha] / name, classes, scores, format)
 
 
@@ -106,7 +116,12 @@ def chosen_ids(settings, layout):
     """Return the shard's IDs, after a check that all their images and labels exist."""
     ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
     if settings.labels == "given" and ids:
-        layout.labels(ids)
+        try:
+            layout.labels(ids)
+        except ValueError as error:
+            if "without labels" not in str(error):
+                raise
+            raise ValueError(f"{error}; --labels predicted looks for the classes that the network recognises") from None
     return ids
 
 
@@ -116,9 +131,10 @@ def open_outputs(settings, experiment, layout, weights, ids):
     dict_dir = settings.dict_dir or f"dict{suffix}"
     made = {"classes": layout.classes, "scales": settings.scales, "precision": settings.precision,
             "labels": settings.labels, "format": settings.format, "data": digests(layout.sources())}
-    outputs = {"dict": (dict_dir, f"infer {settings.model}", made, [weights])}
+    shrunk = {"max_side": settings.max_side} if settings.max_side else {}       # so that older folders stay as they are
+    outputs = {"dict": (dict_dir, f"infer {settings.model}", made | shrunk, [weights])}
     for alpha in settings.alphas if settings.crf else ():
-        made = {"alpha": alpha, "iterations": settings.crf_iterations, "format": settings.format}
+        made = {"alpha": alpha, "iterations": settings.crf_iterations, "format": settings.format} | shrunk
         outputs[alpha] = (f"{settings.crf_dir or f'crf{suffix}'}/{alpha_name(alpha)}", "infer crf", made,
                           [experiment / dict_dir])
     if settings.vis:
@@ -154,14 +170,14 @@ def trained_network(experiment, layout, weights):
 def draw_overlays(settings, layout, folders, image_id):
     """Write infer/ID_cam_CLASS.png for each class of an image."""
     source = find_maps(folders["dict"], image_id)
-    classes, scores = read_cam(source)
+    classes, _ = read_cam(source)
     if len(classes) and not 1 <= min(classes) <= max(classes) <= len(layout.classes):
         raise ValueError(f"{source} holds a class that {layout.root} lacks: delete it and run the same command again")
     names = [layout.classes[c - 1] for c in classes]
     paths = [folders["vis"] / f"{image_id}_cam_{name.replace('/', '_')}.png" for name in names]
     if all(path.exists() for path in paths):
         return
-    image = read_image(layout.image_path(image_id))
+    image, scores, *_ = load_shrunk(layout, image_id, source, OVERLAY_SIDE)
     for path, name, score in zip(paths, names, scores):
         save_image(path, overlay(image, score, f"{name}  ({settings.model})"))
 

@@ -22,11 +22,13 @@ from methods.random_walk import walk_cams
 from networks import build
 from networks.pretrained import load_weights, read_description
 from pipeline import experiment_of, to_make
-from tools import distributed, engine, flags, interrupt
+from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, refine_all
 from tools.files import save_labels
 from tools.maps import alpha_pair, find_maps, lacking, read_cam
 from tools.provenance import digests, verify
+
+LESS_MEMORY = "--precision bf16 needs less, and so does a smaller copy of the image in JPEGImages/ (and of its maps)"
 
 
 def main():
@@ -110,7 +112,7 @@ def walk_all(settings, layout, network, device, cams):
     """Yield (ID, classes (K + 1,), scores (K + 1, H', W'), (H, W)) of each image after the random walk."""
     images = view_loader(layout, list(cams), scales=(1,), labelled=False,
                          **engine.loader_for(device, settings.num_workers))
-    with engine.autocast(device, settings.precision):
+    with engine.autocast(device, settings.precision), remedies.one_by_one(images, LESS_MEMORY) as images:
         for image_id, views, size, _ in images:
             classes, scores = read_checked(cams[image_id], size, layout)
             walked = walk_cams(network, views[0][:1], torch.from_numpy(scores), settings.dup, settings.beta,

@@ -23,7 +23,7 @@ from models import MODELS
 from networks import parameter_groups
 from networks.pretrained import official_state
 from pipeline import experiment_of
-from tools import distributed, engine, flags, interrupt
+from tools import distributed, engine, flags, interrupt, remedies
 from tools.metrics import ThresholdHistogram, iou, threshold_range
 from tools.provenance import digests
 
@@ -90,7 +90,8 @@ def measure_cams(settings, network, layout, device, plan, ids, epoch):
     thresholds = threshold_range(*config.Evaluate.thresholds)
     mine, histogram = distributed.share(ids), ThresholdHistogram(len(layout.classes), thresholds)
     images = view_loader(layout, mine, config.Infer.scales, **engine.loader_for(device, settings.num_workers))
-    with engine.autocast(device, settings.precision):
+    less = "--val_every 0 measures nothing in training; a --val_list of smaller images or --precision bf16 needs less"
+    with engine.autocast(device, settings.precision), remedies.one_by_one(images, less) as images:
         for image_id, classes, scores in tqdm(image_cams(network, images), f"CAMs of {settings.val_list}", len(mine),
                                               leave=False, disable=not distributed.is_main(), mininterval=1):
             histogram.add(classes, scores, layout.ground_truth(image_id))
