@@ -12,9 +12,12 @@ SUFFIXES = (".npz", ".npy", ".pth", ".pt")
 SCORES = ("high_res", "hr_cam", "attn_highres", "highres", "rw", "cam")    # of irn, Puzzle-CAM, CLIP-ES; the best first
 NEARLY = 1e-3               # a score may be so much outside of 0..1: others divide in float16
 KINDS = {"cam": "CAMs", "crf": "CRF maps", "png": "label maps", "vis": "overlays"}
-NOT_CAMS = "not CAMs. --dict_dir names the folder of CAMs; evaluation.py scores CRF maps with --task crf"
-NOT_CRF_MAPS = ("these are not CRF maps. evaluation.py scores CAMs with --task cam; infer.py --crf --dict_dir FOLDER makes "
-                "CRF maps of them")
+HOW_TO_READ = {
+    "cam": "evaluation.py scores CAMs with --task cam; infer.py --crf --dict_dir FOLDER makes CRF maps of them",
+    "crf": "infer.py and infer_aff.py take a folder of CAMs (--dict_dir); evaluation.py scores CRF maps with --task crf",
+    "png": "evaluation.py scores label maps with --task png", "vis": "overlays are pictures for people only"}
+
+NOT_COMPLETED = "No stage wrote that folder, so none completes it: add the files, or name a list of images that it has"
 
 
 def save_cam(path, classes, scores, format="npz"):
@@ -34,13 +37,13 @@ def read_cam(path, size=None):
     hr_cam); arrays or tensors, .npz, .npy, .pth or .pt.
     size  (H, W) of the image: ValueError if the CAMs have another. The authors' file of no class has no size.
     """
-    form, classes, scores = _read_maps(path)
-    return _sized(path, classes + (form == "dict"), scores, size)
+    _, classes, scores = _read_maps(path, first=1)
+    return _sized(path, classes, scores, size)
 
 
 def read_crf(path):
     """Read an image's CRF maps, .npz or .npy: classes (K+1,) int64 ids 0..C, scores (K+1, H, W) float32."""
-    return _read_maps(path)[1:]
+    return _read_maps(path, first=0)[1:]
 
 
 def checked_cam(path, layout, size=None, remedy=""):
@@ -48,10 +51,10 @@ def checked_cam(path, layout, size=None, remedy=""):
 
     remedy  what to do once a file that a stage wrote has been deleted; empty: run infer.py again
     """
-    form, classes, scores = _read_maps(path)
-    if 0 in classes and (form == "ids" or len(classes) > 1 and _sum_to_one(scores)):
-        raise ValueError(f"{path} holds CRF maps, with a background: {NOT_CAMS}")
-    classes, scores = _sized(path, classes + (form == "dict"), scores, size, remedy)
+    form, classes, scores = _read_maps(path, 1, remedy)
+    if 0 in classes or form == "dict" and len(classes) > 1 and 1 in classes and _sum_to_one(scores):
+        raise ValueError(f"{path} holds CRF maps, not CAMs. {HOW_TO_READ['crf']}")
+    classes, scores = _sized(path, classes, scores, size, remedy)
     _require_classes(path, classes, layout, remedy)
     low, high = (float(limit(initial=0)) for limit in (scores.min, scores.max))
     if not -NEARLY <= low <= high <= 1 + NEARLY:
@@ -63,13 +66,14 @@ def checked_cam(path, layout, size=None, remedy=""):
 
 def checked_crf(path, layout, size=None, remedy=""):
     """Read an image's CRF maps as read_crf does; ValueError unless they are CRF maps: see checked_cam."""
-    form, classes, scores = _read_maps(path)
-    if form == "cam" or 0 not in classes:
-        raise ValueError(f"{path} holds no map of the background: {NOT_CRF_MAPS}")
+    _, classes, scores = _read_maps(path, 0, remedy)
+    if 0 not in classes:
+        raise ValueError(f"{path} holds no map of the background: no CRF maps. {HOW_TO_READ['cam']}")
     classes, scores = _sized(path, classes, scores, size, remedy)
     _require_classes(path, classes, layout, remedy)
     if not _sum_to_one(scores):
-        raise ValueError(f"{path} holds scores that do not sum to 1 at each pixel: {NOT_CRF_MAPS}")
+        raise ValueError(f"{path} holds scores that do not sum to 1 at each pixel: no CRF maps. "
+                         + HOW_TO_READ["cam"])
     return classes, scores
 
 
@@ -77,12 +81,12 @@ def require_kind(folder, kind):
     """Raise ValueError if the folder's record says that it holds something else than `kind`: cam, crf or png."""
     found = kind_of(folder)
     if found and found != kind:
-        raise ValueError(f"{folder} holds {KINDS[found]} (its made_by.json says so), not {KINDS[kind]}: "
-                         f"{ {'cam': NOT_CAMS, 'crf': NOT_CRF_MAPS}.get(kind, f'evaluation.py --task {found}')}")
+        raise ValueError(f"{folder} holds {KINDS[found]} (its made_by.json says so), not {KINDS[kind]}. "
+                         + HOW_TO_READ[found])
 
 
 def kind_of(folder):
-    """Tell what a stage wrote into a folder, in the words of evaluation.py: cam, crf, png, or vis; None if no record."""
+    """Tell what a stage wrote into a folder: cam, crf, png (--task of evaluation.py) or vis; None without a record."""
     stage = str(read_made_by(folder).get("stage", ""))
     known = {"infer crf": "crf", "infer vis": "vis", "infer_aff": "png", "infer_seg": "png"}
     return known.get(stage, "cam" if stage.startswith("infer ") else None)
@@ -99,6 +103,11 @@ def is_foreign(folder):
     folder = Path(folder)
     return folder.is_dir() and not (folder / MADE_BY).exists() and any(not p.name.startswith(".")
                                                                        for p in folder.iterdir())
+
+
+def holds_maps(folder):
+    """Tell whether any file of a folder is of an ending that maps have."""
+    return Path(folder).is_dir() and any(path.suffix in SUFFIXES for path in Path(folder).iterdir())
 
 
 def to_fix(path, remedy=""):
@@ -129,7 +138,8 @@ def find_alike(folder):
         return None
     found = [path for path in sorted(folder.parent.iterdir()) if path.is_dir() and _alphas_in(path.name) == alphas]
     if len(found) > 1:
-        raise ValueError(f"no folder {folder}, but {' and '.join(map(str, found))}, which name the same: name one of them")
+        raise ValueError(f"no folder {folder}, but {' and '.join(map(str, found))} are of the same alphas: name one of "
+                         "them")
     return found[0] if found else None
 
 
@@ -169,16 +179,16 @@ def _save_maps(path, classes, scores, format, first, compress):
                 save(file, classes=classes.astype(np.uint8), scores=np.asarray(scores, np.float16))
 
 
-def _read_maps(path):
-    """Read a file of maps: its form, the ids in it (K,) int64, scores (K, H, W) float32.
+def _read_maps(path, first, remedy=""):
+    """Read a file of maps: its form, classes (K,) int64, scores (K, H, W) float32.
 
-    The form is "ids" (ours: classes and scores), "dict" (one key a map: 0..C-1 in CAMs, 0..C in CRF maps), or "cam"
-    (irn's and Puzzle-CAM's: always CAMs, ids 1..C).
+    The form is "ids" (ours: classes and scores), "cam" (irn's and Puzzle-CAM's, always CAMs), or "dict": a key a map,
+    0..C-1 in CAMs, 0..C in CRF maps. first  the class of a dict's key 0
     """
     path = Path(path)
     try:
         table = read_table(path.read_bytes(), {"classes", "scores", "keys", *SCORES})
-        form, classes, scores = _arrays_of(table)
+        form, classes, scores = _arrays_of(table, first)
         with np.errstate(over="ignore"):            # a value too large for float32 becomes infinite
             classes, scores = classes.astype(np.int64), np.require(scores, np.float32, ["C", "W", "O"])
         if classes.ndim != 1 or scores.ndim != 3 or len(classes) != len(scores):
@@ -190,30 +200,30 @@ def _read_maps(path):
     except OSError as error:
         raise unread(path, error) from None
     except Exception as error:      # numpy, zlib and pickle document no set of errors for damaged files
-        raise ValueError(f"{path} cannot be read ({error}): {to_fix(path)}") from None
+        raise ValueError(f"{path} cannot be read ({error}): {to_fix(path, remedy)}") from None
     return form, classes, scores
 
 
-def _arrays_of(table):
-    """Take the form, the ids and the scores from a file's table."""
-    if "keys" in table or "classes" in table:
-        form, key = ("cam", "keys") if "keys" in table else ("ids", "classes")
-        name = next((name for name in (SCORES if form == "cam" else ["scores"]) if name in table), None)
-        if name is None:
-            raise ValueError(f"it has {key}, but no {' or '.join(SCORES) if form == 'cam' else 'scores'}")
-        classes, scores = np.asarray(table[key]), np.asarray(table[name])
-        if not classes.size:                        # a list without items has no type
-            classes = classes.astype(np.int64)
-        if classes.dtype.kind not in "iu":
-            raise ValueError(f"its {key} are {classes.dtype}, not integers")
-        if form == "cam":                           # Puzzle-CAM has 0 before its ids 1..C, irn has 0..C-1
-            padded = len(classes) == len(scores) + 1 and classes[0] == 0
-            classes = classes[1:] if padded else classes + 1
-        return form, classes, scores
-    if not all(type(key) is int for key in table):
-        raise ValueError("it has no classes" if "scores" in table else "not a dict of maps")
-    scores = np.stack([table[c] for c in sorted(table)]) if table else np.zeros((0, 0, 0))
-    return "dict", np.array(sorted(table), np.int64), scores
+def _arrays_of(table, first):
+    """Take the form, the classes and the scores from a file's table."""
+    form = "cam" if "keys" in table else "ids" if "classes" in table else "dict"
+    if form == "dict":
+        if not all(type(key) is int for key in table):
+            raise ValueError("it has no classes" if "scores" in table else "not a dict of maps")
+        scores = np.stack([table[c] for c in sorted(table)]) if table else np.zeros((0, 0, 0))
+        return form, np.array(sorted(table), np.int64) + first, scores
+    key, names = ("keys", SCORES) if form == "cam" else ("classes", ("scores",))
+    if not (name := next((name for name in names if name in table), None)):
+        raise ValueError(f"it has {key}, but no {' or '.join(names)}")
+    classes, scores = np.asarray(table[key]), np.asarray(table[name])
+    if form == "cam" and not classes.size:          # an empty list has no type, and no shape
+        return form, np.zeros(0, np.int64), scores if scores.ndim == 3 else np.zeros((0, 0, 0))
+    if classes.dtype.kind not in "iu":
+        raise ValueError(f"its {key} are {classes.dtype}, not integers")
+    if form == "cam":                               # Puzzle-CAM has 0 before its ids 1..C, irn has 0..C-1
+        padded = len(classes) == len(scores) + 1 and classes[0] == 0
+        classes = classes[1:] if padded else classes + 1
+    return form, classes, scores
 
 
 def _sized(path, classes, scores, size, remedy=""):
@@ -238,6 +248,6 @@ def _sum_to_one(scores):
 
 
 def _alphas_in(name):
-    """Split a folder's name into what stands before its alphas and these: 04_24 -> ("", 4.0, 24.0); None for others."""
+    """Split a folder's name into a word and its alphas: 04_24 -> ("", 4.0, 24.0), crf_4.0 -> ("crf_", 4.0)."""
     found = re.fullmatch(r"(.*crf.*_)?(\d+\.?\d*)(?:_(\d+\.?\d*))?", name, re.IGNORECASE)
     return found and (found[1] or "", *(float(alpha) for alpha in found.groups()[1:] if alpha))

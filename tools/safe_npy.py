@@ -30,8 +30,11 @@ def read_table(content, names):
             return _plain(_read_zipped_torch(archive, start.removesuffix("data.pkl")), names, len(content))
         if not kinds <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
             raise ValueError("its compression is none that numpy writes")
-        return {name: _read_npy_array(archive.read(f"{name}.npy")) for name in names
-                if f"{name}.npy" in archive.namelist()}
+        found = {name: _read_npy_array(archive.read(f"{name}.npy")) for name in names
+                 if f"{name}.npy" in archive.namelist()}
+        if not found:
+            raise ValueError(f"it holds {str(archive.namelist())[:60]}, none of {', '.join(sorted(names))}")
+        return found
 
 
 def _read_npy_array(content):
@@ -97,6 +100,8 @@ def _plain(table, names, most):
     found = {key: _value(value) for key, value in table.items() if type(key) is int or key in names}
     if len(found) < len(table) and not (found and all(type(key) is str for key in table)):
         raise ValueError(f"not a dict of maps: its keys are {str(list(table))[:60]}, no class ids")
+    if not all(isinstance(value, np.ndarray) for key, value in found.items() if type(key) is int):
+        raise ValueError("not a dict of maps: a class has something else than an array")
     if sum(value.nbytes for value in found.values() if isinstance(value, np.ndarray)) > most:
         raise ValueError("not a dict of maps: one is there twice")
     return found
