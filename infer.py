@@ -132,10 +132,14 @@ def given_cams(settings, experiment, layout, ids):
 
     ValueError, with their count, if images have none there.
     """
-    if settings.dict or not settings.dict_dir or not holds_maps(folder := experiment.find_folder(settings.dict_dir)):
+    if not settings.dict_dir or not holds_maps(folder := experiment.find_folder(settings.dict_dir)):
         return None
-    if folder.resolve() == (experiment / settings.dict_dir).resolve() and not is_foreign(folder):
+    own = folder.resolve() == (experiment / settings.dict_dir).resolve()
+    if own and not is_foreign(folder) or settings.dict and not own:
         return None
+    if settings.dict:
+        raise ValueError(f"{folder} holds maps that no stage wrote: without --dict they are only read, for --crf and "
+                         "--vis; or name another folder")
     require_kind(folder, "cam")
     if missing := [i for i in ids if not find_maps(folder, i)]:
         raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
@@ -153,6 +157,8 @@ def require_labels(settings, layout, ids):
             if "without labels" not in str(error):
                 raise
             raise ValueError(f"{error}; --labels predicted looks for the classes that the network recognises") from None
+        if layout.left_out:
+            distributed.say(layout.left_out)
 
 
 def open_outputs(settings, experiment, layout, source, ids):

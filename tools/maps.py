@@ -14,7 +14,7 @@ NEARLY = 1e-3               # a score may be so much outside of 0..1: others div
 KINDS = {"cam": "CAMs", "crf": "CRF maps", "png": "label maps", "vis": "overlays"}
 HOW_TO_READ = {
     "cam": "evaluation.py scores CAMs with --task cam; infer.py --crf --dict_dir FOLDER makes CRF maps of them",
-    "crf": "infer.py and infer_aff.py take a folder of CAMs (--dict_dir); evaluation.py scores CRF maps with --task crf",
+    "crf": "infer.py and infer_aff.py take a folder of CAMs (--dict_dir); evaluation.py takes CRF maps with --task crf",
     "png": "evaluation.py scores label maps with --task png", "vis": "overlays are pictures for people only"}
 
 NOT_COMPLETED = "No stage wrote that folder, so none completes it: add the files, or name a list of images that it has"
