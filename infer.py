@@ -60,7 +60,8 @@ def main():
     folders.setdefault("dict", given)
 
     done = sum(bool(find_maps(folders["dict"], i)) for i in ids)
-    distributed.say(f"{folders['dict']}: {done} of {len(ids)} images are finished")
+    distributed.say(f"the CAMs of {len(ids)} images are read from {given}, which stays as it is" if given else
+                    f"{folders['dict']}: {done} of {len(ids)} images are finished")
     ids = distributed.share(ids)
     with interrupt.remembered():
         make_maps(settings, experiment, layout, device, weights, folders, ids)
@@ -134,8 +135,8 @@ def given_cams(settings, experiment, layout, ids):
     """
     if not settings.dict_dir or not holds_maps(folder := experiment.find_folder(settings.dict_dir)):
         return None
-    own = folder.resolve() == (experiment / settings.dict_dir).resolve()
-    if own and not is_foreign(folder) or settings.dict and not own:
+    own, foreign = folder.resolve() == (experiment / settings.dict_dir).resolve(), is_foreign(folder)
+    if not foreign and (own or settings.dict):
         return None
     if settings.dict:
         raise ValueError(f"{folder} holds maps that no stage wrote: without --dict they are only read, for --crf and "

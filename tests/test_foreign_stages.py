@@ -139,6 +139,12 @@ def test_cams_are_not_taken_for_crf_maps(place, cams):
     assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "theirs"), "theirs/train_0000.npy",
                 "do not sum to 1", "--task cam")
     assert_says(refusal("evaluation", *DEMO, "--task", "png", "--dict_dir", "dict"), "dict holds CAMs", "--task cam")
+    assert_says(refusal("evaluation", *DEMO, "--task", "png", "--dict_dir", "theirs"), "theirs holds no label maps",
+                ".npy", "--task cam")
+    for label_dir in ("dict", "crf/2", "theirs"):
+        assert_says(refusal("train_seg", *DEMO, "--label_dir", label_dir), label_dir.split("/")[0], "label maps", ".py")
+    truth = place / "data/critters/SegmentationClass"
+    assert_says(refusal("evaluation", *DEMO, "--dict_dir", truth), "SegmentationClass holds no CAMs", "--task png")
     for alpha in ("02", "24"):
         shutil.copytree(place / "theirs", place / f"pair/{alpha}")
     line = ("--batch_size", 4, "--init", "random", "--norm", "train", "--max_epochs", 1)
