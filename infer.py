@@ -26,6 +26,7 @@ from tools.files import save_image
 from tools.maps import (
     alpha_name,
     checked_cam,
+    compare_with_labels,
     find_maps,
     holds_maps,
     is_foreign,
@@ -142,10 +143,13 @@ def given_cams(settings, experiment, layout, ids):
         raise ValueError(f"{folder} holds maps that no stage wrote: without --dict they are only read, for --crf and "
                          "--vis; or name another folder")
     require_kind(folder, "cam")
-    if missing := [i for i in ids if not find_maps(folder, i)]:
+    cams = {i: find_maps(folder, i) for i in ids}
+    if missing := [i for i, path in cams.items() if path is None]:
         raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
                          f"{to_make(settings, settings.dict_dir, settings.infer_list, 'cam')}")
     verify(folder, experiment.folder, digests(layout.sources()))
+    if doubt := compare_with_labels(folder, cams, layout):
+        distributed.say(doubt)
     return folder
 
 

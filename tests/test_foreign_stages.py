@@ -154,6 +154,23 @@ def test_cams_are_not_taken_for_crf_maps(place, cams):
     assert_says(refusal("train_aff", *AFF, "--crf_dir", "ours"), "ours/02 holds CAMs", "--task cam")
 
 
+@pytest.mark.parametrize("form", ["dict", "keys"])
+def test_keys_that_count_from_1(place, cams, form):
+    """The images' labels show it; of other classes than the labels a sentence says so."""
+    for name, shift in (("theirs", 0), ("others", 2)):
+        (place / name).mkdir()
+        for image_id, (classes, scores) in cams.items():
+            ids = [(int(c) + shift) % 6 if shift else int(c) for c in classes]
+            save_npy(place / name / image_id, {"keys": np.array(ids), "high_res": scores} if form == "keys" else
+                     dict(zip(ids, scores)))
+    for stage, words in (("evaluation", DEMO), ("infer", (*DEMO, "--crf", "--alphas", 2)), ("infer_aff", (
+            *AFF, "--infer_list", "train"))):
+        message = refusal(stage, *words, "--dict_dir", "theirs", "--name", "N")
+        assert_says(message, "theirs counts its classes from 1", "one lower")
+        assert "delete" not in message
+    assert "others: of 12 images looked at, " in call("evaluation", *DEMO, "--dict_dir", "others")
+
+
 def test_scores_outside_0_to_1(place, cams):
     write_irn(place / "theirs", {i: (classes, 17 * scores) for i, (classes, scores) in cams.items()})
     save_cam(place / "experiment/X/dict/train_0004.npz", *[cams["train_0004"][0], 2 + cams["train_0004"][1]])

@@ -97,6 +97,32 @@ def require_kind(folder, kind):
                          + HOW_TO_READ[found])
 
 
+def compare_with_labels(folder, paths, layout):
+    """Compare the classes of another project's CAMs with the labels of a dozen images.
+
+    paths  {ID: path}
+    Returns a sentence where most show classes that are not among their labels, else "". ValueError where all would fit
+    if their classes were one lower: then the files count their keys from 1.
+    """
+    if not is_foreign(folder):
+        return ""
+    looked, fit, fit_lower = 0, 0, 0
+    for image_id in list(paths)[::-(-len(paths) // 12) or 1]:
+        try:
+            label = set((np.flatnonzero(layout.label(image_id)) + 1).tolist())
+        except (ValueError, OSError):               # no labels are needed here
+            continue
+        shown = set(_read_maps(paths[image_id], first=1)[1].tolist())
+        looked, fit = looked + bool(shown), fit + bool(shown and shown <= label)
+        fit_lower += bool(shown and {k - 1 for k in shown} <= label)
+    if fit < looked == fit_lower > 2:
+        raise ValueError(f"{folder} counts its classes from 1, as the labels of the images show; keys have to count "
+                         "from 0. Write the files again with keys that are one lower")
+    return "" if 2 * fit >= looked else (
+        f"{folder}: of {looked} images looked at, {fit} have CAMs of no other classes than their labels. Are these of "
+        "this dataset, with its order of classes?")
+
+
 def kind_of(folder):
     """Tell what a stage wrote into a folder: cam, crf, png (--task of evaluation.py) or vis; None without a record."""
     stage = str(read_made_by(folder).get("stage", ""))
