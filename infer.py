@@ -1,6 +1,7 @@
 """Locate the labelled classes in images: CAMs, dense CRF maps, overlays to look at.
 
 Reads   ckpt/MODEL/EEE.pth, network.json   JPEGImages/ and labels of --data_root
+        or --dict_dir THEIRS: CAMs of another project, for --crf and --vis; the folder is only read
 Writes  dict/ID.npz (--dict)   crf/ALPHA/ID.npz (--crf)   infer/ID_cam_CLASS.png (--vis); of model_oc dict_model_oc/ ...
 Run     python infer.py --name X --model model_cse --vis --dict --crf --alphas 4 24 --infer_list train_aug
 Existing files are skipped. Under torchrun each process takes its share of the images; so does each job of an array with
