@@ -42,8 +42,17 @@ class ImageFolder:
 def image_size(path):
     """Read the (H, W) of the upright image from the file's header; errors as read_image."""
     with _opened(path) as image:
-        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) and image.format != "TIFF"   # Pillow did that
-        return image.size if turned else image.size[::-1]
+        return image.size if _orientation(image) in (5, 6, 7, 8) else image.size[::-1]
+
+
+def orientation(path):
+    """Read how the EXIF data say that an image is to be turned: 1 (not at all) .. 8; errors as read_image."""
+    with _opened(path) as image:
+        return _orientation(image)
+
+
+def _orientation(image):
+    return 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)        # Pillow turns a TIFF itself
 
 
 def mean_pixels(images, ids):
