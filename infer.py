@@ -17,7 +17,7 @@ from data.loader import view_loader
 from methods.cam import image_cams
 from models import MODELS
 from networks import CAM_NETWORKS, build
-from networks.pretrained import load_weights, read_description
+from networks.pretrained import describe_file, load_weights, read_description
 from pipeline import experiment_of
 from tools import distributed, engine, flags, interrupt
 from tools.crf import Job, import_pydensecrf, refine_all
@@ -143,10 +143,14 @@ def size_of_missing(settings, layout, ids, folders):
 
 
 def trained_network(experiment, layout, weights):
-    """Build the network that the network.json beside the weights describes, and load them."""
+    """Build the network that the network.json beside the weights describes, and load them.
+
+    The authors' own files have none: what network they are of, their tensors say.
+    """
     path = experiment.network_of(weights)
-    read_description(path, CAM_NETWORKS, layout)
-    network = build(path)
+    if path:
+        read_description(path, CAM_NETWORKS, layout)
+    network = build(path or describe_file(weights, CAM_NETWORKS, layout))
     load_weights(network, weights)
     return network
 

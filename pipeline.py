@@ -145,6 +145,10 @@ class Model:
     suffix: str
     starts_from: dict = field(default_factory=dict)
     published: dict = field(default_factory=dict)
+    authors_file: str = ""
+
+
+_LITERALS = ("TITLE", "SUFFIX", "STARTS_FROM", "PUBLISHED", "AUTHORS_FILE")
 
 
 @cache
@@ -155,7 +159,7 @@ def models():
         values = {node.targets[0].id: node.value for node in ast.parse(path.read_text("utf-8")).body
                   if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
         found[path.stem] = Model(**{name.lower(): ast.literal_eval(values[name])
-                                    for name in ("TITLE", "SUFFIX", "STARTS_FROM", "PUBLISHED") if name in values})
+                                    for name in _LITERALS if name in values})
     return found
 
 
@@ -178,7 +182,8 @@ def model_of(experiment):
 
 def experiment_of(settings):
     """Return the experiment in which a stage with these settings works. Its errors name the commands of this table."""
-    return Experiment(settings.experiment_root, settings.name, partial(command_for, settings))
+    theirs = {name: own.authors_file for name, own in models().items() if own.authors_file}
+    return Experiment(settings.experiment_root, settings.name, partial(command_for, settings), theirs)
 
 
 def command_line(settings, name, script, words):
