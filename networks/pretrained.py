@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from networks import backbones, weight_files
-from networks.names import fit, official
+from networks.names import fit, home_of, official
 from networks.recognise import explain, networks_in, shapes_of
 from networks.weight_files import read_params  # noqa: F401 (its place for callers)
 
@@ -72,11 +72,11 @@ def load_weights(net, source, head="require"):
 
 
 class Loaded(dict):
-    """{"loaded", "new", "unused"} of load_weights, and what stood before the names in the source."""
+    """{"loaded", "new", "unused"} of load_weights; prefix: the place in the source, "state_dict." or "" where it has none."""
 
     def __init__(self, prefix, **lists):
         super().__init__(lists)
-        self.prefix = "" if official(prefix) == "" else prefix
+        self.prefix = home_of(prefix)
 
 
 def _with_timms_names(given, own):
