@@ -112,8 +112,10 @@ class Infer(Inference):
     alphas: tuple[float, ...] = option((6, 10, 24), "background = (1 - max CAM) ^ alpha, one CRF an alpha", PAPER,
                                        content=False, least=0)
     scales: tuple[float, ...] = option((0.5, 1.0, 1.5, 2.0), "each also mirrored", PAPER, above=0)
-    labels: str = option("given", "classes to look for: the dataset's labels, or those the network predicts",
-                         choices=("given", "predicted"))
+    labels: str = option("given", "classes to look for: the dataset's labels, or those that the network predicts, "
+                         "which needs no labels", choices=("given", "predicted"))
+    max_side: int = option(0, "an image with a longer side is shrunk to it for the network and the CRF; its maps keep "
+                           "its own size; 0 = never", least=0)
     crf_iterations: int = option(10, "mean field iterations", PAPER, content=False, least=1)
     format: str = option("npz", "npz, or the pickled dicts of the authors (npy)", choices=("npz", "npy"), content=False)
     dict_dir: str = option("", "folder of the CAMs; empty: dict and the model's suffix (dict_model_oc)", content=False)

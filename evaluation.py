@@ -9,17 +9,18 @@ A CAM needs a background threshold. The best of a range is reported, as the pape
 truth; the value at a fixed threshold stands beside it.
 """
 import re
+from pathlib import Path
 
 import config
 
 import numpy as np
 from tqdm import tqdm
 
-from data.layout import VOCLayout
+from data.layout import IGNORE, VOCLayout
 from pipeline import experiment_of, result_file, to_make
 from tools import flags
 from tools.files import write_json, written_aside
-from tools.maps import find_maps, lacking, read_cam, read_crf
+from tools.maps import checked_cam, checked_crf, find_maps, lacking, require_kind
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
 from tools.provenance import digest, digests, verify
 from tools.visualize import draw_curve
@@ -32,6 +33,8 @@ def main():
     settings.dict_dir = settings.dict_dir.rstrip("/") or "/"
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     folder = experiment.find_folder(settings.dict_dir)
+    if folder.name != Path(settings.dict_dir).name:             # crf/4 is crf/04
+        settings.dict_dir = str(Path(settings.dict_dir).with_name(folder.name))
     ids = layout.ids(settings.list)
     paths = find_predictions(folder, ids, settings)
     require_truth(layout, ids, settings)
@@ -57,6 +60,7 @@ def find_predictions(folder, ids, settings):
     """Return {ID: path}; raises FileNotFoundError with the count and first names of what is missing."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder} (--dict_dir). {advice(settings)}")
+    require_kind(folder, settings.task)
     if settings.task == "png":
         paths = {i: folder / f"{i}.png" for i in ids}
         missing = [i for i, p in paths.items() if not p.exists()]
@@ -93,17 +97,18 @@ def evaluate_cams(settings, layout, paths):
     if not 0 <= settings.threshold <= 1:
         raise ValueError(f"--threshold {settings.threshold:g}: scores lie in 0 .. 1")
     searched = threshold_range(low, high, step)
+    remedy = advice(settings)
     histogram = ThresholdHistogram(len(layout.classes), [*searched, settings.threshold, *WHOLE_RANGE])
 
     def predict(image_id, truth):
-        classes, scores = read_cam(paths[image_id])
+        classes, scores = checked_cam(paths[image_id], layout, remedy=remedy)
         return classes, scores if len(classes) else np.zeros((0, *truth.shape), np.float32)     # an image of no class
 
-    count(settings, layout, paths, predict, lambda cam, truth: histogram.add(*cam, truth))
+    seen = count(settings, layout, paths, predict, lambda cam, truth: histogram.add(*cam, truth))
     mious = iou(histogram.matrices()).mean(-1).tolist()
     best, fixed = int(np.argmax(mious[:len(searched)])), len(searched)
     whole = len(searched) + 1 + int(np.argmax(mious[len(searched) + 1:]))
-    result = describe(histogram.confusion(best), layout)
+    result = describe(histogram.confusion(best), layout) | seen
     result |= {"threshold": searched[best], "fixed_threshold": settings.threshold, "fixed_miou": mious[fixed],
                "curve": [[t, m] for t, m in zip(searched, mious)],
                "at_an_end": len(searched) > 1 and best in (0, len(searched) - 1),
@@ -114,25 +119,31 @@ def evaluate_cams(settings, layout, paths):
 
 def evaluate_labels(settings, layout, paths):
     """Count the label maps: those of PNGs, or the row with the highest CRF score."""
-    confusion = ConfusionMatrix(len(layout.classes))
+    confusion, remedy = ConfusionMatrix(len(layout.classes)), advice(settings)
 
     def predict(image_id, truth):
         if settings.task == "png":
             return layout.read_label_map(image_id, paths[image_id].parent)       # the same format: a PNG of class ids
-        classes, scores = read_crf(paths[image_id])
-        if not len(classes) or classes[0] != 0:
-            raise ValueError("no map of the background: these are CAMs, not CRF maps (--task cam)")
+        classes, scores = checked_crf(paths[image_id], layout, remedy=remedy)
         return classes[scores.argmax(0)].reshape(scores.shape[1:])
 
-    count(settings, layout, paths, predict, lambda labels, truth: confusion.add(labels, truth))
-    return describe(confusion, layout) | {"threshold": None, "fixed_threshold": None, "fixed_miou": None, "curve": []}
+    seen = count(settings, layout, paths, predict, lambda labels, truth: confusion.add(labels, truth))
+    return describe(confusion, layout) | seen | {"threshold": None, "fixed_threshold": None, "fixed_miou": None,
+                                                 "curve": []}
 
 
 def count(settings, layout, paths, predict, add):
-    """Call add(prediction, truth) for each image; ValueError gives the count and names of those of another size."""
-    wrong_size = []
+    """Call add(prediction, ground truth) for each image; return how much of the ground truth is ignored.
+
+    Returns {"ignored": percent of all pixels, "without_object": images whose ground truth shows no object}. ValueError
+    gives the count and names of predictions of another size, and says so where no image shows an object.
+    """
+    wrong_size, ignored, pixels, empty = [], 0, 0, []
     for image_id, path in tqdm(paths.items(), "evaluation", mininterval=1):
         truth = layout.ground_truth(image_id, settings.gt_dir)
+        ignored, pixels = ignored + int((truth == IGNORE).sum()), pixels + truth.size
+        if not ((truth > 0) & (truth != IGNORE)).any():
+            empty.append(image_id)
         try:
             prediction = predict(image_id, truth)
             size = prediction[-1].shape[-2:] if isinstance(prediction, tuple) else prediction.shape
@@ -145,6 +156,13 @@ def count(settings, layout, paths, predict, add):
     if wrong_size:
         raise ValueError(f"{len(wrong_size)} of {len(paths)} predictions do not have their ground truth's size "
                          f"({'; '.join(wrong_size[:3])}): were they written for other images?")
+    if len(empty) == len(paths):
+        folder = settings.gt_dir or layout.root / "SegmentationClass"
+        raise ValueError(f"no object is left in the ground truth {folder} of {settings.list}: "
+                         f"{100 * ignored / pixels:.1f}% of its pixels are {IGNORE}, which is ignored, the others are "
+                         "background. Black and white masks have to be converted to class ids first; python -m "
+                         f"data.prepare check --root {layout.root} lists what is wrong")
+    return {"ignored": 100 * ignored / pixels, "without_object": len(empty)}
 
 
 def describe(confusion, layout):
@@ -177,6 +195,9 @@ def print_report(result, title):
             t, miou = result["whole_range"]
             print("The best lies at an end of the range. "
                   f"Over 0 .. 1 it is {miou:.3f}% at {t:g} (--thresholds LO HI STEP)")
+    print(f"{'ignored':>16} {result['ignored']:7.3f}%  of the ground truth's pixels are {IGNORE}"
+          + (f"; {result['without_object']} of {result['images']} images show no object" if result["without_object"]
+             else ""))
     missing = len(result["per_class"]) - result["occurring"]
     if missing:
         print(f"{'':>16} {result['miou_occurring']:7.3f}%  over the {result['occurring']} classes that occur; "

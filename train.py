@@ -15,7 +15,8 @@ import torch
 from tqdm import tqdm
 
 from data.dataset import TrainSet
-from data.layout import VOCLayout
+from data.labels import check_learnable
+from data.layout import IGNORE, VOCLayout
 from data.loader import Plan, train_loader, view_loader
 from data.transforms import augment
 from methods.cam import image_cams
@@ -23,7 +24,7 @@ from models import MODELS
 from networks import parameter_groups
 from networks.pretrained import official_state
 from pipeline import experiment_of
-from tools import distributed, engine, flags, interrupt
+from tools import distributed, engine, flags, interrupt, remedies
 from tools.metrics import ThresholdHistogram, iou, threshold_range
 from tools.provenance import digests
 
@@ -33,6 +34,7 @@ def main():
     model, device = MODELS[settings.model], distributed.start(settings.device)
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     dataset = train_set(settings, model, layout)
+    engine.fit_batch(settings, len(dataset))
     plan, listed = plan_of(settings, model, len(dataset)), measured_ids(settings, layout)
 
     torch.manual_seed(settings.seed)
@@ -56,9 +58,10 @@ def train_set(settings, model, layout):
     ids = layout.ids(settings.train_list)
     change = partial(augment, resize=settings.resize, crop_size=settings.crop, jitter_amounts=settings.jitter)
     dataset = TrainSet(layout, ids, settings.seed, change, getattr(model, "SAMPLE_TARGET", None))
-    empty = int((dataset.labels.sum(1) == 0).sum())
-    distributed.say(f"{len(ids)} images of {settings.train_list}, {len(layout.classes)} classes"
-                    + (f"; {empty} images have no class" if empty else ""))
+    notes = check_learnable(dataset.labels, layout.classes, settings.train_list, layout.root)
+    distributed.say(f"{len(ids)} images of {settings.train_list}, {len(layout.classes)} classes")
+    for words in filter(None, (*notes, layout.left_out)):
+        distributed.say(words)
     return dataset
 
 
@@ -90,7 +93,8 @@ def measure_cams(settings, network, layout, device, plan, ids, epoch):
     thresholds = threshold_range(*config.Evaluate.thresholds)
     mine, histogram = distributed.share(ids), ThresholdHistogram(len(layout.classes), thresholds)
     images = view_loader(layout, mine, config.Infer.scales, **engine.loader_for(device, settings.num_workers))
-    with engine.autocast(device, settings.precision):
+    less = "--val_every 0 measures nothing in training; a --val_list of smaller images or --precision bf16 needs less"
+    with engine.autocast(device, settings.precision), remedies.one_by_one(images, less) as images:
         for image_id, classes, scores in tqdm(image_cams(network, images), f"CAMs of {settings.val_list}", len(mine),
                                               leave=False, disable=not distributed.is_main(), mininterval=1):
             histogram.add(classes, scores, layout.ground_truth(image_id))
@@ -99,6 +103,10 @@ def measure_cams(settings, network, layout, device, plan, ids, epoch):
     if distributed.agree(interrupt.asked())[0]:         # the epoch is saved; it is measured when the run resumes
         interrupt.leave()
     histogram.counts = distributed.sum_array(histogram.counts, device)
+    if not histogram.counts[1:].any():
+        distributed.say(f"the ground truth of {settings.val_list} shows no object, background and {IGNORE} alone: no "
+                        f"mIoU. python -m data.prepare check --root {layout.root} lists what is wrong")
+        return {}
     curve = list(zip(thresholds, iou(histogram.matrices()).mean(-1).tolist()))
     best = max(curve, key=lambda point: point[1])
     return {"miou": best[1], "threshold": best[0], "curve": curve}

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}      # of the images that --images takes
 ORIENTATION = 0x0112                                # EXIF's tag of how the camera was held
+LARGE, LARGEST = 50_000_000, 2_000_000_000      # pixels: see read_image; the most that anything here reads
 TAKE_OFF = "fetch it again or take it off the list"
 IF_GONE = "If it was there before: is its disk still mounted? Then run the same command again"
 
@@ -55,12 +56,14 @@ def ten_of(ids):
     return ids[:: -(-len(ids) // 10)]
 
 
-def read_image(path):
+def read_image(path, max_side=0):
     """Read an image of any format, turned as its EXIF data says: uint8 (H, W, 3). Transparency is dropped.
 
+    max_side  0, or the longer side to which the caller will shrink it: then an image above Pillow's limit is read too,
+              and one above LARGE may come out smaller, yet no smaller than that
     Raises OSError if the file cannot be read now, ValueError if it is damaged, incomplete or no image.
     """
-    with decoded(path) as image:
+    with decoded(path, max_side=max_side) as image:
         if image.mode.startswith("I"):                # 16-bit gray: Pillow's own conversion cuts at 255
             gray = np.rint(np.clip(np.asarray(image) / 257, 0, 255)).astype(np.uint8)
             return np.stack([gray, gray, gray], axis=-1)
@@ -74,28 +77,44 @@ def voc_palette():
 
 
 @contextmanager
-def decoded(path, remedy=TAKE_OFF):
-    """Open an image, decode it and turn it upright."""
-    with _opened(path, remedy) as image:
+def decoded(path, remedy=TAKE_OFF, max_side=0):
+    """Open an image, decode it and turn it upright. max_side: as of read_image."""
+    with _opened(path, remedy, LARGEST if max_side else Image.MAX_IMAGE_PIXELS * 2) as image:
+        if max_side and image.width * image.height > LARGE:
+            image.draft(image.mode, (max_side, max_side))       # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         yield image
 
 
 @contextmanager
-def _opened(path, remedy=TAKE_OFF):
-    """Open an image without decoding it. Damaged content is a ValueError, a failing disk an OSError."""
+def _opened(path, remedy=TAKE_OFF, most=LARGEST):
+    """Open an image of at most so many pixels without decoding it.
+
+    Damaged content is a ValueError, a failing disk an OSError.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)     # from 89 to 178 million pixels: fine
-            with Image.open(path) as image:
-                _check_size(image, path)
-                yield image
+        with _limited_to(most), warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)     # above half of the limit: fine
+            image = Image.open(path)
+        with image:
+            _check_size(image, path)
+            yield image
     except Exception as error:      # Pillow names no set of what a damaged file may raise
         # An OSError without errno, or with EINVAL, means damaged content, not a failing disk.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise type(error)(f"{path} cannot be read now ({error.strerror}). {IF_GONE}") from None
         raise ValueError(f"{path} is truncated or not an image: {remedy} ({type(error).__name__}: {error})") from None
+
+
+@contextmanager
+def _limited_to(pixels):
+    """Let Pillow open images of at most so many pixels: it refuses those above twice its own number."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels // 2
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _check_size(image, path):

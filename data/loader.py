@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data.images import read_image
 from data.transforms import shrink, views
@@ -88,7 +88,7 @@ class _Batches:
 def view_loader(layout, ids, scales, labelled=True, max_side=0, tolerant=False, num_workers=0, pin_memory=False):
     """Yield (ID, views, (H, W), label (C,)) of each image in order, for inference; labelled=False: label is None.
 
-    max_side  shrink an image with a longer side to it, unless it is 0; (H, W) is then the shrunk size
+    max_side  shrink an image with a longer side to it before its views, unless it is 0; (H, W) is then the shrunk size
     tolerant  yield (ID, None, error, None) for an image that cannot be read
     """
     return DataLoader(_Views(layout, ids, scales, labelled, max_side, tolerant), batch_size=None,
@@ -124,10 +124,16 @@ class _Views(Dataset):
     def __getitem__(self, i):
         image_id = self.ids[i]
         try:
-            image = shrink(read_image(self.layout.image_path(image_id)), self.max_side)     # (H, W, 3)
+            image = shrink(read_image(self.layout.image_path(image_id), self.max_side), self.max_side)     # (H, W, 3)
         except (ValueError, OSError) as error:
             if self.tolerant:
                 return image_id, None, str(error), None
             raise
         label = torch.from_numpy(self.layout.label(image_id)) if self.labelled else None
-        return image_id, views(image, self.scales), image.shape[:2], label
+        made = views(image, self.scales)
+        if get_worker_info():
+            # Here, where an error reaches the caller: in the thread that hands the tensors over, where PyTorch would do
+            # it, a full /dev/shm prints a traceback, and the caller waits for ever.
+            for tensor in made:
+                tensor.share_memory_()
+        return image_id, made, image.shape[:2], label

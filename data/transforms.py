@@ -112,6 +112,14 @@ def _resize(image, height, width):
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
+def resize_scores(scores, height, width):
+    """Resize maps of scores (R, H, W) bilinearly to (R, height, width) float32; where they shrink, to means."""
+    resized = np.empty((len(scores), height, width), np.float32)
+    for row, score in zip(resized, scores):
+        row[:] = Image.fromarray(np.asarray(score, np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    return resized
+
+
 def resize_labels(labels, height, width):
     """Resize a label map uint8 (H, W): each pixel gets the class of the nearest, none is mixed."""
     return np.array(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))

@@ -72,7 +72,7 @@ def load_weights(net, source, head="require"):
 
 
 class Loaded(dict):
-    """{"loaded", "new", "unused"} of load_weights; prefix: the place in the source, "state_dict." or "" where it has none."""
+    """{"loaded", "new", "unused"} of load_weights; prefix: its place in the source, as "state_dict.", or ""."""
 
     def __init__(self, prefix, **lists):
         super().__init__(lists)

@@ -12,7 +12,7 @@ import pytest
 from models import MODELS
 from tests.conftest import ROOT
 from tests.stages import parse
-from tools import flags
+from tools import flags, remedies
 
 OC, CSE = MODELS["model_oc"].Settings, MODELS["model_cse"].Settings
 STAGES = (OC, CSE, Infer, Evaluate, Reproduce, TrainAff, InferAff, TrainSeg, InferSeg)
@@ -342,8 +342,8 @@ def test_what_changes_no_number_may_change_in_a_run_that_goes_on():
     (FileNotFoundError("no folder X"), "error: no folder X"),
     (ValueError("Caught ValueError in DataLoader worker process 0.\nTraceback ...\nValueError: no picture a.jpg"),
      "error: ValueError: no picture a.jpg"),
-    (KeyboardInterrupt(), "stopped: run the same command to go on"),
-    (MemoryError(), "error: MemoryError"),
+    (KeyboardInterrupt(), "stopped: run the same command to resume"),
+    (MemoryError(), f"error: the memory is full: {remedies.LESS_FOR_TRAINING} (MemoryError)"),
 ])
 def test_errors_are_told_without_a_traceback(error, said):
     def main():

@@ -394,8 +394,8 @@ def test_a_reading_process_that_is_killed(runs, zygote, tmp_path, at):
     run, place = runs["steps"], prepared(tmp_path, runs["steps"])
     first = paused(zygote, place, (*run.words, "--num_workers", 2), at)
     os.kill(children(first.pid)[0], signal.SIGKILL)
-    assert_ended(finish(first), place, 1, "error: a process that reads images was killed, perhaps for want of "
-                 "memory: take fewer --num_workers, then run the same command to go on")
+    assert_ended(finish(first), place, 1, "error: a process that reads images was killed, perhaps because "
+                 "the memory is full: take fewer --num_workers, then run the same command to resume")
     assert_goes_on(zygote, place, run)
 
 
@@ -492,7 +492,7 @@ def test_one_of_two_processes_is_killed(two, zygote, tmp_path, stage, killed, at
         assert_said(ends[1 - killed], 0)
     else:
         assert_said(ends[1 - killed], 1, "error: another process of this run has ended or cannot be reached: what is "
-                    "on disk is complete; see its message, then run the same command to go on (")
+                    "on disk is complete; see its message, then run the same command to resume (")
     assert_whole(place, killed=True)
     assert [end.rc for end in in_two(zygote, place, run.words)] == [0, 0] and not difference(place, run.left)
 

@@ -58,7 +58,7 @@ def test_the_authors_own_file_makes_cams(place, folder, form):
     assert files("experiment/Y/dict") == first
     assert "mIoU" in call("evaluation", *Y[:4], "--task", "cam", "--dict_dir", "dict")
     message = refusal("infer", *Y, "--load_epo", 4, "--dict")
-    assert "no epoch 4" in message and "3, 14" in message
+    assert "no epoch 4 of model_cse" in message and "3, 14" in message
     message = refusal("infer", *Y, "--model", "model_oc", "--load_epo", 14, "--dict")
     assert "model_oc holds no weights" in message and "python train.py --name Y --model model_oc" in message
 

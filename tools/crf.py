@@ -176,7 +176,10 @@ class _Pool:
             except BaseException as error:          # whatever it is, the caller must hear of it
                 if (code := _exit_code(child, error)) is not None:
                     error = ChildProcessError(f"a CRF process ended (exit code {code}) while working on {job.key}; if "
-                                              "it was killed (-9) for want of memory, take fewer worker processes")
+                                              "it was killed (-9) because the memory is full, take fewer --num_workers")
+                elif isinstance(error, MemoryError):
+                    error = MemoryError(f"the memory is full at {job.key}, in the CRF: fewer --num_workers refine "
+                                        "fewer images at a time, and smaller images need less")
                 self.error = self.error or error
                 self.done.put(job.key)
                 return

@@ -36,6 +36,7 @@ from tools.files import (
     writer_is_dead,
     written_aside,
 )
+from tools.maps import find_alike
 from tools.provenance import MADE_BY, differences, digest, read_made_by, revision, versions
 
 NETWORK = "network.json"
@@ -70,8 +71,8 @@ class Experiment:
         return self / ".lock" / (str(Path(what)).replace("/", "_") + ".lock")
 
     def find_folder(self, name):
-        """Return the folder of that name in the experiment, or else the path `name` itself."""
-        return self / name if (self / name).is_dir() else Path(name)
+        """Return the folder of that name in the experiment, or else the path `name` itself; crf/4 finds crf/04."""
+        return find_alike(self / name) or find_alike(name) or Path(name)
 
     def command_for(self, path):
         """Return the command that writes a path here, as errors name it; the plain path where none is known."""
@@ -128,7 +129,8 @@ class Experiment:
             epoch = max(theirs) if which == "last" else int(which) if str(which).isdecimal() else which
             if epoch in theirs:
                 return theirs[epoch]
-            raise ValueError(f"{self / 'ckpt'} has no epoch {which}; there are {', '.join(map(str, sorted(theirs)))}")
+            known = ", ".join([*there, *map(str, sorted(theirs))])
+            raise ValueError(f"{self / 'ckpt'} has no epoch {which} of {model}; there are {known}")
         if not there:
             raise ValueError(f"{folder} holds no weights. To make them, run: {self.command_for(f'ckpt/{model}')}")
         if which == "best":
@@ -239,8 +241,7 @@ class Experiment:
         differs = differences(found, record)
         if differs and folder.is_dir() and any(folder.iterdir()):
             if found.get("stage") != stage:
-                raise ValueError(f"{folder} was not written by this stage ({differs}): name another folder, or delete "
-                                 "it yourself")
+                raise ValueError(f"{folder} was not written by this stage ({differs}): name another folder")
             if not alone:
                 raise ValueError(f"{folder} was made differently ({differs}), and other shards are writing there")
             if not overwrite and any(path.name != MADE_BY for path in folder.iterdir()):

@@ -9,6 +9,8 @@ import re
 import sys
 from dataclasses import MISSING, asdict, field, fields
 
+from tools import interrupt, remedies
+
 OURS = "ours"
 
 
@@ -194,29 +196,22 @@ def _call(main):
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("stopped: run the same command to go on")
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        if "--traceback" in sys.argv:
+        interrupt.end_bars()
+        sys.exit("stopped: run the same command to resume")
+    except Exception as error:
+        interrupt.end_bars()
+        message = _message(error)
+        if "--traceback" in sys.argv or message is None:
             raise
+        sys.exit(f"error: {message}")
+
+
+def _message(error):
+    """Put an error that a person can fix in words; None for one in the program."""
+    if isinstance(error, RuntimeError | MemoryError | OSError) and (words := remedies.remedy(error)):
+        return words
+    if isinstance(error, ValueError | OSError | ImportError):
         # A loader's process sends its whole traceback as the message; its last line is the error.
-        words = str(error).strip().splitlines() if "DataLoader worker" in str(error) else [str(error)]
-        sys.exit(f"error: {words[-1] or type(error).__name__}")
-    except RuntimeError as error:
-        if "--traceback" in sys.argv or not (remedy := _remedy(type(error).__name__, str(error))):
-            raise
-        sys.exit(f"error: {remedy}")
-
-
-def _remedy(kind, words):
-    """Explain those of torch's errors that a person can fix."""
-    if kind == "OutOfMemoryError" or "allocate memory" in words:
-        return ("the memory is full: --accumulate or --checkpoint_blocks train the same in less; a smaller "
-                "--batch_size, --crop or --width needs less, so does bf16")
-    if "DataLoader worker" in words and "exited unexpectedly" in words or "is killed by signal" in words:
-        return ("a process that reads images was killed, perhaps for want of memory: take fewer --num_workers, "
-                "then run the same command to go on")
-    if kind in ("DistBackendError", "DistNetworkError") or "closed by peer" in words or "gloo" in words.lower():
-        reason = re.sub(r"^\[\S+\] ", "", words.splitlines()[0]).split(". ")[0]     # without the file and line in torch
-        return ("another process of this run has ended or cannot be reached: what is on disk is complete; see its "
-                f"message, then run the same command to go on ({reason[:150]})")
+        lines = str(error).strip().splitlines() if "DataLoader worker" in str(error) else [str(error)]
+        return lines[-1] or type(error).__name__
     return None

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 EXIT_CODE = "STOP_EXIT_CODE"        # environment: the exit code of a run that was asked to stop, 0 without it
 
 _asked = None
@@ -66,8 +66,15 @@ def progress(items, total, name):
             items.close()
 
 
+def end_bars():
+    """Close the progress bars on the screen, so that what is printed next has a line of its own and stays the last."""
+    for bar in list(getattr(tqdm, "_instances", ())):       # tqdm's own set of open bars
+        bar.close()
+
+
 def leave():
     """End this process; its finished work is on disk."""
+    end_bars()
     if _is_main():
         print("stopped as asked: run the same command to resume", flush=True)
     if distributed := sys.modules.get("tools.distributed"):

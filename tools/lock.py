@@ -3,11 +3,17 @@
 They are POSIX record locks: children do not inherit them, and they hold between machines on a shared disk that
 supports them.
 """
-import fcntl
 import os
 import socket
+import sys
 import time
 from datetime import datetime
+
+try:
+    import fcntl
+except ImportError:         # Windows; nothing here has an error handler yet, so this ends the program
+    sys.exit("error: this program locks its files as Linux and macOS do, and this system cannot: run it on one of "
+             "them, or on Windows in WSL (wsl --install)")
 
 PATIENCE = 30       # seconds that a shard waits for another that is preparing the folder
 

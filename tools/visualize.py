@@ -4,6 +4,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+OVERLAY_SIDE = 2000         # pixels: of larger images the stages draw smaller overlays
+
 
 def overlay(image, score, title, share=0.55):
     """Lay a score map over an image, with its name and a colour scale from 0 to 1 below.

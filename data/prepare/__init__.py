@@ -6,9 +6,9 @@ raises ValueError or OSError with what to do.
 import argparse
 import sys
 
-from data.prepare import critters
+from data.prepare import critters, folder, voc
 
-COMMANDS = {"critters": critters}
+COMMANDS = {"critters": critters, "folder": folder, "voc": voc}
 
 
 def main(words=None):

@@ -1,0 +1,63 @@
+"""Ground truth that shows no object, as black and white masks (0 and 255) do, is no ground truth."""
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.stages import DEMO, call, own_data, refusal, small
+
+
+def spoil(data, change, split="train"):
+    """Apply `change` to the ground truth of a split, as arrays of class ids."""
+    for image_id in (data / f"ImageSets/Segmentation/{split}.txt").read_text().split():
+        path = data / f"SegmentationClass/{image_id}.png"
+        labels = change(np.array(Image.open(path)))
+        if labels is not None:
+            Image.fromarray(labels).save(path)
+
+
+def black_and_white(labels):
+    return (labels > 0).astype(np.uint8) * 255
+
+
+@pytest.mark.parametrize("change", [black_and_white, lambda labels: labels * 0, lambda labels: labels * 0 + 255])
+@pytest.mark.parametrize("words", [("cam", "dict"), ("crf", "crf/02"), ("png", "truth_of_before")])
+def test_ground_truth_without_an_object_is_refused(place, change, words):
+    data = own_data(place)
+    (place / "truth_of_before").symlink_to(place.resolve() / "before")
+    (data / "SegmentationClass").rename(place / "before")
+    (data / "SegmentationClass").mkdir()
+    for path in (place / "before").iterdir():
+        Image.fromarray(change(np.array(Image.open(path)))).save(data / "SegmentationClass" / path.name)
+    said = refusal("evaluation", *DEMO[:4], "--task", words[0], "--dict_dir", words[1])
+    assert "SegmentationClass" in said and "no object" in said and "data.prepare check" in said
+    share = float(re.search(r"([\d.]+)% of its pixels are 255", said)[1])
+    ids = (data / "ImageSets/Segmentation/train.txt").read_text().split()
+    counted = 100 * np.mean([np.array(Image.open(data / f"SegmentationClass/{i}.png")) == 255 for i in ids])
+    assert abs(share - counted) <= 0.051
+
+
+def test_the_ignored_share_is_said_and_stored(place):
+    data, changed = own_data(place), []
+
+    def first_three(labels):
+        changed.append(labels)
+        return black_and_white(labels) if len(changed) <= 3 else None
+
+    spoil(data, first_three)
+    said = call("evaluation", *DEMO[:4], "--task", "cam", "--dict_dir", "dict")
+    result = json.loads((place / "experiment/X/eval/cam_dict_train.json").read_text())
+    ignored = sum((labels > 0).sum() for labels in changed[:3]) + sum((labels == 255).sum() for labels in changed[3:])
+    assert result["ignored"] == pytest.approx(100 * ignored / sum(labels.size for labels in changed))
+    assert result["without_object"] == 3
+    assert "3 of 12 images show no object" in said and f"{result['ignored']:.3f}%" in said
+
+
+def test_training_measures_nothing_on_ground_truth_without_an_object(place):
+    spoil(own_data(place), black_and_white)
+    said = call("train", *DEMO, *small("model_oc"), "--name", "Y", "--max_epochs", 1, "--val_every", 1)
+    assert "no object" in said and "no mIoU" in said
+    row = json.loads((place / "experiment/Y/log/train_model_oc.jsonl").read_text().splitlines()[-1])
+    assert "miou" not in row
