@@ -122,6 +122,8 @@ def chosen_ids(settings, layout):
             if "without labels" not in str(error):
                 raise
             raise ValueError(f"{error}; --labels predicted looks for the classes that the network recognises") from None
+        if layout.left_out:
+            distributed.say(layout.left_out)
     return ids
 
 

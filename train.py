@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from data.dataset import TrainSet
+from data.labels import check_learnable
 from data.layout import IGNORE, VOCLayout
 from data.loader import Plan, train_loader, view_loader
 from data.transforms import augment
@@ -33,6 +34,7 @@ def main():
     model, device = MODELS[settings.model], distributed.start(settings.device)
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     dataset = train_set(settings, model, layout)
+    engine.fit_batch(settings, len(dataset))
     plan, listed = plan_of(settings, model, len(dataset)), measured_ids(settings, layout)
 
     torch.manual_seed(settings.seed)
@@ -56,9 +58,10 @@ def train_set(settings, model, layout):
     ids = layout.ids(settings.train_list)
     change = partial(augment, resize=settings.resize, crop_size=settings.crop, jitter_amounts=settings.jitter)
     dataset = TrainSet(layout, ids, settings.seed, change, getattr(model, "SAMPLE_TARGET", None))
-    empty = int((dataset.labels.sum(1) == 0).sum())
-    distributed.say(f"{len(ids)} images of {settings.train_list}, {len(layout.classes)} classes"
-                    + (f"; {empty} images have no class" if empty else ""))
+    notes = check_learnable(dataset.labels, layout.classes, settings.train_list, layout.root)
+    distributed.say(f"{len(ids)} images of {settings.train_list}, {len(layout.classes)} classes")
+    for words in filter(None, (*notes, layout.left_out)):
+        distributed.say(words)
     return dataset
 
 

@@ -29,6 +29,7 @@ def main():
     device = distributed.start(settings.device)
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     ids = layout.ids(settings.train_list)
+    engine.fit_batch(settings, len(ids))
     plan = Plan(len(ids), [settings.batch_size] * settings.max_epochs, settings.seed)
     folders = crf_folders(settings, experiment, layout)
     change = partial(augment_mapped, crop_size=settings.crop, jitter_amounts=settings.jitter)

@@ -6,17 +6,23 @@
     ROOT/labels.json                            {ID: [class name, ...]}; absent: Annotations/ID.xml
     ROOT/SegmentationClass/ID.png               0 background, 255 ignore; read for evaluation alone
 """
-import json
 import os
 import re
-from collections import Counter
 from functools import cached_property
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 
 from data.images import IF_GONE, TAKE_OFF, decoded
+from data.labels import (
+    check_classes,
+    label_matrix,
+    left_out,
+    read_label_table,
+    read_names_in_xml,
+    read_text,
+    repeated,
+)
 
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
                "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
@@ -40,15 +46,16 @@ class VOCLayout:
         path = self.root / "classes.txt"
         if not path.exists():
             return list(VOC_CLASSES)
-        names = [line.strip() for line in _read_text(path).split("\n") if line.strip()]
+        names = [line.strip() for line in read_text(path).split("\n") if line.strip()]
         if longest := [name for name in names if len(name.encode()) > 100]:
             raise ValueError(f"{path}: {longest[0][:40]!r}... is too long for a file name: take at most 100 bytes")
         if odd := [name for name in names if re.search("[\0-\x1f\x7f-\x9f]", name)]:
             raise ValueError(f"{path}: {odd[0]!r} contains a control character: remove it")
-        twice = _repeated(names)
+        twice = repeated(names)
         if not names or twice:
             wrong = f"names {twice[0]!r} twice" if twice else "is empty"
             raise ValueError(f"{path} {wrong}: write each object class once, one a line, in the order of the ids 1..C")
+        check_classes(path, names)
         if len(names) >= IGNORE:
             raise ValueError(f"{path} has {len(names)} classes; ids are stored in 8 bits, so 254 is the most")
         return names
@@ -60,12 +67,12 @@ class VOCLayout:
         """
         path = self.list_path(list_name)
         ids = []
-        for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        for number, line in enumerate(read_text(path).split("\n"), start=1):
             if line.strip():
                 ids.append(_parse_id(line, f"{path}, line {number}"))
         if not ids:
             raise ValueError(f"{path} lists no image: write one ID a line")
-        if twice := _repeated(ids):
+        if twice := repeated(ids):
             raise ValueError(f"{path} lists {len(twice)} images more than once ({_some(twice)}): keep one line of each")
         return ids
 
@@ -92,16 +99,20 @@ class VOCLayout:
 
     def label(self, image_id):
         """Read the image-level label of one image: float32 (C,), 1 where the class is present."""
-        names = self._names(image_id)
-        return np.array([name in names for name in self.classes], dtype=np.float32)
+        return label_matrix([self._names(image_id)], self.classes)[0]
 
     def labels(self, ids):
-        """Read the image-level labels of `ids`: float32 (N, C)."""
-        return np.stack([self.label(image_id) for image_id in ids])
+        """Read the image-level labels of `ids`: float32 (N, C). ValueError where names in Annotations/ cannot be meant.
+
+        `left_out` then says in a sentence which of them were left out, being no class; it is "" if none was.
+        """
+        names = [self._names(image_id) for image_id in ids]
+        self.left_out = left_out(names, self.classes, self.root)
+        return label_matrix(names, self.classes)
 
     def _names(self, image_id):
         if self._label_table is None:
-            return self._names_in_xml(image_id)
+            return read_names_in_xml(self.root / "Annotations" / f"{image_id}.xml", image_id)
         if image_id not in self._label_table:
             raise ValueError(f"image without labels: {image_id} is not in {self.root / 'labels.json'}. "
                              f'Add "{image_id}": [class names] there, or take it off the list')
@@ -111,35 +122,7 @@ class VOCLayout:
     def _label_table(self):
         """Read labels.json, {ID: set of class names}; None where there is no such file."""
         path = self.root / "labels.json"
-        if not path.exists():
-            return None
-        text = _read_text(path)
-        try:
-            table = json.loads(text, object_pairs_hook=_once_each)
-        except (ValueError, RecursionError) as error:       # not only JSONDecodeError: a number may be too long
-            raise ValueError(f"{path} is not JSON ({error}): fix it there") from None
-        if not isinstance(table, dict):
-            raise ValueError(f"{path} is not of the form {{ID: [class name, ...]}}")
-        for image_id, names in table.items():
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise ValueError(f"{path}: the label of {image_id[:100]!r} is not a list of class names: fix it there")
-            if unknown := set(names) - set(self.classes):
-                raise ValueError(f"{path}: {image_id[:100]!r} has the class {min(unknown)[:100]!r}, which is none of "
-                                 f"this dataset: fix it there, or add the class to {self.root / 'classes.txt'}")
-            table[image_id] = set(names)
-        return table
-
-    def _names_in_xml(self, image_id):
-        """Read the names of all objects, difficult ones too, from Annotations/ID.xml; parts of objects are not read."""
-        path = self.root / "Annotations" / f"{image_id}.xml"
-        try:
-            tree = ElementTree.fromstring(path.read_bytes())
-        except FileNotFoundError:
-            raise ValueError(f"image without labels: {image_id} has no {path}, and there is no "
-                             f"{self.root / 'labels.json'}. Add one of them, or take it off the list") from None
-        except (ElementTree.ParseError, ValueError, LookupError) as error:
-            raise ValueError(f"{path} is not XML ({error}): fetch it again or fix it") from None
-        return {(name.text or "").strip() for name in tree.iterfind("{*}object/{*}name")}
+        return read_label_table(path, self.classes) if path.exists() else None
 
     def image_path(self, image_id):
         """Return the path of the image: .jpg, else .png."""
@@ -213,26 +196,6 @@ def _parse_id(line, place):
         raise ValueError(f"{place}: {image_id!r} is not an ID: letters, digits and _ - . only, and no dot in front. "
                          "Rename the image, or fix the line")
     return image_id
-
-
-def _read_text(path):
-    try:
-        return path.read_text(encoding="utf-8-sig")     # -sig: a byte order mark is no part of the text
-    except OSError as error:
-        raise type(error)(f"{path} cannot be read now ({error.strerror}). {IF_GONE}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
-
-
-def _once_each(pairs):
-    """Build a JSON object's dict. Python's default keeps the last of two entries with the same name."""
-    if twice := _repeated(name for name, _ in pairs):
-        raise ValueError(f"{twice[0][:100]!r} is there twice")
-    return dict(pairs)
-
-
-def _repeated(names):
-    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _some(names):

@@ -210,7 +210,12 @@ def test_names_of_photos(tmp_path, name, stored, capsys):
     layout = VOCLayout(tmp_path / "coco")
     assert [p.name for p in (tmp_path / "coco/JPEGImages").iterdir()] == [stored]
     assert layout.ids("train") == [Path(stored).stem] and read_image(layout.image_path(Path(stored).stem)).size
-    assert ("other characters" in capsys.readouterr().out) == (" " in name)
+    assert ("another name" in capsys.readouterr().out) == (" " in name)
+
+
+def test_photos_of_one_name_in_two_folders(tmp_path):
+    coco(*make(tmp_path, {1: "fox/1.jpg", 2: "owl/1.jpg"}, [annotation(1, 1, []), annotation(2, 3, [])]))
+    assert json.loads((tmp_path / "coco/labels.json").read_text()) == {"fox_1": ["person"], "owl_1": ["car"]}
 
 
 def test_file_names_with_the_folder_of_images(tmp_path):
@@ -256,7 +261,7 @@ def test_missing_photos(tmp_path, capsys):
     ({"categories": [{"id": i, "name": str(i)} for i in range(300)]}, ["254"]),
     ({"images": [{"id": 1}]}, ["no file_name"]),
     ({"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}]}, ["the id of another"]),
-    ({"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}]}, ["both be a"]),
+    ({"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}]}, ["a.jpg twice"]),
     ({"annotations": []}, ["no image", "object"]),
 ])
 def test_other_files_are_refused(tmp_path, content, words):

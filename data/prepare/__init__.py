@@ -6,9 +6,9 @@ raises ValueError or OSError with what to do.
 import argparse
 import sys
 
-from data.prepare import coco, critters, voc
+from data.prepare import coco, critters, folder, voc
 
-COMMANDS = {"coco": coco, "critters": critters, "voc": voc}
+COMMANDS = {"coco": coco, "critters": critters, "folder": folder, "voc": voc}
 
 
 def main(words=None):

@@ -25,7 +25,9 @@ import numpy as np
 from tqdm import tqdm
 
 from data.layout import IGNORE
-from data.prepare.coco_masks import Photo, find_stuff, stuff_of, write_masks
+from data.prepare.coco_masks import Photo, find_stuff, stuff_of, write_mask
+from data.prepare.parallel import FEW, cores, spread
+from data.prepare.photos import name_ids
 from data.prepare.writing import remove_leftovers, write_image, write_json, write_lines
 
 SUFFIXES = {".jpg": ".jpg", ".jpeg": ".jpg", ".png": ".png"}
@@ -34,7 +36,6 @@ INSTANCES = "COCO's instance masks: larger objects first, crowds ignored"
 STUFF = "COCO-Stuff's maps"
 THINGS = 91                         # the highest number of a category that is no stuff
 OWN_FILES = ("classes.txt", "labels.json", "ImageSets", "SegmentationClass")
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def add_arguments(parser):
@@ -48,7 +49,7 @@ def add_arguments(parser):
     parser.add_argument("--seed", type=int, default=0, help="of that choice")
     parser.add_argument("--skip_missing", action="store_true", help="leave out images whose photo is not there")
     parser.add_argument("--copy", action="store_true", help="copy the photos instead of linking to them")
-    parser.add_argument("--num_workers", type=int, default=min(8, CORES), help="processes that draw masks")
+    parser.add_argument("--num_workers", type=int, default=cores(), help="processes that draw masks")
 
 
 def run(args):
@@ -98,12 +99,14 @@ def prepare(split, folder, annotations, maps, args):
     claim(root, split, classes, truth, {"annotations": sha256, "images": len(photos), "val_share": args.val_share,
                                         "seed": args.seed}, lists)
 
-    for photo in tqdm(photos, "copying photos" if args.copy else "linking photos", unit="image", mininterval=1):
+    for photo in tqdm(photos, "copying photos" if args.copy else "linking photos", unit="image", mininterval=1,
+                      disable=len(photos) < FEW):
         write_image(root / "JPEGImages" / f"{photo.id}{SUFFIXES[photo.source.suffix.lower()]}", photo.source, args.copy)
     masks = root / "SegmentationClass"
     remove_leftovers(masks)
     there = set(os.listdir(masks)) if masks.is_dir() else set()
-    boxes = write_masks([p for p in photos if f"{p.id}.png" not in there], masks, ids, args.num_workers)
+    jobs = [(photo, path, ids) for photo in photos if (path := masks / f"{photo.id}.png").name not in there]
+    boxes = sum(spread(write_mask, jobs, args.num_workers, f"label maps ({args.num_workers} processes)"))
     put_labels(root / "labels.json", {p.id: [classes[k - 1] for k in p.classes()] for p in photos})
     for name, chosen in lists.items():
         path = root / "ImageSets/Segmentation" / f"{name}.txt"
@@ -186,39 +189,41 @@ def read_classes(categories, path):
 
 def find_photos(table, ids, folder, path, skip_missing):
     """Return the photos of an annotation file with their objects, in the order of the file."""
-    photos, taken, missing, renamed = {}, {}, [], 0
+    rows, missing = {}, []
     there = set(os.listdir(folder)) if folder.is_dir() else set()
     for row in table["images"]:
         name, number = row.get("file_name"), row.get("id")
-        if not isinstance(name, str) or type(number) is not int or number in photos:
+        if not isinstance(name, str) or type(number) is not int or number in rows:
             raise ValueError(f"{path}: an image has no file_name, no id or the id of another ({str(row)[:100]})")
         parts = Path(name).parts
-        if Path(name).is_absolute() or ".." in parts or "\\" in name:
+        if not parts or Path(name).is_absolute() or ".." in parts or "\\" in name:
             raise ValueError(f"{path}: file_name {name[:100]!r} leaves the folder of the images: fix it there")
         source = folder / name
-        if not (name in there or (len(parts) > 1 and source.exists())):
-            flat = folder / Path(name).name         # file_name may say train2014/ID.jpg, and --images train2014
-            if flat.name not in there:
-                missing.append(name)
-                continue
-            source = flat
-        if source.suffix.lower() not in SUFFIXES:
+        if name not in there and not (len(parts) > 1 and source.exists()):
+            source = folder / parts[-1]             # file_name may say train2014/ID.jpg, and --images train2014
+        if source.name not in there and not source.exists():
+            missing.append(name)
+        elif source.suffix.lower() not in SUFFIXES:
             raise ValueError(f"{source}: photos are .jpg, .jpeg or .png here: convert it, and its name in {path}")
-        image_id = re.sub(r"[^\w.-]+", "_", source.stem).lstrip(".") or "_"
-        renamed += image_id != source.stem
-        if image_id in taken:
-            raise ValueError(f"{path}: {taken[image_id]} and {name} would both be {image_id}: rename one, there too")
-        taken[image_id] = name
-        size = (row.get("height"), row.get("width"))
-        photos[number] = Photo(image_id, source, size if all(type(s) is int and s > 0 for s in size) else None, number)
-    if missing and not (skip_missing and photos):
+        else:
+            rows[number] = (row, source)
+    if missing and not (skip_missing and rows):
         raise FileNotFoundError(f"{len(missing)} of the {len(table['images'])} images of {path} are not in {folder} "
                                 f"({', '.join(missing[:3])}): fetch them, name their folder with --images, or take "
                                 "--skip_missing. Nothing was written")
     if missing:
         print(f"{len(missing)} of {len(table['images'])} images are not in {folder} and are left out")
-    if renamed:
-        print(f"{renamed} images have other characters in their names than letters, digits and _ - . : each is now _")
+    if len({source for _, source in rows.values()}) < len(rows):
+        twice, _ = Counter(source for _, source in rows.values()).most_common(1)[0]
+        raise ValueError(f"{path} lists {twice.name} twice: fix it there")
+
+    names, photos = name_ids([row["file_name"] for row, _ in rows.values()]), {}
+    for number, (row, source) in rows.items():
+        size = (row.get("height"), row.get("width"))
+        photos[number] = Photo(names[row["file_name"]], source, size if all(type(s) is int and s > 0 for s in size)
+                               else None, number)
+    if renamed := [photo for photo in photos.values() if photo.id != photo.source.stem]:
+        print(f"{len(renamed)} photos have another name in JPEGImages: {renamed[0].source.name} is {renamed[0].id}")
     add_objects(photos, table, ids, path, bool(missing))
     return list(photos.values())
 

@@ -1,14 +1,10 @@
-"""Label maps of COCO: from the instances' polygons and RLE masks, or from COCO-Stuff's maps, in several processes."""
-import gc
+"""Label maps of COCO: from the instances' polygons and RLE masks, or from COCO-Stuff's maps."""
 import math
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from data.images import ORIENTATION
 from data.layout import IGNORE
@@ -36,36 +32,6 @@ class Photo:
     def classes(self):
         """Return the ids of the classes that the image has; a crowd of a class counts."""
         return sorted({class_id for class_id, *_ in self.objects if 0 < class_id < IGNORE})
-
-
-def write_masks(photos, folder, ids, num_workers):
-    """Write folder/ID.png for each photo, in `num_workers` processes. Returns how many objects have a box alone.
-
-    ids  the class ids of the categories in the order of their own numbers: {category number: class id}
-    """
-    jobs = [(photo, folder / f"{photo.id}.png", ids) for photo in photos]
-    if not jobs:
-        return 0
-    bar = tqdm(total=len(jobs), desc=f"masks ({num_workers} processes)", unit="image", mininterval=1)
-    with bar:
-        if num_workers < 2 or len(jobs) < 2:
-            return sum(_counted(bar, map(write_mask, jobs)))
-        gc.freeze()         # or a process's garbage collection would copy the annotations into its own memory
-        with ProcessPoolExecutor(num_workers) as processes:
-            try:
-                return sum(_counted(bar, processes.map(write_mask, jobs, chunksize=16)))
-            except BrokenProcessPool:
-                raise OSError("a process was killed, perhaps for want of memory: run the same command again with fewer "
-                              "--num_workers; it resumes") from None
-            except BaseException:
-                processes.shutdown(cancel_futures=True)
-                raise
-
-
-def _counted(bar, results):
-    for result in results:
-        bar.update()
-        yield result
 
 
 def write_mask(job):
