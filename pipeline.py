@@ -14,7 +14,7 @@ import config
 from tools import flags
 from tools.catalog import made_from, models
 from tools.experiment import Experiment
-from tools.maps import alpha_name, alpha_pair, pair_alphas
+from tools.maps import NOT_COMPLETED, alpha_name, alpha_pair, is_foreign, pair_alphas
 
 PLACE = ("recipe", "data_root", "experiment_root")      # flags that all stages of an experiment share
 
@@ -252,6 +252,9 @@ def command_for(settings, name, path, list_name=""):
 
 def to_make(settings, folder, list_name, task, alphas=()):
     """Say how the maps of a list in a folder are made. task: cam, crf (folder: that of all alphas) or png."""
+    own_folder = f"{folder}/{alpha_name(alphas[0])}" if alphas else folder
+    if is_foreign(experiment_of(settings).find_folder(own_folder)):
+        return NOT_COMPLETED
     name, path = _home_of(settings, folder)
     own, (stage, known) = [], _stage_for(settings, name, path, alphas)
     if not stage and (task == "cam" or task == "crf" and alphas):       # a folder with a name of its own
