@@ -118,7 +118,7 @@ class Infer(Inference):
                            "its own size; 0 = never", least=0)
     crf_iterations: int = option(10, "mean field iterations", PAPER, content=False, least=1)
     format: str = option("npz", "npz, or the pickled dicts of the authors (npy)", choices=("npz", "npy"), content=False)
-    dict_dir: str = option("", "folder of the CAMs; empty: dict and the model's suffix; another project's is only read", content=False)
+    dict_dir: str = option("", "folder of the CAMs; empty: dict, dict_model_oc; others' are read", content=False)
     crf_dir: str = option("", "folder of the CRF maps; empty: crf and the model's suffix", content=False)
     vis_dir: str = option("", "folder of the overlays; empty: infer and the model's suffix", content=False)
 
