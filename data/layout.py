@@ -128,8 +128,11 @@ class VOCLayout:
         if self._label_table is None:
             return read_names_in_xml(self.root / "Annotations" / f"{image_id}.xml", image_id)
         if image_id not in self._label_table:
+            named = next((key for key in self._label_table if key.lower().startswith(f"{image_id.lower()}.")
+                          or key.lower() == image_id.lower()), None)
             raise ValueError(f"image without labels: {image_id} is not in {self.root / 'labels.json'}. "
-                             f'Add "{image_id}": [class names] there, or take it off the list')
+                             + (f"{named!r} is: write the ID alone there, as in the list" if named else
+                                f'Add "{image_id}": [class names] there, or take it off the list'))
         return self._label_table[image_id]
 
     @cached_property
