@@ -8,6 +8,7 @@ images: the time of a convolution grows with the area. Reading images is not cou
 """
 import contextlib
 import io
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -19,9 +20,9 @@ import config
 import numpy as np
 
 import pipeline
-from data.images import image_size
+from data.images import image_size, ten_of
 from data.layout import VOCLayout
-from tools import flags
+from tools import catalog, flags
 from tools.clock import duration, estimate, read_times
 from tools.experiment import Experiment
 
@@ -30,12 +31,16 @@ STARTED = time.perf_counter()
 
 
 def main():
-    settings = flags.parse(config.Reproduce, models=dict.fromkeys(pipeline.models(), config.Reproduce))
+    own, handed = pipeline.split_words(sys.argv[1:])
+    settings = flags.parse(config.Reproduce, own, dict.fromkeys(catalog.models(), config.Reproduce))
     settings.name = settings.name or settings.recipe
-    values = replace(pipeline.values_of(settings.name, settings.recipe, settings.model), train_list=settings.train_list)
-    chain = pipeline.chain(values if find_spec("pydensecrf") else replace(values, alphas=()))
     layout = VOCLayout(settings.data_root)
-    images = {name: layout.ids(name) for name in {"train", "val", settings.train_list}}
+    values = replace(pipeline.values_of(settings.name, settings.recipe, settings.model), train_list=settings.train_list)
+    values = pipeline.fit_lists(values if find_spec("pydensecrf") else replace(values, alphas=()), layout)
+    chain = pipeline.hand_on(pipeline.chain(values), handed)
+    unmeasured = pipeline.not_measured(chain, layout)
+    chain = [stage for stage in chain if not stage.task or stage.list not in unmeasured]
+    images = {name: layout.ids(name) for name in {values.measured, values.val or values.measured, values.train_list}}
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
         predicted = predict(settings, values, chain, layout, images, Path(folder))
     seconds, left = estimate(predicted, read_times(Experiment(settings.experiment_root, settings.name)))
@@ -54,21 +59,21 @@ def predict(settings, values, chain, layout, images, folder):
     device = distributed.start(settings.device)
     start = time.perf_counter() - STARTED           # what every stage needs to begin
     torch.manual_seed(0)
-    sizes = [image_size(layout.image_path(i)) for i in images["train"][::max(1, len(images["train"]) // 10)]]
+    sizes = [image_size(layout.image_path(i)) for i in ten_of(images[values.train_list])]
     size, workers = np.mean(sizes, 0), max(1, settings.num_workers)
     place = ["--recipe", settings.recipe, "--name", values.name, "--data_root", settings.data_root, "--device",
              settings.device]
     predicted = {}
     for stage in chain:
         words = [*place, *stage.words()]
-        count = len(images[stage.list or "train"])
+        count = len(images[stage.list or values.measured])
         seconds = 0.02 * count                      # of evaluation.py: it reads maps and counts
         if stage.script == "train.py":
             seconds = _training(words, layout, images, size, folder, device)
         elif stage.script in ("train_aff.py", "train_seg.py"):
             seconds = _later_training(stage.script, words, layout, count, device)
         elif stage.script == "infer.py":
-            run = flags.parse(config.Infer, words, dict.fromkeys(pipeline.models(), config.Infer))
+            run = flags.parse(config.Infer, words, dict.fromkeys(catalog.models(), config.Infer))
             _, _, (network, *_) = _start([*place, "--model", run.model], layout, folder)
             seconds = count * views(network, size, run.scales, device)
             if run.crf:
@@ -133,11 +138,13 @@ def _training(words, layout, images, size, folder, device):
         return made | ({"target": sample(label)} if sample else {})
 
     count = len(images[run.train_list])
+    run.batch_size = min(run.batch_size, count)
     sizes = model.plan(run, count).batch_sizes if hasattr(model, "plan") else [run.batch_size] * run.max_epochs
     seconds = sum(count // b * b for b in sizes) * step(objective, batch, run.crop, device)
-    if run.val_every:
+    watched = layout.ids(run.val_list) if run.val_every else ()
+    if all(map(layout.has_ground_truth, watched)):
         cams = views(network, size, config.Infer.scales, device)
-        seconds += -(-len(sizes) // run.val_every) * len(layout.ids(run.val_list)) * cams
+        seconds += -(-len(sizes) // max(1, run.val_every)) * len(watched) * cams
     return seconds
 
 
@@ -148,7 +155,7 @@ def _start(words, layout, folder):
     from tools.files import save_checkpoint, write_json
     classes = {name: model.Settings for name, model in MODELS.items()}
     run = flags.parse(config.Train, [*words, "--er_init", "random"], classes)
-    for flag, other in pipeline.models()[run.model].starts_from.items():
+    for flag, other in catalog.models()[run.model].starts_from.items():
         place = words[:words.index("--model")]
         _, _, (network, _, description, _) = _start([*place, "--model", other], layout, folder)
         save_checkpoint(folder / other / "000.pth", official_state(network))
@@ -175,8 +182,8 @@ def _later_training(script, words, layout, count, device):
         labels = torch.randint(0, 2, (number, -(-crop // cell), -(-crop // cell)))
         return {"image": torch.randn(number, 3, crop, crop), "label" if affinity else "labels": labels}
 
-    objective = (AffinityLearning if affinity else Segmentation)(network)
-    return run.max_epochs * (count // run.batch_size * run.batch_size) * step(objective, batch, run.crop, device)
+    objective, size = (AffinityLearning if affinity else Segmentation)(network), min(run.batch_size, count)
+    return run.max_epochs * (count // size * size) * step(objective, batch, run.crop, device)
 
 
 def _walk(place, words, layout, size, device, workers):

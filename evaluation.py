@@ -9,6 +9,7 @@ A CAM needs a background threshold. The best of a range is reported, as the pape
 truth; the value at a fixed threshold stands beside it.
 """
 import re
+from pathlib import Path
 
 import config
 
@@ -20,7 +21,7 @@ from data.layout import IGNORE, VOCLayout
 from pipeline import experiment_of, result_file, to_make
 from tools import flags
 from tools.files import write_json, written_aside
-from tools.maps import find_maps, lacking, read_cam, read_crf
+from tools.maps import checked_cam, checked_crf, find_maps, lacking, require_kind
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
 from tools.provenance import digest, digests, verify
 from tools.visualize import draw_curve
@@ -33,6 +34,8 @@ def main():
     settings.dict_dir = settings.dict_dir.rstrip("/") or "/"
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     folder = experiment.find_folder(settings.dict_dir)
+    if folder.name != Path(settings.dict_dir).name:             # crf/4 is crf/04
+        settings.dict_dir = str(Path(settings.dict_dir).with_name(folder.name))
     ids = layout.ids(settings.list)
     paths = find_predictions(folder, ids, settings)
     require_truth(layout, ids, settings)
@@ -58,6 +61,7 @@ def find_predictions(folder, ids, settings):
     """Return {ID: path}; raises FileNotFoundError with the count and first names of what is missing."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder} (--dict_dir). {advice(settings)}")
+    require_kind(folder, settings.task)
     if settings.task == "png":
         paths = {i: find_label_map(folder, i) for i in ids}
     else:
@@ -94,10 +98,11 @@ def evaluate_cams(settings, layout, paths):
     if not 0 <= settings.threshold <= 1:
         raise ValueError(f"--threshold {settings.threshold:g}: scores lie in 0 .. 1")
     searched = threshold_range(low, high, step)
+    remedy = advice(settings)
     histogram = ThresholdHistogram(len(layout.classes), [*searched, settings.threshold, *WHOLE_RANGE])
 
     def predict(image_id, truth):
-        classes, scores = read_cam(paths[image_id])
+        classes, scores = checked_cam(paths[image_id], layout, remedy=remedy)
         return classes, scores if len(classes) else np.zeros((0, *truth.shape), np.float32)     # an image of no class
 
     seen = count(settings, layout, paths, predict, lambda cam, truth: histogram.add(*cam, truth))
@@ -115,14 +120,12 @@ def evaluate_cams(settings, layout, paths):
 
 def evaluate_labels(settings, layout, paths):
     """Count the label maps: those of PNGs, or the row with the highest CRF score."""
-    confusion = ConfusionMatrix(len(layout.classes))
+    confusion, remedy = ConfusionMatrix(len(layout.classes)), advice(settings)
 
     def predict(image_id, truth):
         if settings.task == "png":
             return layout.read_label_map(image_id, paths[image_id].parent)       # the same format: a PNG of class ids
-        classes, scores = read_crf(paths[image_id])
-        if not len(classes) or classes[0] != 0:
-            raise ValueError("no map of the background: these are CAMs, not CRF maps (--task cam)")
+        classes, scores = checked_crf(paths[image_id], layout, remedy=remedy)
         return classes[scores.argmax(0)].reshape(scores.shape[1:])
 
     seen = count(settings, layout, paths, predict, lambda labels, truth: confusion.add(labels, truth))

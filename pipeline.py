@@ -3,19 +3,18 @@
 reproduce.py runs it, report.py looks for what is missing of it, and the errors of all stages name its commands.
 Nothing here imports torch, so that reports and error messages start quickly.
 """
-import ast
 import os
 import shlex
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import config
 
 from tools import flags
+from tools.catalog import made_from, models
 from tools.experiment import Experiment
-from tools.maps import alpha_name, alpha_pair, pair_alphas
-from tools.provenance import read_made_by
+from tools.maps import NOT_COMPLETED, alpha_name, alpha_pair, is_foreign, pair_alphas
 
 PLACE = ("recipe", "data_root", "experiment_root")      # flags that all stages of an experiment share
 
@@ -51,6 +50,8 @@ class Values:
     low: float = 4                      # the two alphas of AffinityNet's labels
     high: float = 24
     train_list: str = ""                # "": the scripts' own defaults
+    measured: str = "train"             # the list whose maps are measured and shown, of those that were trained on
+    val: str = "val"                    # the list on which DeepLab is measured; "": there is none
     draw: tuple = ()                    # flags of data.prepare critters, where the dataset is to be drawn first
 
 
@@ -69,11 +70,12 @@ def chain(values):
     low_high = ("--low", f"{values.low:g}", "--high", f"{values.high:g}")
     aff, walk, crf = f"ckpt/aff_{pair}", f"rw/{pair}", f"crf{suffix}"
     crf_dir, dict_dir = (("--crf_dir", crf), ("--dict_dir", f"dict{suffix}")) if suffix else ((), ())
-    rows = []
+    seg, rows = {"seg": (), "seg_vis": ("--vis",)}, []
     if values.draw:
         rows.append(Stage("classifier", "critters", "-m", ("data.prepare", "critters", *values.draw), {}))
     for model in _starts_from(values.model):
-        rows += _cams(replace(values, model=model, alphas=()), "classifier", "")
+        rows += _cams(replace(values, model=model, alphas=()), "classifier",
+                      "" if values.measured == config.Infer.infer_list else values.measured)
     rows += _cams(values, "cgnet", values.train_list)
     if not values.alphas:
         return rows
@@ -82,14 +84,14 @@ def chain(values):
               {aff: ()}, (crf,), learn, values.train_list),
         Stage("walk", "random walk", "infer_aff.py", (*low_high, *dict_dir), {walk: ()}, (aff, f"dict{suffix}"),
               look, values.train_list),
-        evaluation("walk", f"{title}, random walk", "png", walk, paper=published.get("random walk")),
+        evaluation("walk", f"{title}, random walk", "png", walk, values.measured, published.get("random walk")),
         Stage("deeplab", "DeepLab, training", "train_seg.py", ("--label_dir", walk, *_init(config.TrainSeg, values)),
               {"ckpt/seg": ()}, (walk,), learn, values.train_list),
-        Stage("deeplab", "DeepLab, maps", "infer_seg.py", (), {"seg": (), "seg_vis": ("--vis",)}, ("ckpt/seg",),
-              look, "val"),
-        evaluation("deeplab", "DeepLab", "png", "seg", "val", published.get("DeepLab")),
-        Stage("deeplab", "DeepLab, maps of train", "infer_seg.py", (), {"seg": ()}, ("ckpt/seg",), look, "train"),
-        evaluation("deeplab", "DeepLab on its own pictures", "png", "seg"),
+        *([Stage("deeplab", "DeepLab, maps", "infer_seg.py", (), seg, ("ckpt/seg",), look, values.val),
+           evaluation("deeplab", "DeepLab", "png", "seg", values.val, published.get("DeepLab"))] if values.val else ()),
+        Stage("deeplab", f"DeepLab, maps of {values.measured}", "infer_seg.py", (), {"seg": ()} if values.val else seg,
+              ("ckpt/seg",), look, values.measured),
+        evaluation("deeplab", "DeepLab on its own pictures", "png", "seg", values.measured),
     ]
 
 
@@ -98,16 +100,17 @@ def _cams(values, part, list_name):
     model, own = values.model, models()[values.model]
     ckpt, cams, crf = f"ckpt/{model}", f"dict{own.suffix}", f"crf{own.suffix}"
     start = [word for flag, other in own.starts_from.items() for word in (f"--{flag}", f"{values.name}/{other}")]
+    watched = () if values.measured == config.Train.val_list else ("--val_list", values.measured)
     maps = {cams: ("--dict",), f"infer{own.suffix}": ("--vis",)}
     if values.alphas:
         maps[crf] = ("--crf", "--alphas", *(f"{alpha:g}" for alpha in values.alphas))
     return [
-        Stage(part, own.title, "train.py", ("--model", model, *start), {ckpt: ()},
+        Stage(part, own.title, "train.py", ("--model", model, *start, *watched), {ckpt: ()},
               tuple(f"ckpt/{other}" for other in own.starts_from.values()), "--train_list", values.train_list),
         Stage(part, f"{own.title}, maps", "infer.py", ("--model", model), maps, (ckpt,), "--infer_list", list_name),
-        evaluation(part, f"{own.title}, CAM", "cam", cams, paper=own.published.get("CAM")),
+        evaluation(part, f"{own.title}, CAM", "cam", cams, values.measured, own.published.get("CAM")),
         *(evaluation(part, f"{own.title}, CAM + CRF, alpha {alpha:g}", "crf", f"{crf}/{alpha_name(alpha)}",
-                     paper=own.published.get("CRF")) for alpha in values.alphas),
+                     values.measured, own.published.get("CRF")) for alpha in values.alphas),
     ]
 
 
@@ -120,6 +123,82 @@ def evaluation(part, title, task, folder, list_name="train", paper=None):
 
 def result_file(task, folder, list_name):
     return "eval/" + f"{task}_{folder}_{list_name}".replace("/", "_") + ".json"
+
+
+def fit_lists(values, layout):
+    """Choose the lists that are measured: those that a dataset has. layout: VOCLayout, None where there is none yet.
+
+    The maps measured are those of `train`, if it was trained on; of a dataset without `val` DeepLab's are those alone.
+    """
+    learned = _ids(layout, values.train_list)
+    if learned is None:
+        return values
+    measured = _ids(layout, values.measured)
+    return replace(values, measured=values.measured if measured and set(measured) <= set(learned) else
+                   values.train_list, val=values.val if _ids(layout, values.val) else "")
+
+
+def not_measured(rows, layout):
+    """Return {list: why its maps are not measured} for the lists of a chain whose images lack ground truth."""
+    reasons = {}
+    for name in dict.fromkeys(row.list for row in rows if row.task):
+        ids = _ids(layout, name) or ()
+        known = sum(layout.has_ground_truth(i) for i in ids)
+        if known < len(ids):
+            reasons[name] = (f"{name}: {known or 'none'} of its {len(ids)} images have ground truth in "
+                             f"{layout.root / 'SegmentationClass'}, so its maps are not measured; report.html "
+                             "shows them")
+    return reasons
+
+
+def _ids(layout, list_name):
+    """Read a list of a dataset; None where it cannot be read: the stage that needs it says why."""
+    try:
+        return layout and layout.ids(list_name)
+    except (ValueError, OSError):
+        return None
+
+
+def split_words(words):
+    """Split reproduce.py's command line at --: its own words, and those that it hands on to the trainings."""
+    end = words.index("--") if "--" in words else len(words)
+    return words[:end], words[end + 1:]
+
+
+def hand_on(rows, words):
+    """Add flags to the commands of those training stages of a chain that have them, and return the chain.
+
+    words  of the command line, in the form of --flag VALUE ...
+    Raises ValueError for a flag that no training stage has, and for one that reproduce.py has itself.
+    """
+    if not words:
+        return rows
+    starts = [i for i, word in enumerate(words) if word.startswith("--")]
+    if not starts or starts[0]:
+        raise ValueError(f"after -- stand flags for the training stages, as -- --batch_size 4, not {words[0]!r}")
+    groups = [words[start:end] for start, end in zip(starts, [*starts[1:], len(words)])]
+    known = [_training_flags(row) for row in rows]
+    for flag, *_ in groups:
+        name = flag.partition("=")[0]
+        if name in _flags_of(config.Reproduce):
+            raise ValueError(f"{name} is a flag of reproduce.py itself: write it before the --")
+        if not any(name in own for own in known):
+            raise ValueError(f"{name} is a flag of no training stage: after -- stand flags of train.py, train_aff.py "
+                             "and train_seg.py, see their --help")
+    return [replace(row, flags=(*row.flags, *(word for group in groups if group[0].partition("=")[0] in own
+                                              for word in group))) for row, own in zip(rows, known)]
+
+
+def _training_flags(row):
+    """Return the flags of a training stage's command; none of another stage."""
+    if row.script == "train.py":
+        model = row.flags[row.flags.index("--model") + 1]
+        return {*_flags_of(config.Train), *(f"--{name}" for name in models()[model].settings)}
+    return _flags_of({"train_aff.py": config.TrainAff, "train_seg.py": config.TrainSeg}.get(row.script))
+
+
+def _flags_of(cls):
+    return {f"--{name.rstrip('_')}" for name in cls.__dataclass_fields__} if cls else set()
 
 
 def network_behind(rows, stage):
@@ -135,28 +214,7 @@ def _init(cls, values):
         values.model != Values.model and source == f"{{name}}/{Values.model}") else ()
 
 
-# -- models/
-
-
-@dataclass(frozen=True)
-class Model:
-    """What a file of models/ says of itself: see models/__init__.py."""
-    title: str
-    suffix: str
-    starts_from: dict = field(default_factory=dict)
-    published: dict = field(default_factory=dict)
-
-
-@cache
-def models():
-    """Return {name: Model}. The files are read, not imported: that would import torch."""
-    found = {}
-    for path in sorted(Path(__file__).with_name("models").glob("[!_]*.py")):
-        values = {node.targets[0].id: node.value for node in ast.parse(path.read_text("utf-8")).body
-                  if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
-        found[path.stem] = Model(**{name.lower(): ast.literal_eval(values[name])
-                                    for name in ("TITLE", "SUFFIX", "STARTS_FROM", "PUBLISHED") if name in values})
-    return found
+# -- which models there are
 
 
 def _starts_from(model):
@@ -207,6 +265,9 @@ def _list_to_train_on(settings):
 
 def to_make(settings, folder, list_name, task, alphas=()):
     """Say how the maps of a list in a folder are made. task: cam, crf (folder: that of all alphas) or png."""
+    own_folder = f"{folder}/{alpha_name(alphas[0])}" if alphas else folder
+    if is_foreign(experiment_of(settings).find_folder(own_folder)):
+        return NOT_COMPLETED
     name, path = _home_of(settings, folder)
     own, (stage, known) = [], _stage_for(settings, name, path, alphas)
     if not stage and (task == "cam" or task == "crf" and alphas):       # a folder with a name of its own
@@ -242,74 +303,3 @@ def _home_of(settings, folder):
     if not rest or (root / settings.name / folder).is_dir() or not (root / name).is_dir():
         return settings.name, str(Path(folder))
     return name, "/".join(rest)
-
-
-# -- what a folder's own record tells
-
-
-def made_from(experiment, folder, depth=9):
-    """Return the model whose CAMs a folder of maps was made from; None where no record tells."""
-    record = _record(experiment, folder)
-    script, _, model = str(record.get("stage")).partition(" ")
-    if script == "infer" and model in models():
-        return model
-    inputs = record.get("inputs", {}) if depth else ()
-    return next(filter(None, (made_from(experiment, path, depth - 1) for path in inputs)), None)
-
-
-def title_of(experiment, folder):
-    """Name what a folder of maps holds, as its record tells: crf/06 -> CGNet, CAM + CRF, alpha 6.
-
-    A folder with a name of its own is named too; one without a record has no other title.
-    """
-    title = _title(experiment, folder)
-    usual = folder.split("/")[0] in ("rw", "seg", *_map_folders("dict"), *_map_folders("crf"))
-    return folder if title is None else title if usual else f"{title} ({folder})"
-
-
-def _title(experiment, folder):
-    record, model = _record(experiment, folder), made_from(experiment, folder)
-    stage = record.get("stage")
-    if stage == "infer_seg":
-        return "DeepLab"
-    title = model and models()[model].title
-    if title and stage == f"infer {model}":
-        return f"{title}, CAM"
-    if title and stage == "infer crf":
-        alpha = record.get("settings", {}).get("alpha")
-        return f"{title}, CAM + CRF, alpha {f'{alpha:g}' if type(alpha) in (int, float) else alpha}"
-    if title and stage == "infer_aff":
-        pairs = [pair_alphas(Path(path).parent.name.removeprefix("aff_")) for path in record.get("inputs", {})]
-        return f"{title}, random walk" + next((_alphas(pair) for pair in pairs if pair), "")
-    return None
-
-
-def training_title(model):
-    """Name the network of ckpt/MODEL: aff_04_24 -> AffinityNet, alphas 4 and 24."""
-    pair = pair_alphas(model.removeprefix("aff_"))
-    names = {name: own.title for name, own in models().items()} | {"seg": "DeepLab"}
-    return f"AffinityNet{_alphas(pair)}" if pair else names.get(model, model)
-
-
-def task_of(experiment, folder):
-    """Say which maps a folder holds, in the words of evaluation.py: cam, crf or png."""
-    stage, top = str(_record(experiment, folder).get("stage")), folder.split("/")[0]
-    if stage == "infer crf" or top in _map_folders("crf"):
-        return "crf"
-    return "cam" if stage.removeprefix("infer ") in models() or top in _map_folders("dict") else "png"
-
-
-def _record(experiment, folder):
-    """Read a folder's record; empty where there is none that can be read."""
-    try:
-        return read_made_by(experiment / folder)
-    except (ValueError, OSError):
-        return {}
-
-
-def _map_folders(kind):
-    return [kind + own.suffix for own in models().values()]
-
-
-def _alphas(pair):
-    return f", alphas {' and '.join(pair)}"

@@ -17,7 +17,7 @@ from tqdm import tqdm
 import pipeline
 from data.images import read_image, voc_palette
 from data.layout import VOCLayout
-from tools import flags
+from tools import catalog, flags
 from tools.files import save_text
 from tools.maps import find_maps, pair_alphas, read_cam, read_crf
 from tools.provenance import digests, verify
@@ -31,7 +31,7 @@ def main():
     if not experiment.folder.is_dir():
         raise ValueError(f"no experiment {experiment.folder}. Its first stage: {command(settings, chain[0])}")
     settings.dirs = settings.dirs or map_folders(chain)
-    data = read_numbers(experiment, notes, lambda folder: pipeline.title_of(experiment, folder),
+    data = read_numbers(experiment, notes, lambda folder: catalog.title_of(experiment, folder),
                         trainings(experiment, chain))
     layout, ids = open_dataset(settings, notes)
     columns = open_columns(settings, experiment, layout, ids, data["evals"], notes)
@@ -41,6 +41,10 @@ def main():
         notes.append({"about": "results", "what": "No results.json: the table is made of eval/. If reproduce.py began "
                       "this experiment, it resumes with all of it", "command": pipeline.command_line(
                           settings, settings.name, "reproduce.py", flags.changed(settings, "model"))})
+
+    if is_unscored(layout, ids):
+        notes.append({"about": "evaluation", "what": f"No ground truth in {layout.root / 'SegmentationClass'}: nothing "
+                      "is scored"})
 
     classes = layout.classes if layout else []
     palette = np.frombuffer(voc_palette(), np.uint8).reshape(-1, 3)[:len(classes) + 1]
@@ -59,10 +63,10 @@ def main():
 def values_of(settings, experiment):
     """Return what the experiment's chain depends on: its model, its CRF's alphas, the two of AffinityNet."""
     model = settings.model or pipeline.model_of(experiment)
-    if model not in pipeline.models():
-        raise ValueError(f"--model {model}: models/ has {', '.join(pipeline.models())}")
+    if model not in catalog.models():
+        raise ValueError(f"--model {model}: models/ has {', '.join(catalog.models())}")
     values = pipeline.values_of(settings.name, settings.recipe, model)
-    crf = f"crf{pipeline.models()[model].suffix}/"
+    crf = f"crf{catalog.models()[model].suffix}/"
     alphas = sorted(float(folder.removeprefix(crf)) for folder in find_folders(experiment)
                     if folder.startswith(crf) and folder.removeprefix(crf).replace(".", "", 1).isdecimal())
     walk = best_folder(experiment, "rw") or ""
@@ -80,7 +84,7 @@ def trainings(experiment, chain):
     """Return {MODEL: title} of the networks that the chain trains, in order, and of the others that were trained."""
     names = [path.removeprefix("ckpt/") for stage in chain for path in stage.writes if path.startswith("ckpt/")]
     names += sorted(path.stem.removeprefix("train_") for path in experiment.folder.glob("log/train_*.jsonl"))
-    return {name: pipeline.training_title(name) for name in names}
+    return {name: catalog.training_title(name) for name in names}
 
 
 def open_dataset(settings, notes):
@@ -105,7 +109,7 @@ def open_columns(settings, experiment, layout, ids, evals, notes):
         folder = best_folder(experiment, name, [e for e in evals if e["list"] == settings.list])
         if folder is None:
             continue
-        title, task = pipeline.title_of(experiment, folder), pipeline.task_of(experiment, folder)
+        title, task = catalog.title_of(experiment, folder), catalog.task_of(experiment, folder)
         try:
             verify(experiment / folder, experiment.folder, digests(layout.sources()))
         except (ValueError, OSError) as error:
@@ -131,7 +135,7 @@ def missing(settings, experiment, chain, layout, data, columns, ids):
         for path in stage.writes:
             model, name = path.removeprefix("ckpt/"), path.split("/")[0]
             if path != model and model not in logged:
-                yield "training", f"{pipeline.training_title(model)}: no log of its training", command(
+                yield "training", f"{catalog.training_title(model)}: no log of its training", command(
                     settings, stage, path, "" if not layout or has_default_list(layout) else settings.list)
             if not layout or name not in settings.dirs or name in done:
                 continue
@@ -146,16 +150,18 @@ def missing(settings, experiment, chain, layout, data, columns, ids):
         if name not in done and best_folder(experiment, name) is None:
             yield "maps", f"No {name}/", None
 
-    if layout and not any(layout.has_ground_truth(i) for i in ids):
-        yield "evaluation", f"No ground truth in {layout.root / 'SegmentationClass'}: nothing is scored", None
-        return
-    for column in columns:
+    for column in columns if not is_unscored(layout, ids) else ():
         folder = column["folder"]
         found = [e for e in data["evals"] if (e["folder"], e["list"]) == (folder, settings.list)]
         if not found or found[0]["stale"]:
             stage = pipeline.evaluation("", "", column["task"], folder, settings.list)
             yield ("evaluation", f"{folder}/ was written again after {found[0]['file']}" if found else
                    f"{folder}/ is not evaluated on {settings.list}", command(settings, stage))
+
+
+def is_unscored(layout, ids):
+    """Say whether the images of a dataset have no ground truth at all."""
+    return bool(layout) and not any(map(layout.has_ground_truth, ids))
 
 
 def has_default_list(layout):

@@ -5,10 +5,14 @@ Writes  NAME/results.json, the rows of all seeds; report.html; what the stages w
 Run     python reproduce.py --recipe demo
         python reproduce.py --recipe demo --from affinity
         python reproduce.py --recipe voc --model model_cse          (any file of models/ may take its place)
-It stops at the first stage that fails, with that stage's message; the same command resumes there.
+        python reproduce.py --recipe lite --data_root photos --train_list train -- --max_epochs 9 --batch_size 4
+What follows -- goes to the trainings: each flag to those that have it. Photos without ground truth are not measured:
+the maps are written, and shown in the report. It stops at the first stage that fails, with that stage's message; the
+same command resumes there.
 """
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -21,7 +25,8 @@ import config
 import numpy as np
 
 import pipeline
-from tools import flags, interrupt
+from data.layout import VOCLayout
+from tools import catalog, flags, interrupt
 from tools.clock import TIMES, duration, read_times
 from tools.experiment import Experiment
 from tools.files import read_json, write_json
@@ -30,7 +35,8 @@ STOPPED = 75        # exit code of a stage that was asked to stop: the next one 
 
 
 def main():
-    settings = flags.parse(config.Reproduce, models=dict.fromkeys(pipeline.models(), config.Reproduce))
+    words, handed = pipeline.split_words(sys.argv[1:])
+    settings = flags.parse(config.Reproduce, words, dict.fromkeys(catalog.models(), config.Reproduce))
     other = settings.model != config.Reproduce.model
     settings.name = settings.name or (settings.recipe + "_plain" * settings.plain + f"_{settings.model}" * other)
     if settings.plain and settings.data_root == "data/critters":
@@ -39,8 +45,15 @@ def main():
         print("pydensecrf2 is not installed (it needs a C++ compiler): the CRF, and what follows from it, are left out")
     seeds = range(settings.seed, settings.seed + settings.seeds)
     names = [settings.name if seed == settings.seed else f"{settings.name}_{seed}" for seed in seeds]
-    chains = [pipeline.chain(values_of(settings, name)) for name in names]
-    runs = [run_stages(settings, name, commands(settings, name, seed, chain), announce=name == settings.name)
+    layout = open_dataset(settings)
+    values = [values_of(settings, name, layout) for name in names]
+    chains = [pipeline.hand_on(pipeline.chain(own), handed) for own in values]
+    unmeasured = pipeline.not_measured(chains[0], layout)
+    for reason in unmeasured.values():
+        print(reason)
+    chains = [[stage for stage in chain if not stage.task or stage.list not in unmeasured] for chain in chains]
+    runs = [run_stages(settings, name, commands(settings, name, seed, chain), handed if name == settings.name
+                       else None)
             for name, seed, chain in zip(names, seeds, chains)]
     if settings.dry_run:
         return
@@ -49,21 +62,30 @@ def main():
     if rows:
         write_json(experiment / "results.json", {"rows": rows})
     print_table(rows, settings)
-    report = ["report.py", "--recipe", settings.recipe, "--name", settings.name,
-              *flags.changed(settings, "data_root", "experiment_root", "model")]
-    print(f"\n$ python {shlex.join(report)}", flush=True)
-    run_stage(report)
+    for reason in unmeasured.values():
+        print(reason)
+    make_report(settings, values[0].measured)
     print_places(experiment, chains[0])
 
 
-def values_of(settings, name):
-    """Return what this run's chain depends on; its dataset is drawn first if it is the embedded one."""
+def open_dataset(settings):
+    """Open the dataset; None where there is none that can be read yet: it is drawn first, or the first stage says so.
+    """
+    try:
+        return VOCLayout(settings.data_root)
+    except (ValueError, OSError):
+        return None
+
+
+def values_of(settings, name, layout):
+    """Return what this run's chain depends on; its dataset is generated first if it is the embedded one."""
     root, draw = Path(settings.data_root), ()
     if settings.recipe == "demo" and (not root.exists() or (root / "Heads").is_dir()):
         draw = ("--out", settings.data_root, *["--plain"] * settings.plain)
     values = pipeline.values_of(name, settings.recipe, settings.model)
-    return replace(values, train_list=settings.train_list, draw=draw,
-                   alphas=values.alphas if find_spec("pydensecrf") else ())
+    values = replace(values, train_list=settings.train_list, draw=draw,
+                     alphas=values.alphas if find_spec("pydensecrf") else ())
+    return pipeline.fit_lists(values, layout)
 
 
 def commands(settings, name, seed, chain):
@@ -77,10 +99,10 @@ def commands(settings, name, seed, chain):
              home / next(iter(stage.writes)) if stage.task else None) for stage in chain]
 
 
-def run_stages(settings, name, plan, announce=False):
+def run_stages(settings, name, plan, announce=None):
     """Run one seed's stages; returns [(title, command, result file, seconds)] of the evaluations.
 
-    announce  first say how long it will take, once the dataset is there
+    announce  the words after --: first say how long it will take, once the dataset is there; None: do not
     The seconds are those of all stages since the evaluation before, whenever they ran.
     """
     experiment, done, since = Experiment(settings.experiment_root, name), [], []
@@ -88,13 +110,13 @@ def run_stages(settings, name, plan, announce=False):
     for part, title, command, result in plan:
         since.append(title)
         if parts.index(part) >= parts.index(settings.from_):
-            if announce and not settings.dry_run and command[0] != "-m":
-                print_estimate(settings)
-                announce = False
+            if announce is not None and not settings.dry_run and command[0] != "-m":
+                print_estimate(settings, announce)
+                announce = None
             print(f"\n$ python {shlex.join(command)}", flush=True)
-            if not settings.dry_run and run_by_the_clock(experiment, title, command):
-                raise ValueError(f"{title} stopped with the message above. Fix that and run the same command again: "
-                                 "stages that are complete are skipped")
+            if not settings.dry_run and (code := run_by_the_clock(experiment, title, command)):
+                raise ValueError(f"{title} {how_it_ended(code)} and run the same command again: stages that are "
+                                 "complete are skipped")
         elif result and not result.exists():
             print(f"{title}: left out, --from {settings.from_} finds no {result}")
             since.clear()
@@ -106,11 +128,20 @@ def run_stages(settings, name, plan, announce=False):
     return done
 
 
-def print_estimate(settings):
+def how_it_ended(code):
+    """Say why a stage stopped, and what to do."""
+    if code == -signal.SIGKILL:         # the stage could not say anything
+        return ("was killed, as Linux does when the memory is full. Take less of it (fewer --num_workers; for a "
+                "training -- --accumulate 2)")
+    return "stopped with the message above. Fix that"
+
+
+def print_estimate(settings, handed):
     """Say how long the chain will take: see estimate.py. It runs in a process of its own, whose memory is free then."""
     words = flags.changed(settings, "name", "model", "train_list", "data_root", "experiment_root", "device",
                           "num_workers")
-    command = [sys.executable, Path(__file__).with_name("estimate.py"), "--recipe", settings.recipe, *words]
+    command = [sys.executable, Path(__file__).with_name("estimate.py"), "--recipe", settings.recipe, *words,
+               *(["--", *handed] if handed else [])]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     except subprocess.TimeoutExpired:
@@ -190,6 +221,9 @@ def trained_network(experiment, ckpt):
 
 
 def print_table(rows, settings):
+    if not rows:
+        print("\nNothing was measured")
+        return
     print(f"\nRecipe {settings.recipe}"
           + (": critters, a small setting of the same code from scratch; not the paper's numbers" if
              settings.recipe == "demo" else "")
@@ -210,6 +244,17 @@ def print_table(rows, settings):
 def spread(values):
     """Write a mean, and with several seeds the standard deviation."""
     return f"{np.mean(values):.1f}" + (f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def make_report(settings, list_name):
+    """Run report.py on the images of a list."""
+    words = ["report.py", "--recipe", settings.recipe, "--name", settings.name,
+             *flags.changed(settings, "data_root", "experiment_root", "model")]
+    if list_name != config.Report.list:
+        words += ["--list", list_name]
+    print(f"\n$ python {shlex.join(words)}", flush=True)
+    if code := run_stage(words):
+        raise ValueError(f"report.py {how_it_ended(code)} and run that command again: all stages are complete")
 
 
 def print_places(experiment, chain):

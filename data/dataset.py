@@ -65,7 +65,8 @@ class AffinitySet(torch.utils.data.Dataset):
     """The training images with their CRF maps of two alphas, augmented together by
     `augment(image, maps, rng) -> (3, S, S), [(R, S, S), (R, S, S)]` and merged by `merge(low, high) -> (h, w)`.
 
-    paths  {ID: (path of the lower alpha's maps, of the higher one's)};  read  path -> classes (R,), scores (R, H, W)
+    paths  {ID: (path of the lower alpha's maps, of the higher one's)}
+    read   function path, size=(H, W) -> classes (R,) with 0 first, scores (R, H, W), checked
     As of TrainSet, an item depends on (seed, epoch, index) alone.
     """
 
@@ -89,18 +90,9 @@ class AffinitySet(torch.utils.data.Dataset):
 
     def _read_maps(self, image_id, size):
         """Read both CRF maps of an image of size (H, W): [(R, H, W), (R, H, W)], of the same classes."""
-        found = [self.read(path) for path in self.paths[image_id]]
-        classes = found[0][0].tolist()
-        for path, (own, scores) in zip(self.paths[image_id], found):
-            if not len(own) or own[0] != 0:
-                raise ValueError(f"{path}: no map of the background: these are not CRF maps")
-            if own.max() > (most := len(self.layout.classes)):
-                raise ValueError(f"{path} holds the class {own.max()}, but the object classes of {self.layout.root} "
-                                 f"are 1..{most}: delete it and run infer.py again, or fix classes.txt")
-            if scores.shape[1:] != size:
-                raise ValueError(f"{path} holds maps of size {scores.shape[1:]}, its image is of size {size}: delete "
-                                 "it and run infer.py again")
-            if own.tolist() != classes:
-                raise ValueError(f"{path} holds maps of the classes {own.tolist()}, {self.paths[image_id][0]} those of "
-                                 f"{classes}: delete both and run infer.py again")
-        return [scores for _, scores in found]
+        low, high = self.paths[image_id]
+        (classes, scores), (others, other_scores) = self.read(low, size=size), self.read(high, size=size)
+        if classes.tolist() != others.tolist():
+            raise ValueError(f"{low} holds maps of the classes {classes.tolist()}, {high} those of {others.tolist()}: "
+                             "both have to be made of the same CAMs")
+        return [scores, other_scores]

@@ -103,7 +103,6 @@ def test_lists(place):
     assert_says(refusal("train", *NEW, "--train_list", "none.txt"), "none.txt lists no image")
     assert_says(refusal("infer", *DEMO, "--dict", "--infer_list", "nope"), "no list nope",
                 "splits: train, train_aug, val")
-    assert_says(refusal("train", *NEW, "--batch_size", 13), "batch of 13", "12 images", "--batch_size takes 1 to 12")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -340,7 +339,7 @@ def test_labels_that_were_changed(place):
 
 
 def test_cams_are_no_crf_maps(place):
-    assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "dict"), "no map of the background",
+    assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "dict"), "dict holds CAMs", "not CRF maps",
                 "--task cam")
 
 
@@ -386,7 +385,7 @@ def test_predictions_that_are_missing_or_do_not_fit(place):
     np.savez(folder / "train_0001.npz", classes=np.uint8([1]), scores=np.full((1, 128, 128), np.nan, np.float16))
     assert_says(refusal("evaluation", *DEMO), "dict/train_0001.npz", "NaN")
     cut(folder / "train_0001.npz")
-    assert_says(refusal("evaluation", *DEMO), "dict/train_0001.npz cannot be read", "delete it and run infer.py again")
+    assert_says(refusal("evaluation", *DEMO), "dict/train_0001.npz cannot be read", "delete it", "python infer.py")
     assert_says(refusal("infer", *DEMO, "--crf", "--alphas", 3), "dict/train_0001.npz cannot be read", "delete it")
     (folder / "train_0001.npz").unlink()
     (folder / "train_0002.npz").unlink()
@@ -554,13 +553,13 @@ def test_the_dataset_is_left_as_it_was(zoo):
 
 
 def test_a_batch_without_any_class(place):
-    """Images of no class alone: the erasing term is 0, training and inference go through."""
+    """One image alone has a class, so two batches of three have none: training and inference go through."""
     data = own_data(place)
-    mend_labels(data, lambda table: table.update({i: [] for i in table}))
+    mend_labels(data, lambda table: table.update({i: [] for i in table if i != "train_0000"}))
     call("train", *DEMO, *small("model_cse"), "--name", "NEW", "--er_init", "X/model_oc", "--cl_init", "X/model_oc",
          "--max_epochs", 1)
     row = json.loads((place / "experiment/NEW/log/train_model_cse.jsonl").read_text())
-    assert row["loss_cse"] == 0 and row["loss"] == row["loss_cls"] and row["p_target_erased"] is None
+    assert 0 < row["loss_cse"] < 1 and 0 < row["p_target_erased"] < 1 and row["loss"] < 2
     call("infer", *DEMO, "--name", "NEW", "--dict", "--crf", "--vis", "--alphas", 2, "--infer_list", "val")
     call("evaluation", *DEMO, "--name", "NEW", "--list", "val")
     found = json.loads((place / "experiment/NEW/eval/cam_dict_val.json").read_text())

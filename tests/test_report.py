@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pipeline
 from data.images import voc_palette
 from data.layout import VOCLayout
 from tests import chromium
 from tests.stages import call, parse
+from tools import catalog
 from tools.experiment import Experiment
 from tools.files import write_json
 from tools.maps import read_cam, read_crf, save_cam, save_crf
@@ -263,8 +263,8 @@ def test_a_folders_record_says_what_it_holds(tmp_path):
               "rw/04_24": "CGNet, random walk, alphas 4 and 24", "rw/long": "CGNet, random walk, alphas 4 and 24",
               "seg": "DeepLab", "seg_photos": "DeepLab (seg_photos)", "odd": "odd", "loop": "loop",
               "crf_model_oc/24": "crf_model_oc/24", "nowhere": "nowhere"}
-    assert {folder: pipeline.title_of(experiment, folder) for folder in titles} == titles
-    assert {folder: pipeline.task_of(experiment, folder) for folder in titles} == {
+    assert {folder: catalog.title_of(experiment, folder) for folder in titles} == titles
+    assert {folder: catalog.task_of(experiment, folder) for folder in titles} == {
         folder: {"C": "crf", "c": "cam"}.get(kind, "png") for folder, kind in zip(titles, "cccCC.....*C.")} | {
         "loop": "crf"}
 

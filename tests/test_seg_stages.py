@@ -458,7 +458,6 @@ def test_other_classes(seg):
     ("train_seg", ("--network", "unet"), ("--network", "deeplabv3")),
     ("train_seg", ("--scale", 1.5, 0.5), ("--scale", "1.5 0.5")),
     ("train_seg", ("--scale", 0, 1), ("--scale", "above 0")),
-    ("train_seg", ("--batch_size", 13), ("batch of 13", "12 images", "--batch_size takes 1 to 12")),
     ("train_seg", ("--train_list", "nope"), ("no list nope",)),
     ("train_seg", ("--init", "typo.pth"), ("no weights 'typo.pth'",)),
     ("train_seg", ("--data_root", "nowhere"), ("no dataset at nowhere",)),

@@ -57,6 +57,22 @@ class Run:
         return f"train_{self.model}"
 
 
+def fit_batch(settings, images):
+    """Reduce --batch_size to the number of images where that is smaller, and say so.
+
+    Raises ValueError where not even one image is left for each process and each part of --accumulate.
+    """
+    if images >= settings.batch_size:
+        return
+    parts = distributed.world() * settings.accumulate
+    size = images // parts * parts
+    if not size:
+        raise ValueError(f"{images} images of {settings.train_list} are too few for {distributed.world()} processes "
+                         f"with --accumulate {settings.accumulate}: take fewer of both, or a longer --train_list")
+    distributed.say(f"--batch_size {settings.batch_size} becomes {size}: {settings.train_list} has {images} images")
+    settings.batch_size = size
+
+
 def run_training(objective, network, groups, train_loader, run, schedule_steps=None, on_step=None, on_epoch=None):
     """Open a training, or resume it, and fit: what every training stage ends with.
 

@@ -36,6 +36,7 @@ from tools.files import (
     writer_is_dead,
     written_aside,
 )
+from tools.maps import find_alike
 from tools.provenance import MADE_BY, differences, digest, read_made_by, revision, versions
 
 NETWORK = "network.json"
@@ -69,8 +70,8 @@ class Experiment:
         return self / ".lock" / (str(Path(what)).replace("/", "_") + ".lock")
 
     def find_folder(self, name):
-        """Return the folder of that name in the experiment, or else the path `name` itself."""
-        return self / name if (self / name).is_dir() else Path(name)
+        """Return the folder of that name in the experiment, or else the path `name` itself; crf/4 finds crf/04."""
+        return find_alike(self / name) or find_alike(name) or Path(name)
 
     def command_for(self, path):
         """Return the command that writes a path here, as errors name it; the plain path where none is known."""
@@ -224,8 +225,7 @@ class Experiment:
         differs = differences(found, record)
         if differs and folder.is_dir() and any(folder.iterdir()):
             if found.get("stage") != stage:
-                raise ValueError(f"{folder} was not written by this stage ({differs}): name another folder, or delete "
-                                 "it yourself")
+                raise ValueError(f"{folder} was not written by this stage ({differs}): name another folder")
             if not alone:
                 raise ValueError(f"{folder} was made differently ({differs}), and other shards are writing there")
             if not overwrite and any(path.name != MADE_BY for path in folder.iterdir()):

@@ -34,6 +34,12 @@ def write_labels(path, labels):
         image.save(aside, format="PNG")
 
 
+def write_png(path, image):
+    """Write an image, uint8 (H, W, 3), as PNG."""
+    with written_aside(path) as aside:
+        Image.fromarray(image).save(aside, format="PNG")
+
+
 def write_stream(path, stream):
     """Write what an open binary file holds."""
     with written_aside(path) as aside, open(aside, "wb") as file:

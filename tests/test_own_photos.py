@@ -1,0 +1,194 @@
+"""reproduce.py on photos with labels alone: no ground truth, few of them, flags for the trainings."""
+import importlib
+import json
+import shutil
+from types import SimpleNamespace
+
+import config
+
+import pytest
+
+import pipeline
+from data.layout import VOCLayout
+from tests.stages import DEMO, call, own_data, refusal
+from tests.test_bad_input import assert_says
+from tests.test_pipeline import ALPHAS, commands_of
+from tools import engine
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch, finished):
+    """Give data/m, ten photos with labels and nothing else, as a person brings them."""
+    root = tmp_path / "data/m"
+    shutil.copytree(finished / "data/critters/JPEGImages", root / "JPEGImages")
+    for name in ("classes.txt", "labels.json"):
+        shutil.copy(finished / f"data/critters/{name}", root)
+    write_list(root, "train", [f"train_{i:04d}" for i in range(10)])
+    monkeypatch.chdir(tmp_path)
+    return root
+
+
+def write_list(root, name, ids):
+    (root / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
+    (root / f"ImageSets/Segmentation/{name}.txt").write_text("\n".join(ids) + "\n")
+
+
+OWN = ("--recipe", "demo", "--name", "m", "--data_root", "data/m", "--train_list", "train", "--num_workers", 0)
+
+
+def planned(*words):
+    """Return the commands that reproduce.py would run, and what it prints."""
+    text = call("reproduce", *OWN, "--dry_run", *words)
+    return commands_of(text), text
+
+
+def lists_of(lines):
+    """Return {title of a command: its lists}."""
+    return [(line[0], word) for line in lines for flag, word in zip(line, line[1:]) if flag.endswith("list")]
+
+
+# ---- no ground truth ----
+
+def test_the_whole_chain_without_ground_truth_on_fewer_photos_than_a_batch(photos, monkeypatch):
+    for model in ("model_oc", "model_cse"):
+        monkeypatch.setitem(importlib.import_module(f"models.{model}").RECIPES["demo"], "max_epochs", (1, "a test"))
+    for stage in ("TrainAff", "TrainSeg"):
+        monkeypatch.setitem(config.RECIPES["demo"][stage], "max_epochs", (1, "a test"))
+    ran = []
+
+    def run(words):
+        ran.append(words[0])
+        print(call(words[0].removesuffix(".py"), *words[1:]))
+        return 0
+
+    monkeypatch.setattr("reproduce.run_stage", run)
+    text = call("reproduce", *OWN)
+    assert ran == ["train.py", "infer.py", "train.py", "infer.py", "train_aff.py", "infer_aff.py", "train_seg.py",
+                   "infer_seg.py", "report.py"]
+    assert "Estimated time on 10 images" in text
+    assert text.count("--batch_size 16 becomes 10: train has 10 images") == 2          # both classifiers; the others: 8
+    assert text.count("data/m/SegmentationClass") >= 2 and "not measured" in text and "Nothing was measured" in text
+    folder = photos.parents[1] / "experiment/m"
+    assert not (folder / "results.json").exists() and not (folder / "eval").exists()
+    for name in ("dict", "crf/06", "rw", "seg", "seg_vis", "infer"):
+        assert any((folder / name).rglob("train_0000*")), name
+    page = (folder / "report.html").read_text("utf-8")
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    shown = [column["folder"].split("/")[0] for column in data["columns"]]
+    assert shown == ["dict_model_oc", "dict", "crf", "rw", "seg"]
+    assert len(data["rows"]) == 10 and all(len(row["stages"]) == 5 for row in data["rows"])
+    said = [note["what"] for note in data["notes"]]
+    assert said == ["No ground truth in data/m/SegmentationClass: nothing is scored"]
+    stored = json.loads((folder / "config/train_model_cse.json").read_text())["settings"]
+    assert stored["batch_size"] == 10
+    again = call("reproduce", *OWN)
+    assert again.count("nothing to do") == 4
+
+
+def test_what_is_measured_is_what_has_ground_truth(photos, finished):
+    """All of train, none of val, part of it, a list without a val: each said, and the chain is otherwise the same."""
+    without, text = planned()
+    assert not [line for line in without if line[0] == "evaluation.py"] and "train: none of its 10 images" in text
+    assert ("infer_seg.py", "val") not in lists_of(without)
+    masks = photos / "SegmentationClass"
+    shutil.copytree(finished / "data/critters/SegmentationClass", masks)
+    whole, text = planned()
+    assert len([line for line in whole if line[0] == "evaluation.py"]) == len(ALPHAS) + 4 and "not measured" not in text
+    assert [line for line in whole if line[0] != "evaluation.py"] == without
+    write_list(photos, "val", ["val_0000", "val_0001"])
+    assert {("infer_seg.py", "val"), ("evaluation.py", "val")} < set(lists_of(planned()[0]))
+    for path in masks.glob("val_*"):
+        path.unlink()
+    lines, text = planned()
+    assert ("infer_seg.py", "val") in lists_of(lines) and ("evaluation.py", "val") not in lists_of(lines)
+    assert ("evaluation.py", "train") in lists_of(lines) and "val: none of its 2 images" in text
+    (masks / "train_0003.png").unlink()
+    lines, text = planned()
+    assert not [line for line in lines if line[0] == "evaluation.py"] and "train: 9 of its 10 images" in text
+
+
+def test_the_list_that_is_measured_was_trained_on(photos, finished):
+    shutil.copytree(finished / "data/critters/SegmentationClass", photos / "SegmentationClass")
+    write_list(photos, "some", ["train_0001", "train_0002"])
+    found = set(lists_of(planned("--train_list", "some")[0]))
+    assert {word for _, word in found} == {"some"}, found       # of train only two have maps
+    (photos / "ImageSets/Segmentation/train.txt").unlink()
+    assert {word for _, word in lists_of(planned("--train_list", "some")[0])} == {"some"}
+    report = [line for line in planned("--train_list", "some")[0] if line[0] == "train.py"]
+    assert all(line[line.index("--val_list") + 1] == "some" for line in report)
+    write_list(photos, "train", ["train_0001"])
+    assert ("evaluation.py", "train") in lists_of(planned("--train_list", "some")[0])
+
+
+def test_a_stage_that_is_killed_could_not_say_why(photos, monkeypatch):
+    monkeypatch.setattr("reproduce.run_stage", lambda command: -9)
+    assert_says(refusal("reproduce", *OWN, "--from", "deeplab"), "was killed", "memory",
+                "--num_workers", "same command")
+    monkeypatch.setattr("reproduce.run_stage", lambda command: 1)
+    assert_says(refusal("reproduce", *OWN, "--from", "report"), "report.py stopped with the message above")
+
+
+def test_a_list_that_is_missing_is_named_by_the_first_stage(photos):
+    lines, _ = planned("--train_list", "nope")
+    assert lines[0][:1] == ["train.py"] and "nope" in lines[0]
+    assert_says(refusal("train", *OWN, "--train_list", "nope", "--model", "model_oc"), "no list nope")
+
+
+# ---- flags for the trainings ----
+
+def test_flags_after_two_dashes_reach_the_trainings_that_have_them(photos):
+    plain, _ = planned()
+    lines, _ = planned("--", "--batch_size", 4, "--resize", 100, 120, "--cc_init=0.2", "--label_dir", "rw/x",
+                       "--checkpoint_blocks")
+    assert [line[0] for line, before in zip(lines, plain, strict=True) if line != before] == [
+        "train.py", "train.py", "train_aff.py", "train_seg.py"]
+    oc, cse, aff, seg = [line for line in lines if line[0].startswith("train")]
+    for line in (oc, cse, aff, seg):
+        assert line[line.index("--batch_size") + 1] == "4" and "--checkpoint_blocks" in line
+    assert oc[oc.index("--resize"):][:3] == ["--resize", "100", "120"] == cse[cse.index("--resize"):][:3]
+    assert "--resize" not in aff + seg and "--cc_init=0.2" in cse and "--cc_init=0.2" not in oc + aff + seg
+    # What a person hands on wins over what the chain names itself: it comes later.
+    assert "rw/x" not in oc + cse + aff and len(seg) - seg[::-1].index("--label_dir") == seg.index("rw/x")
+
+
+@pytest.mark.parametrize("words, says", [
+    (["--scales", 1], ["--scales", "no training stage"]), (["--batchsize", 4], ["--batchsize", "--help"]),
+    (["--name", "Y"], ["--name", "before the --"]), (["--model=model_oc"], ["--model", "before the --"]),
+    (["4"], ["'4'", "-- --batch_size 4"])])
+def test_flags_that_no_training_has(photos, words, says):
+    assert_says(refusal("reproduce", *OWN, "--dry_run", "--", *words), *says)
+
+
+def test_nothing_after_two_dashes_is_nothing(photos):
+    assert planned("--") == planned()
+    assert pipeline.split_words(["--name", "X"]) == (["--name", "X"], [])
+    assert pipeline.split_words(["--", "--a", "--"]) == ([], ["--a", "--"])
+
+
+# ---- fewer photos than a batch ----
+
+@pytest.mark.parametrize("images, batch, parts, world, left", [
+    (10, 16, 1, 1, 10), (16, 16, 1, 1, 16), (17, 16, 1, 1, 16), (1, 8, 1, 1, 1), (10, 16, 4, 1, 8), (10, 12, 2, 3, 6)])
+def test_the_batch_shrinks_to_what_there_is(monkeypatch, capsys, images, batch, parts, world, left):
+    monkeypatch.setattr("tools.distributed.world", lambda: world)
+    settings = SimpleNamespace(batch_size=batch, accumulate=parts, train_list="train")
+    engine.fit_batch(settings, images)
+    said = capsys.readouterr().out
+    assert settings.batch_size == left and (f"--batch_size {batch} becomes {left}" in said) == (left != batch)
+
+
+def test_too_few_photos_for_the_processes(monkeypatch):
+    monkeypatch.setattr("tools.distributed.world", lambda: 4)
+    with pytest.raises(ValueError, match=r"3 images of train .* 4 processes with --accumulate 1"):
+        engine.fit_batch(SimpleNamespace(batch_size=8, accumulate=1, train_list="train"), 3)
+
+
+def test_one_photo_is_enough_to_train(place):
+    """Each training; the batch that it shrank to is part of the record, so the same command resumes."""
+    folder = own_data(place)
+    write_list(folder, "one", ["train_0000"])
+    line = ("train", *DEMO, "--name", "O", "--model", "model_oc", "--train_list", "one", "--max_epochs", 1,
+            "--val_every", 0)
+    assert "--batch_size 16 becomes 1" in call(*line)
+    assert "nothing to do" in call(*line)
+    assert VOCLayout(folder).ids("one") == ["train_0000"]

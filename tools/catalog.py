@@ -1,0 +1,105 @@
+"""What people call things: the models of models/, the networks that were trained, folders of maps.
+
+A folder of maps says in its record (made_by.json) which stage wrote it, from what; its name may be anyone's.
+"""
+import ast
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from tools.maps import pair_alphas
+from tools.provenance import read_made_by
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a file of models/ says of itself: see models/__init__.py."""
+    title: str
+    suffix: str
+    starts_from: dict = field(default_factory=dict)
+    published: dict = field(default_factory=dict)
+    settings: tuple = ()                # names of the fields of its Settings
+
+
+@cache
+def models():
+    """Return {name: Model}. The files are read, not imported: that would import torch."""
+    found = {}
+    for path in sorted(Path(__file__).resolve().parent.with_name("models").glob("[!_]*.py")):
+        body = ast.parse(path.read_text("utf-8")).body
+        values = {node.targets[0].id: node.value for node in body
+                  if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
+        own = [field.target.id for node in body if isinstance(node, ast.ClassDef) and node.name == "Settings"
+               for field in node.body if isinstance(field, ast.AnnAssign)]
+        found[path.stem] = Model(settings=tuple(own), **{
+            name.lower(): ast.literal_eval(values[name])
+            for name in ("TITLE", "SUFFIX", "STARTS_FROM", "PUBLISHED") if name in values})
+    return found
+
+
+def made_from(experiment, folder, depth=9):
+    """Return the model whose CAMs a folder of maps was made from; None where no record tells."""
+    record = _record(experiment, folder)
+    script, _, model = str(record.get("stage")).partition(" ")
+    if script == "infer" and model in models():
+        return model
+    inputs = record.get("inputs", {}) if depth else ()
+    return next(filter(None, (made_from(experiment, path, depth - 1) for path in inputs)), None)
+
+
+def title_of(experiment, folder):
+    """Name what a folder of maps holds, as its record tells: crf/06 -> CGNet, CAM + CRF, alpha 6.
+
+    A folder with a name of its own is named too; one without a record has no other title.
+    """
+    title = _title(experiment, folder)
+    usual = folder.split("/")[0] in ("rw", "seg", *_map_folders("dict"), *_map_folders("crf"))
+    return folder if title is None else title if usual else f"{title} ({folder})"
+
+
+def _title(experiment, folder):
+    record, model = _record(experiment, folder), made_from(experiment, folder)
+    stage = record.get("stage")
+    if stage == "infer_seg":
+        return "DeepLab"
+    title = model and models()[model].title
+    if title and stage == f"infer {model}":
+        return f"{title}, CAM"
+    if title and stage == "infer crf":
+        alpha = record.get("settings", {}).get("alpha")
+        return f"{title}, CAM + CRF, alpha {f'{alpha:g}' if type(alpha) in (int, float) else alpha}"
+    if title and stage == "infer_aff":
+        pairs = [pair_alphas(Path(path).parent.name.removeprefix("aff_")) for path in record.get("inputs", {})]
+        return f"{title}, random walk" + next((_alphas(pair) for pair in pairs if pair), "")
+    return None
+
+
+def training_title(model):
+    """Name the network of ckpt/MODEL: aff_04_24 -> AffinityNet, alphas 4 and 24."""
+    pair = pair_alphas(model.removeprefix("aff_"))
+    names = {name: own.title for name, own in models().items()} | {"seg": "DeepLab"}
+    return f"AffinityNet{_alphas(pair)}" if pair else names.get(model, model)
+
+
+def task_of(experiment, folder):
+    """Say which maps a folder holds, in the words of evaluation.py: cam, crf or png."""
+    stage, top = str(_record(experiment, folder).get("stage")), folder.split("/")[0]
+    if stage == "infer crf" or top in _map_folders("crf"):
+        return "crf"
+    return "cam" if stage.removeprefix("infer ") in models() or top in _map_folders("dict") else "png"
+
+
+def _record(experiment, folder):
+    """Read a folder's record; empty where there is none that can be read."""
+    try:
+        return read_made_by(experiment / folder)
+    except (ValueError, OSError):
+        return {}
+
+
+def _map_folders(kind):
+    return [kind + own.suffix for own in models().values()]
+
+
+def _alphas(pair):
+    return f", alphas {' and '.join(pair)}"
