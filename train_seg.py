@@ -66,8 +66,8 @@ def label_folder(settings, experiment, layout, ids):
     if missing:
         what = (lacking("label map", folder, missing, ids, settings.train_list) if folder.is_dir() else
                 f"no folder of label maps: neither {inside} nor {folder}")
-        remedy = layout.without_map(folder, missing) or to_make(settings, settings.label_dir, settings.train_list, "png")
-        raise ValueError(f"{what}. {remedy}")
+        raise ValueError(f"{what}. " + (layout.without_map(folder, missing) or to_make(
+            settings, settings.label_dir, settings.train_list, "png")))
     verify(folder, experiment.folder, digests(layout.sources()))
     return folder
 
