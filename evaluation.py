@@ -21,7 +21,7 @@ from data.layout import IGNORE, VOCLayout
 from pipeline import experiment_of, result_file, to_make
 from tools import flags
 from tools.files import write_json, written_aside
-from tools.maps import checked_cam, checked_crf, find_maps, lacking, require_kind
+from tools.maps import checked_cam, checked_crf, compare_with_labels, find_maps, lacking, require_kind
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
 from tools.provenance import digest, digests, verify
 from tools.visualize import draw_curve
@@ -40,6 +40,8 @@ def main():
     paths = find_predictions(folder, ids, settings)
     require_truth(layout, ids, settings)
     verify(folder, experiment.folder, digests(layout.sources()))
+    if settings.task == "cam" and (doubt := compare_with_labels(folder, paths, layout)):
+        print(doubt)
 
     result = (evaluate_cams if settings.task == "cam" else evaluate_labels)(settings, layout, paths)
     truth = settings.gt_dir or str(layout.root / "SegmentationClass")

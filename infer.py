@@ -1,6 +1,7 @@
 """Locate the labelled classes in images: CAMs, dense CRF maps, overlays to look at.
 
 Reads   ckpt/MODEL/EEE.pth, network.json   JPEGImages/ and labels of --data_root
+        or --dict_dir THEIRS: CAMs of another project, for --crf and --vis; the folder is only read
 Writes  dict/ID.npz (--dict)   crf/ALPHA/ID.npz (--crf)   infer/ID_cam_CLASS.png (--vis); of model_oc dict_model_oc/ ...
 Run     python infer.py --name X --model model_cse --vis --dict --crf --alphas 4 24 --infer_list train_aug
 Existing files are skipped. Under torchrun each process takes its share of the images; so does each job of an array with
@@ -18,7 +19,7 @@ from data.transforms import resize_scores, shrink
 from methods.cam import image_cams
 from models import MODELS
 from networks import CAM_NETWORKS, build
-from networks.pretrained import load_weights, read_description
+from networks.pretrained import describe_file, load_weights, read_description
 from pipeline import experiment_of, to_make
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, import_pydensecrf, refine_all
@@ -26,6 +27,7 @@ from tools.files import save_image
 from tools.maps import (
     alpha_name,
     checked_cam,
+    compare_with_labels,
     find_maps,
     holds_maps,
     is_foreign,
@@ -60,7 +62,8 @@ def main():
     folders.setdefault("dict", given)
 
     done = sum(bool(find_maps(folders["dict"], i)) for i in ids)
-    distributed.say(f"{folders['dict']}: {done} of {len(ids)} images are finished")
+    distributed.say(f"the CAMs of {len(ids)} images are read from {given}, which stays as it is" if given else
+                    f"{folders['dict']}: {done} of {len(ids)} images are finished")
     ids = distributed.share(ids)
     with interrupt.remembered():
         make_maps(settings, experiment, layout, device, weights, folders, ids)
@@ -134,17 +137,20 @@ def given_cams(settings, experiment, layout, ids):
     """
     if not settings.dict_dir or not holds_maps(folder := experiment.find_folder(settings.dict_dir)):
         return None
-    own = folder.resolve() == (experiment / settings.dict_dir).resolve()
-    if own and not is_foreign(folder) or settings.dict and not own:
+    own, foreign = folder.resolve() == (experiment / settings.dict_dir).resolve(), is_foreign(folder)
+    if not foreign and (own or settings.dict):
         return None
     if settings.dict:
         raise ValueError(f"{folder} holds maps that no stage wrote: without --dict they are only read, for --crf and "
                          "--vis; or name another folder")
     require_kind(folder, "cam")
-    if missing := [i for i in ids if not find_maps(folder, i)]:
+    cams = {i: find_maps(folder, i) for i in ids}
+    if missing := [i for i, path in cams.items() if path is None]:
         raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
                          f"{to_make(settings, settings.dict_dir, settings.infer_list, 'cam')}")
     verify(folder, experiment.folder, digests(layout.sources()))
+    if doubt := compare_with_labels(folder, cams, layout):
+        distributed.say(doubt)
     return folder
 
 
@@ -196,10 +202,14 @@ def size_of_missing(settings, layout, ids, given, folders):
 
 
 def trained_network(experiment, layout, weights):
-    """Build the network that the network.json beside the weights describes, and load them."""
+    """Build the network that the network.json beside the weights describes, and load them.
+
+    The authors' own files have none: what network they are of, their tensors say.
+    """
     path = experiment.network_of(weights)
-    read_description(path, CAM_NETWORKS, layout)
-    network = build(path)
+    if path:
+        read_description(path, CAM_NETWORKS, layout)
+    network = build(path or describe_file(weights, CAM_NETWORKS, layout))
     load_weights(network, weights)
     return network
 

@@ -25,7 +25,7 @@ from pipeline import experiment_of, to_make
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, refine_all
 from tools.files import save_labels
-from tools.maps import alpha_pair, checked_cam, find_maps, lacking, require_kind
+from tools.maps import alpha_pair, checked_cam, compare_with_labels, find_maps, lacking, require_kind
 from tools.provenance import digests, verify
 
 LESS_MEMORY = "--precision bf16 needs less, and so does a smaller copy of the image in JPEGImages/ (and of its maps)"
@@ -61,6 +61,8 @@ def find_cams(settings, experiment, layout, ids):
         raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
                          f"{to_make(settings, settings.dict_dir, settings.infer_list, 'cam')}")
     verify(folder, experiment.folder, digests(layout.sources()))
+    if doubt := compare_with_labels(folder, cams, layout):
+        distributed.say(doubt)
     return cams
 
 

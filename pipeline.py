@@ -236,7 +236,8 @@ def model_of(experiment):
 
 def experiment_of(settings):
     """Return the experiment in which a stage with these settings works. Its errors name the commands of this table."""
-    return Experiment(settings.experiment_root, settings.name, partial(command_for, settings))
+    theirs = {name: own.authors_file for name, own in models().items() if own.authors_file}
+    return Experiment(settings.experiment_root, settings.name, partial(command_for, settings), theirs)
 
 
 def command_line(settings, name, script, words):

@@ -9,7 +9,6 @@ The same command again resumes where the last one stopped.
 """
 import hashlib
 from functools import partial
-from pathlib import Path
 
 import config
 
@@ -29,7 +28,7 @@ from networks.deeplab import HEADS
 from networks.pretrained import load_start, named_weights, official_state
 from pipeline import experiment_of, to_make
 from tools import distributed, engine, flags
-from tools.maps import lacking
+from tools.maps import lacking, require_kind
 from tools.provenance import digests, verify
 
 
@@ -60,12 +59,12 @@ def main():
 
 def label_folder(settings, experiment, layout, ids):
     """Find the folder of --label_dir; ValueError with the count of the labels that it lacks and what makes them."""
-    inside = experiment / settings.label_dir
-    folder = inside if inside.is_dir() else Path(settings.label_dir)
+    folder = experiment.find_folder(settings.label_dir)
+    require_kind(folder, "png")
     missing = [i for i in ids if not find_label_map(folder, i)]
     if missing:
         what = (lacking("label map", folder, missing, ids, settings.train_list) if folder.is_dir() else
-                f"no folder of label maps: neither {inside} nor {folder}")
+                f"no folder of label maps: neither {experiment / settings.label_dir} nor {folder}")
         raise ValueError(f"{what}. " + (layout.without_map(folder, missing) or to_make(
             settings, settings.label_dir, settings.train_list, "png")))
     verify(folder, experiment.folder, digests(layout.sources()))

@@ -71,7 +71,7 @@ class VOCLayout:
         ids = []
         for number, line in enumerate(read_text(path).split("\n"), start=1):
             if line.strip():
-                ids.append(_parse_id(line, f"{path}, line {number}"))
+                ids.append(parse_id(line, f"{path}, line {number}"))
         if not ids:
             raise ValueError(f"{path} lists no image: write one ID a line")
         if twice := repeated(ids):
@@ -238,7 +238,7 @@ class VOCLayout:
             return None
 
 
-def _parse_id(line, place):
+def parse_id(line, place):
     """Return the ID in a line of a list; `place` names the line in errors."""
     words = line.split()
     path = re.fullmatch(r"(?i)(?:.*/)?([^/]+)\.(?:jpe?g|png)", words[0])

@@ -139,6 +139,12 @@ def test_cams_are_not_taken_for_crf_maps(place, cams):
     assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "theirs"), "theirs/train_0000.npy",
                 "do not sum to 1", "--task cam")
     assert_says(refusal("evaluation", *DEMO, "--task", "png", "--dict_dir", "dict"), "dict holds CAMs", "--task cam")
+    assert_says(refusal("evaluation", *DEMO, "--task", "png", "--dict_dir", "theirs"), "theirs holds no label maps",
+                ".npy", "--task cam")
+    for label_dir in ("dict", "crf/2", "theirs"):
+        assert_says(refusal("train_seg", *DEMO, "--label_dir", label_dir), label_dir.split("/")[0], "label maps", ".py")
+    truth = place / "data/critters/SegmentationClass"
+    assert_says(refusal("evaluation", *DEMO, "--dict_dir", truth), "SegmentationClass holds no CAMs", "--task png")
     for alpha in ("02", "24"):
         shutil.copytree(place / "theirs", place / f"pair/{alpha}")
     line = ("--batch_size", 4, "--init", "random", "--norm", "train", "--max_epochs", 1)
@@ -146,6 +152,23 @@ def test_cams_are_not_taken_for_crf_maps(place, cams):
     shutil.copytree(place / "experiment/X/dict", place / "ours/02")
     shutil.copytree(place / "experiment/X/crf/24", place / "ours/24")
     assert_says(refusal("train_aff", *AFF, "--crf_dir", "ours"), "ours/02 holds CAMs", "--task cam")
+
+
+@pytest.mark.parametrize("form", ["dict", "keys"])
+def test_keys_that_count_from_1(place, cams, form):
+    """The images' labels show it; of other classes than the labels a sentence says so."""
+    for name, shift in (("theirs", 0), ("others", 2)):
+        (place / name).mkdir()
+        for image_id, (classes, scores) in cams.items():
+            ids = [(int(c) + shift) % 6 if shift else int(c) for c in classes]
+            save_npy(place / name / image_id, {"keys": np.array(ids), "high_res": scores} if form == "keys" else
+                     dict(zip(ids, scores)))
+    for stage, words in (("evaluation", DEMO), ("infer", (*DEMO, "--crf", "--alphas", 2)), ("infer_aff", (
+            *AFF, "--infer_list", "train"))):
+        message = refusal(stage, *words, "--dict_dir", "theirs", "--name", "N")
+        assert_says(message, "theirs counts its classes from 1", "one lower")
+        assert "delete" not in message
+    assert "others: of 12 images looked at, " in call("evaluation", *DEMO, "--dict_dir", "others")
 
 
 def test_scores_outside_0_to_1(place, cams):

@@ -390,6 +390,39 @@ def test_masks(place, form, words):
         assert image.mode == "P" and bytes(image.getpalette()[:9]) == voc_palette()[:9]
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_gray_values_of_a_file(place, kind):
+    write(TABLES["names"])
+    write("0 background\n100 fox\nowl 200\n255 ignore\n", "colours.txt")
+    masks_of(place, lambda path, labels: mask(path, np.choose(np.minimum(labels, 3), [0, 100, 200, 255]).astype(kind)))
+    assert set(folder("--masks", "masks", "--mask_colours", "colours.txt").ground_truth("2").flat) == {0, 2, 255}
+
+
+def test_colours_that_name_no_class_or_lack_one(place):
+    write(TABLES["names"])
+    masks_of(place, as_rgb)
+    for lines, words in (("1 2 3 fox\n", ("no colour for owl",)), ("1 2 3 wolf\n", ("line 1", "'wolf'", "fox, owl")),
+                         ("1 2 3 fox\n1 2 3 owl\n", ("line 2", "two classes")), ("fox 1 2 3\nowl green\n", ("line 2",)),
+                         ("", ("no colour for fox, owl",))):
+        write(lines, "colours.txt")
+        assert_says(refused("--masks", "masks", "--mask_colours", "colours.txt"), "colours.txt", *words)
+    assert_says(refused("--masks", "masks", "--mask_colours", "nowhere.txt"), "nowhere.txt", "--mask_colours")
+
+
+def test_lists_that_there_are(place):
+    write(TABLES["names"])
+    (place / "lists").mkdir()
+    write("5\n2.jpg\n", "lists/train.txt")
+    write("/JPEGImages/1.jpg /SegmentationClass/1.png\n", "lists/val.txt")
+    layout = folder("--lists", "lists")
+    assert [layout.ids(s) for s in ("train", "train_aug", "val")] == [["5", "2"], ["5", "2"], ["1"]]
+    os.rename("out", "before")
+    write("9\n", "lists/val.txt")
+    assert_says(refused("--lists", "lists"), "--leave_out")
+    os.remove("lists/train.txt")
+    assert_says(refused("--lists", "lists"), "--lists", "train.txt")
+
+
 @pytest.mark.parametrize("lines", ["10 20 30 fox\n40 50 60 owl\n0 0 0 background\n9 9 9 ignore\n",
                                    "name,r,g,b\nfox,10,20,30\nowl,40,50,60\nbackground,0,0,0\nvoid,9,9,9\n",
                                    "# label:color_rgb:parts:actions\nfox:10,20,30::\nowl:40,50,60::\n"

@@ -13,7 +13,8 @@ SCORES = ("high_res", "hr_cam", "attn_highres", "highres", "rw", "cam")    # of 
 NEARLY = 1e-3               # a score may be so much outside of 0..1: others divide in float16
 KINDS = {"cam": "CAMs", "crf": "CRF maps", "png": "label maps", "vis": "overlays"}
 HOW_TO_READ = {
-    "cam": "evaluation.py scores CAMs with --task cam; infer.py --crf --dict_dir FOLDER makes CRF maps of them",
+    "cam": "evaluation.py scores CAMs with --task cam; infer.py --crf --dict_dir FOLDER makes CRF maps of them, "
+           "infer_aff.py --dict_dir FOLDER label maps",
     "crf": "infer.py and infer_aff.py take a folder of CAMs (--dict_dir); evaluation.py takes CRF maps with --task crf",
     "png": "evaluation.py scores label maps with --task png", "vis": "overlays are pictures for people only"}
 
@@ -78,11 +79,48 @@ def checked_crf(path, layout, size=None, remedy=""):
 
 
 def require_kind(folder, kind):
-    """Raise ValueError if the folder's record says that it holds something else than `kind`: cam, crf or png."""
+    """Raise ValueError if a folder holds something else than `kind` (cam, crf or png).
+
+    Its record says so; of a folder without one the files' endings tell label maps from others.
+    """
     found = kind_of(folder)
+    if not found and is_foreign(folder):
+        endings = {path.suffix for path in Path(folder).iterdir()}
+        if kind == "png" and not endings & {".png"} and endings & {*SUFFIXES}:
+            raise ValueError(f"{folder} holds no label maps (.png), but {' and '.join(sorted(endings & {*SUFFIXES}))} "
+                             f"files. {HOW_TO_READ['cam']}")
+        if kind != "png" and ".png" in endings and not endings & {*SUFFIXES}:
+            raise ValueError(f"{folder} holds no {KINDS[kind]} ({', '.join(SUFFIXES)}), but .png files. "
+                             f"{HOW_TO_READ['png']}")
     if found and found != kind:
         raise ValueError(f"{folder} holds {KINDS[found]} (its made_by.json says so), not {KINDS[kind]}. "
                          + HOW_TO_READ[found])
+
+
+def compare_with_labels(folder, paths, layout):
+    """Compare the classes of another project's CAMs with the labels of a dozen images.
+
+    paths  {ID: path}
+    Returns a sentence where most show classes that are not among their labels, else "". ValueError where all would fit
+    if their classes were one lower: then the files count their keys from 1.
+    """
+    if not is_foreign(folder):
+        return ""
+    looked, fit, fit_lower = 0, 0, 0
+    for image_id in list(paths)[::-(-len(paths) // 12) or 1]:
+        try:
+            label = set((np.flatnonzero(layout.label(image_id)) + 1).tolist())
+        except (ValueError, OSError):               # no labels are needed here
+            continue
+        shown = set(_read_maps(paths[image_id], first=1)[1].tolist())
+        looked, fit = looked + bool(shown), fit + bool(shown and shown <= label)
+        fit_lower += bool(shown and {k - 1 for k in shown} <= label)
+    if fit < looked == fit_lower > 2:
+        raise ValueError(f"{folder} counts its classes from 1, as the labels of the images show; keys have to count "
+                         "from 0. Write the files again with keys that are one lower")
+    return "" if 2 * fit >= looked else (
+        f"{folder}: of {looked} images looked at, {fit} have CAMs of no other classes than their labels. Are these of "
+        "this dataset, with its order of classes?")
 
 
 def kind_of(folder):

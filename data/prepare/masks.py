@@ -124,8 +124,11 @@ class Converter:
     def read(self, path, has_object=True):
         """Read one mask. has_object: the photo's label has a class, so a mask that only ignores is an error."""
         with decoded(path, REMEDY) as image:
-            mode, by_id = image.mode, self.colours is None or (image.mode == "L" and not self._grays())
-            values = np.array(image.convert("L") if mode == "1" else image if by_id else image.convert("RGB"))
+            mode, gray = image.mode, image.mode == "L" or image.mode.startswith("I")
+            by_id = self.colours is None or (gray and not self._grays())
+            values = np.array(image.convert("L") if mode == "1" else image if by_id or gray else image.convert("RGB"))
+        if gray and not by_id and values.max() <= 255:
+            values = np.stack([values] * 3, axis=-1)
         return self._ids(values, mode, path, has_object) if by_id else self._of_colours(values, path)
 
     def _grays(self):
