@@ -80,6 +80,8 @@ class Train(Training):
     val_list: str = option("train", "split or file on which the CAMs are measured during training", PAPER,
                            content=False)
     val_every: int = option(1, "epochs between measurements; 0 = never", PAPER, content=False, least=0)
+    max_side: int = option(0, "an image with a longer side is shrunk to it first; needed above 179 million pixels; "
+                           "0 = never", content=False, least=0)
     resize: tuple[int, int] = option((256, 448), "the long side is drawn from this range", PAPER, least=1)
     crop: int = option(384, "side of the crop; smaller pictures are zero-padded after normalisation", PAPER, least=8)
     jitter: tuple[float, float, float, float] = option((0.3, 0.3, 0.3, 0.1), "brightness, contrast, saturation, hue; "
@@ -118,7 +120,7 @@ class Infer(Inference):
                            "its own size; 0 = never", least=0)
     crf_iterations: int = option(10, "mean field iterations", PAPER, content=False, least=1)
     format: str = option("npz", "npz, or the pickled dicts of the authors (npy)", choices=("npz", "npy"), content=False)
-    dict_dir: str = option("", "folder of the CAMs; empty: dict and the model's suffix (dict_model_oc)", content=False)
+    dict_dir: str = option("", "folder of the CAMs; empty: dict, dict_model_oc; others' are read", content=False)
     crf_dir: str = option("", "folder of the CRF maps; empty: crf and the model's suffix", content=False)
     vis_dir: str = option("", "folder of the overlays; empty: infer and the model's suffix", content=False)
 
@@ -128,7 +130,7 @@ class TrainAff(Training):
     """train_aff.py"""
     low: float = option(4, "alpha of the CRF maps in which what is an object is surely one", PSA_SUBMITTED, above=0)
     high: float = option(24, "alpha of the CRF maps in which what is background is surely that", PSA_SUBMITTED, above=0)
-    crf_dir: str = option("crf", "folder of both, in the experiment or anywhere (crf, crf_model_oc)", content=False)
+    crf_dir: str = option("crf", "folder of both, in the experiment or anywhere; holds 04, 4 or 4.0", content=False)
     init: str = option("imagenet", "start: imagenet, cam, random, a file, or an experiment's network (X/model_cse)",
                        PSA)
     max_epochs: int = option(8, "epochs", PSA, least=1)
@@ -154,7 +156,7 @@ class InferAff(Inference):
                                  least=0)
     radius_rule: str = option("psa", "the radius on small maps. aeft: the half disc fits into the shorter edge; psa: "
                               "radius 5 wherever one pair fits", PSA, choices=("psa", "aeft"))
-    dict_dir: str = option("dict", "folder of the CAMs, in the experiment or anywhere (dict, dict_model_oc)",
+    dict_dir: str = option("dict", "folder of the CAMs, in the experiment or anywhere, also another project's",
                            content=False)
     rw_dir: str = option("", "folder of the label maps; empty: rw/LOW_HIGH", content=False)
 

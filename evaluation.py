@@ -9,17 +9,19 @@ A CAM needs a background threshold. The best of a range is reported, as the pape
 truth; the value at a fixed threshold stands beside it.
 """
 import re
+from pathlib import Path
 
 import config
 
 import numpy as np
 from tqdm import tqdm
 
+from data.folders import find_label_map
 from data.layout import IGNORE, VOCLayout
 from pipeline import experiment_of, result_file, to_make
 from tools import flags
 from tools.files import write_json, written_aside
-from tools.maps import find_maps, lacking, read_cam, read_crf
+from tools.maps import checked_cam, checked_crf, compare_with_labels, find_maps, lacking, require_kind
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
 from tools.provenance import digest, digests, verify
 from tools.visualize import draw_curve
@@ -32,10 +34,14 @@ def main():
     settings.dict_dir = settings.dict_dir.rstrip("/") or "/"
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     folder = experiment.find_folder(settings.dict_dir)
+    if folder.name != Path(settings.dict_dir).name:             # crf/4 is crf/04
+        settings.dict_dir = str(Path(settings.dict_dir).with_name(folder.name))
     ids = layout.ids(settings.list)
     paths = find_predictions(folder, ids, settings)
     require_truth(layout, ids, settings)
     verify(folder, experiment.folder, digests(layout.sources()))
+    if settings.task == "cam" and (doubt := compare_with_labels(folder, paths, layout)):
+        print(doubt)
 
     result = (evaluate_cams if settings.task == "cam" else evaluate_labels)(settings, layout, paths)
     truth = settings.gt_dir or str(layout.root / "SegmentationClass")
@@ -57,12 +63,12 @@ def find_predictions(folder, ids, settings):
     """Return {ID: path}; raises FileNotFoundError with the count and first names of what is missing."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder} (--dict_dir). {advice(settings)}")
+    require_kind(folder, settings.task)
     if settings.task == "png":
-        paths = {i: folder / f"{i}.png" for i in ids}
-        missing = [i for i, p in paths.items() if not p.exists()]
+        paths = {i: find_label_map(folder, i) for i in ids}
     else:
         paths = {i: find_maps(folder, i) for i in ids}
-        missing = [i for i, p in paths.items() if p is None]
+    missing = [i for i, p in paths.items() if p is None]
     if missing:
         raise FileNotFoundError(f"{lacking('prediction', folder, missing, ids, settings.list)}. "
                                 f"{advice(settings)}")
@@ -81,8 +87,9 @@ def require_truth(layout, ids, settings):
     missing = [i for i in ids if not layout.has_ground_truth(i, settings.gt_dir)]
     if missing:
         folder = settings.gt_dir or layout.root / "SegmentationClass"
-        raise FileNotFoundError(f"{lacking('ground truth', folder, missing, ids, settings.list)}: --gt_dir names "
-                                "another folder, --list a split that has it")
+        raise FileNotFoundError(f"{lacking('ground truth', folder, missing, ids, settings.list)}: "
+                                f"{layout.without_map(folder, missing)}--gt_dir names another folder, --list a split "
+                                "that has it")
 
 
 def evaluate_cams(settings, layout, paths):
@@ -93,10 +100,11 @@ def evaluate_cams(settings, layout, paths):
     if not 0 <= settings.threshold <= 1:
         raise ValueError(f"--threshold {settings.threshold:g}: scores lie in 0 .. 1")
     searched = threshold_range(low, high, step)
+    remedy = advice(settings)
     histogram = ThresholdHistogram(len(layout.classes), [*searched, settings.threshold, *WHOLE_RANGE])
 
     def predict(image_id, truth):
-        classes, scores = read_cam(paths[image_id])
+        classes, scores = checked_cam(paths[image_id], layout, remedy=remedy)
         return classes, scores if len(classes) else np.zeros((0, *truth.shape), np.float32)     # an image of no class
 
     seen = count(settings, layout, paths, predict, lambda cam, truth: histogram.add(*cam, truth))
@@ -114,14 +122,12 @@ def evaluate_cams(settings, layout, paths):
 
 def evaluate_labels(settings, layout, paths):
     """Count the label maps: those of PNGs, or the row with the highest CRF score."""
-    confusion = ConfusionMatrix(len(layout.classes))
+    confusion, remedy = ConfusionMatrix(len(layout.classes)), advice(settings)
 
     def predict(image_id, truth):
         if settings.task == "png":
             return layout.read_label_map(image_id, paths[image_id].parent)       # the same format: a PNG of class ids
-        classes, scores = read_crf(paths[image_id])
-        if not len(classes) or classes[0] != 0:
-            raise ValueError("no map of the background: these are CAMs, not CRF maps (--task cam)")
+        classes, scores = checked_crf(paths[image_id], layout, remedy=remedy)
         return classes[scores.argmax(0)].reshape(scores.shape[1:])
 
     seen = count(settings, layout, paths, predict, lambda labels, truth: confusion.add(labels, truth))
@@ -135,7 +141,7 @@ def count(settings, layout, paths, predict, add):
     Returns {"ignored": percent of all pixels, "without_object": images whose ground truth shows no object}. ValueError
     gives the count and names of predictions of another size, and says so where no image shows an object.
     """
-    wrong_size, ignored, pixels, empty = [], 0, 0, []
+    wrong_size, ignored, pixels, empty = {}, 0, 0, []
     for image_id, path in tqdm(paths.items(), "evaluation", mininterval=1):
         truth = layout.ground_truth(image_id, settings.gt_dir)
         ignored, pixels = ignored + int((truth == IGNORE).sum()), pixels + truth.size
@@ -147,12 +153,12 @@ def count(settings, layout, paths, predict, add):
             if size == truth.shape:
                 add(prediction, truth)
             else:
-                wrong_size.append(f"{image_id}: {size} and {truth.shape}")
+                wrong_size[image_id] = size, truth.shape
         except ValueError as error:
             raise ValueError(error if str(path) in str(error) else f"{path}: {error}") from None
     if wrong_size:
         raise ValueError(f"{len(wrong_size)} of {len(paths)} predictions do not have their ground truth's size "
-                         f"({'; '.join(wrong_size[:3])}): were they written for other images?")
+                         f"{layout.other_sizes(wrong_size)}")
     if len(empty) == len(paths):
         folder = settings.gt_dir or layout.root / "SegmentationClass"
         raise ValueError(f"no object is left in the ground truth {folder} of {settings.list}: "

@@ -1,6 +1,7 @@
 """Locate the labelled classes in images: CAMs, dense CRF maps, overlays to look at.
 
 Reads   ckpt/MODEL/EEE.pth, network.json   JPEGImages/ and labels of --data_root
+        or --dict_dir THEIRS: CAMs of another project, for --crf and --vis; the folder is only read
 Writes  dict/ID.npz (--dict)   crf/ALPHA/ID.npz (--crf)   infer/ID_cam_CLASS.png (--vis); of model_oc dict_model_oc/ ...
 Run     python infer.py --name X --model model_cse --vis --dict --crf --alphas 4 24 --infer_list train_aug
 Existing files are skipped. Under torchrun each process takes its share of the images; so does each job of an array with
@@ -18,16 +19,28 @@ from data.transforms import resize_scores, shrink
 from methods.cam import image_cams
 from models import MODELS
 from networks import CAM_NETWORKS, build
-from networks.pretrained import load_weights, read_description
-from pipeline import experiment_of
+from networks.pretrained import describe_file, load_weights, read_description
+from pipeline import experiment_of, to_make
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, import_pydensecrf, refine_all
 from tools.files import save_image
-from tools.maps import alpha_name, find_maps, read_cam, save_cam, save_crf
-from tools.provenance import digests
+from tools.maps import (
+    alpha_name,
+    checked_cam,
+    compare_with_labels,
+    find_maps,
+    holds_maps,
+    is_foreign,
+    lacking,
+    require_kind,
+    save_cam,
+    save_crf,
+)
+from tools.provenance import digests, verify
 from tools.visualize import OVERLAY_SIDE, overlay
 
 CRF_SHRINKS_TO = 0.3        # a deflated CRF map beside plain float16; .20 to .32 on the critters
+SAME_COMMAND = "Then run the same command again"
 LESS_MEMORY = ("--max_side 512 shrinks it for the network, --scales 1 shows it at one size, --precision bf16 needs "
                "less; or take it off the list")
 
@@ -40,12 +53,17 @@ def main():
         import_pydensecrf()         # if it is missing, say so before hours of CAMs
     device = distributed.start(settings.device)
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
-    ids = chosen_ids(settings, layout)
-    weights = distributed.on_main(lambda: experiment.weights(settings.model, settings.load_epo))
-    folders = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights, ids))
+    ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
+    given = given_cams(settings, experiment, layout, ids)
+    if not given:
+        require_labels(settings, layout, ids)
+    weights = None if given else distributed.on_main(lambda: experiment.weights(settings.model, settings.load_epo))
+    folders = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights or given, ids))
+    folders.setdefault("dict", given)
 
     done = sum(bool(find_maps(folders["dict"], i)) for i in ids)
-    distributed.say(f"{folders['dict']}: {done} of {len(ids)} images are finished")
+    distributed.say(f"the CAMs of {len(ids)} images are read from {given}, which stays as it is" if given else
+                    f"{folders['dict']}: {done} of {len(ids)} images are finished")
     ids = distributed.share(ids)
     with interrupt.remembered():
         make_maps(settings, experiment, layout, device, weights, folders, ids)
@@ -100,7 +118,7 @@ def load_shrunk(layout, image_id, source, max_side):
     """Read an image and its CAMs, both shrunk to max_side, the classes of its CRF maps and the image's own size."""
     path = layout.image_path(image_id)
     image, size = shrink(read_image(path, max_side), max_side), image_size(path)
-    classes, scores = read_cam(source, size)
+    classes, scores = checked_cam(source, layout, size, SAME_COMMAND)
     if image.shape[:2] != size:
         scores = resize_scores(scores, *image.shape[:2])
     return image, scores, [0, *classes], size
@@ -112,9 +130,32 @@ def save_refined(folders, name, format, alpha, scores, classes, size):
     save_crf(folders[alpha] / name, classes, scores, format)
 
 
-def chosen_ids(settings, layout):
-    """Return the shard's IDs, after a check that all their images and labels exist."""
-    ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
+def given_cams(settings, experiment, layout, ids):
+    """Return the folder of --dict_dir if its CAMs are only read: those of another project or experiment. Else None.
+
+    ValueError, with their count, if images have none there.
+    """
+    if not settings.dict_dir or not holds_maps(folder := experiment.find_folder(settings.dict_dir)):
+        return None
+    own, foreign = folder.resolve() == (experiment / settings.dict_dir).resolve(), is_foreign(folder)
+    if not foreign and (own or settings.dict):
+        return None
+    if settings.dict:
+        raise ValueError(f"{folder} holds maps that no stage wrote: without --dict they are only read, for --crf and "
+                         "--vis; or name another folder")
+    require_kind(folder, "cam")
+    cams = {i: find_maps(folder, i) for i in ids}
+    if missing := [i for i, path in cams.items() if path is None]:
+        raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
+                         f"{to_make(settings, settings.dict_dir, settings.infer_list, 'cam')}")
+    verify(folder, experiment.folder, digests(layout.sources()))
+    if doubt := compare_with_labels(folder, cams, layout):
+        distributed.say(doubt)
+    return folder
+
+
+def require_labels(settings, layout, ids):
+    """Check that the images have labels, where these say which classes to look for."""
     if settings.labels == "given" and ids:
         try:
             layout.labels(ids)
@@ -124,35 +165,35 @@ def chosen_ids(settings, layout):
             raise ValueError(f"{error}; --labels predicted looks for the classes that the network recognises") from None
         if layout.left_out:
             distributed.say(layout.left_out)
-    return ids
 
 
-def open_outputs(settings, experiment, layout, weights, ids):
-    """Claim the output folders: {"dict", and "vis" or an alpha: path}."""
+def open_outputs(settings, experiment, layout, source, ids):
+    """Claim the output folders: {"dict", "vis" or an alpha: path}. source: the weights, or the folder of given CAMs."""
     suffix = MODELS[settings.model].SUFFIX
     dict_dir = settings.dict_dir or f"dict{suffix}"
+    given = source if source.is_dir() else None
+    cams = given or experiment / dict_dir
     made = {"classes": layout.classes, "scales": settings.scales, "precision": settings.precision,
             "labels": settings.labels, "format": settings.format, "data": digests(layout.sources())}
     shrunk = {"max_side": settings.max_side} if settings.max_side else {}       # so that older folders stay as they are
-    outputs = {"dict": (dict_dir, f"infer {settings.model}", made | shrunk, [weights])}
+    outputs = {} if given else {"dict": (dict_dir, f"infer {settings.model}", made | shrunk, [source])}
     for alpha in settings.alphas if settings.crf else ():
         made = {"alpha": alpha, "iterations": settings.crf_iterations, "format": settings.format} | shrunk
-        outputs[alpha] = (f"{settings.crf_dir or f'crf{suffix}'}/{alpha_name(alpha)}", "infer crf", made,
-                          [experiment / dict_dir])
+        outputs[alpha] = (f"{settings.crf_dir or f'crf{suffix}'}/{alpha_name(alpha)}", "infer crf", made, [cams])
     if settings.vis:
-        outputs["vis"] = (settings.vis_dir or f"infer{suffix}", "infer vis", {}, [experiment / dict_dir])
+        outputs["vis"] = (settings.vis_dir or f"infer{suffix}", "infer vis", {}, [cams])
     return experiment.open_outputs(f"infer_{settings.model}", flags.as_json(settings), outputs,
-                                   partial(size_of_missing, settings, layout, ids),
-                                   f"{len(ids)} images of {settings.infer_list} with {weights}")
+                                   partial(size_of_missing, settings, layout, ids, given),
+                                   f"{len(ids)} images of {settings.infer_list} with {source}")
 
 
-def size_of_missing(settings, layout, ids, folders):
-    """Estimate in bytes what is still to be written."""
+def size_of_missing(settings, layout, ids, given, folders):
+    """Estimate in bytes what is still to be written. given: the folder of CAMs that are only read, or None."""
     if not ids:                 # more shards than images
         return 0
     plane = mean_pixels(layout, ids) * (4 if settings.format == "npy" else 2)
-    classes = layout.labels(ten_of(ids)).sum(1).mean() if settings.labels == "given" else 2
-    size = plane * classes * sum(not find_maps(folders["dict"], i) for i in ids)
+    classes = 2 if given or settings.labels == "predicted" else layout.labels(ten_of(ids)).sum(1).mean()
+    size = 0 if given else plane * classes * sum(not find_maps(folders["dict"], i) for i in ids)
     for alpha in settings.alphas if settings.crf else ():
         shrinks_to = 1 if settings.format == "npy" else CRF_SHRINKS_TO
         size += plane * (classes + 1) * shrinks_to * sum(not find_maps(folders[alpha], i) for i in ids)
@@ -161,10 +202,14 @@ def size_of_missing(settings, layout, ids, folders):
 
 
 def trained_network(experiment, layout, weights):
-    """Build the network that the network.json beside the weights describes, and load them."""
+    """Build the network that the network.json beside the weights describes, and load them.
+
+    The authors' own files have none: what network they are of, their tensors say.
+    """
     path = experiment.network_of(weights)
-    read_description(path, CAM_NETWORKS, layout)
-    network = build(path)
+    if path:
+        read_description(path, CAM_NETWORKS, layout)
+    network = build(path or describe_file(weights, CAM_NETWORKS, layout))
     load_weights(network, weights)
     return network
 
@@ -172,9 +217,7 @@ def trained_network(experiment, layout, weights):
 def draw_overlays(settings, layout, folders, image_id):
     """Write infer/ID_cam_CLASS.png for each class of an image."""
     source = find_maps(folders["dict"], image_id)
-    classes, _ = read_cam(source)
-    if len(classes) and not 1 <= min(classes) <= max(classes) <= len(layout.classes):
-        raise ValueError(f"{source} holds a class that {layout.root} lacks: delete it and run the same command again")
+    classes, _ = checked_cam(source, layout, remedy=SAME_COMMAND)
     names = [layout.classes[c - 1] for c in classes]
     paths = [folders["vis"] / f"{image_id}_cam_{name.replace('/', '_')}.png" for name in names]
     if all(path.exists() for path in paths):

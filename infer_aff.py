@@ -25,7 +25,7 @@ from pipeline import experiment_of, to_make
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, refine_all
 from tools.files import save_labels
-from tools.maps import alpha_pair, find_maps, lacking, read_cam
+from tools.maps import alpha_pair, checked_cam, compare_with_labels, find_maps, lacking, require_kind
 from tools.provenance import digests, verify
 
 LESS_MEMORY = "--precision bf16 needs less, and so does a smaller copy of the image in JPEGImages/ (and of its maps)"
@@ -55,11 +55,14 @@ def main():
 def find_cams(settings, experiment, layout, ids):
     """Return {ID: path of its CAMs}; ValueError says how many are missing and which command writes them."""
     folder = experiment.find_folder(settings.dict_dir)
+    require_kind(folder, "cam")
     cams = {i: find_maps(folder, i) for i in ids}
     if missing := [i for i, path in cams.items() if path is None]:
         raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
                          f"{to_make(settings, settings.dict_dir, settings.infer_list, 'cam')}")
     verify(folder, experiment.folder, digests(layout.sources()))
+    if doubt := compare_with_labels(folder, cams, layout):
+        distributed.say(doubt)
     return cams
 
 
@@ -110,26 +113,15 @@ def write_labels(settings, layout, network, device, folder, cams):
 
 def walk_all(settings, layout, network, device, cams):
     """Yield (ID, classes (K + 1,), scores (K + 1, H', W'), (H, W)) of each image after the random walk."""
+    remedy = to_make(settings, settings.dict_dir, settings.infer_list, "cam")
     images = view_loader(layout, list(cams), scales=(1,), labelled=False,
                          **engine.loader_for(device, settings.num_workers))
     with engine.autocast(device, settings.precision), remedies.one_by_one(images, LESS_MEMORY) as images:
         for image_id, views, size, _ in images:
-            classes, scores = read_checked(cams[image_id], size, layout)
+            classes, scores = checked_cam(cams[image_id], layout, size, remedy)
             walked = walk_cams(network, views[0][:1], torch.from_numpy(scores), settings.dup, settings.beta,
                                settings.logt, settings.radius_rule)
             yield image_id, np.array([0, *classes]), walked.cpu().numpy(), size
-
-
-def read_checked(path, size, layout):
-    """Read an image's CAMs; ValueError if they have another size or unknown classes, or are no CAMs."""
-    classes, scores = read_cam(path, size)
-    if unknown := sorted(set(classes.tolist()) - set(range(1, len(layout.classes) + 1))):
-        raise ValueError(f"{path} holds the class {unknown[-1]}, but the object classes of {layout.root} are 1.."
-                         f"{len(layout.classes)}: " + ("these are CRF maps, not CAMs (--dict_dir)" if 0 in unknown else
-                                                       "run infer.py again, or fix classes.txt"))
-    if scores.size and not 0 <= scores.min() <= scores.max() <= 1:
-        raise ValueError(f"{path} holds scores outside 0 .. 1: delete it and run infer.py again")
-    return classes, scores
 
 
 def load_for_crf(layout, image_id, classes, walked):

@@ -226,7 +226,7 @@ def label_in_tiles(settings, network, image):
 
 
 def max_side(settings):
-    return settings.max_side if settings.images else 0
+    return settings.max_side if settings.images else None
 
 
 def crf_job(settings, images, folder, image_id, scores):

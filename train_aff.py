@@ -6,6 +6,7 @@ Run     python train_aff.py --name X --low 4 --high 24
 The same command again resumes where the last one stopped.
 """
 from functools import partial
+from pathlib import Path
 
 import config
 
@@ -20,7 +21,16 @@ from networks import build, describe, parameter_groups
 from networks.pretrained import load_start, named_weights, official_state
 from pipeline import experiment_of, to_make
 from tools import distributed, engine, flags
-from tools.maps import alpha_name, alpha_pair, find_maps, lacking, read_crf
+from tools.maps import (
+    NOT_COMPLETED,
+    alpha_name,
+    alpha_pair,
+    checked_crf,
+    find_maps,
+    is_foreign,
+    lacking,
+    require_kind,
+)
 from tools.provenance import digest, digests, made_with, verify
 
 
@@ -34,6 +44,7 @@ def main():
     folders = crf_folders(settings, experiment, layout)
     change = partial(augment_mapped, crop_size=settings.crop, jitter_amounts=settings.jitter)
     pairs = find_pairs(settings, experiment, folders, ids)
+    remedy = to_make(settings, settings.crf_dir, settings.train_list, "crf", [settings.low, settings.high])
     distributed.say(f"{len(ids)} images of {settings.train_list}, labels from {' and '.join(map(str, folders))}")
 
     torch.manual_seed(settings.seed)
@@ -41,7 +52,7 @@ def main():
     network = build(description)
     if settings.crop % network.image_multiple:
         raise ValueError(f"--crop {settings.crop}: with this backbone take a multiple of {network.image_multiple}")
-    dataset = AffinitySet(layout, pairs, settings.seed, read_crf, change,
+    dataset = AffinitySet(layout, pairs, settings.seed, partial(checked_crf, layout=layout, remedy=remedy), change,
                           partial(confident_labels, stride=network.stride))
     init = engine.start_from(experiment.find_init(settings.init, "init", named_weights(settings.backbone)), "init",
                              partial(load_start, network, description))
@@ -58,14 +69,21 @@ def main():
 
 def crf_folders(settings, experiment, layout):
     """Find the folders of both alphas' maps; ValueError for one that was made of another alpha, or of other data."""
-    folders = [experiment.find_folder(f"{settings.crf_dir}/{alpha_name(a)}") for a in (settings.low, settings.high)]
+    folders = [crf_folder(settings, experiment, alpha) for alpha in (settings.low, settings.high)]
     for folder, alpha in zip(folders, (settings.low, settings.high)):
+        require_kind(folder, "crf")
         made = made_with(folder).get("alpha", alpha)
         if made != alpha:
             raise ValueError(f"{folder} holds CRF maps of alpha {made:g}, not {alpha:g}: give it back its name. "
                              f"{to_make(settings, settings.crf_dir, settings.train_list, 'crf', [alpha])}")
         verify(folder, experiment.folder, digests(layout.sources()))
     return folders
+
+
+def crf_folder(settings, experiment, alpha):
+    """Find the folder of an alpha's maps: crf/04, 4 or 4.0, or, as psa and SEAM name it, crf_4.0."""
+    names = [f"{settings.crf_dir}{between}{alpha_name(alpha)}" for between in "/_"]
+    return next((folder for folder in map(experiment.find_folder, names) if folder.is_dir()), Path(names[0]))
 
 
 def find_pairs(settings, experiment, folders, ids):
@@ -78,8 +96,9 @@ def find_pairs(settings, experiment, folders, ids):
             alphas.append(alpha)
             words.append(lacking("CRF map", folder, gone, ids, settings.train_list))
     if words:
-        raise ValueError(f"{'; '.join(words)}. "
-                         f"{to_make(settings, settings.crf_dir, settings.train_list, 'crf', alphas)}")
+        foreign = any(map(is_foreign, folders))
+        raise ValueError(f"{'; '.join(words)}. " + (NOT_COMPLETED if foreign else to_make(
+            settings, settings.crf_dir, settings.train_list, "crf", alphas)))
     return paths
 
 

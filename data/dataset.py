@@ -3,6 +3,7 @@ import numpy as np
 import torch
 
 from data.images import read_image
+from data.transforms import shrink
 
 AUGMENT_STREAM, TARGET_STREAM = 1, 2                # last number of a sample's seed; 0 is the order of an epoch
 
@@ -12,11 +13,12 @@ class TrainSet(torch.utils.data.Dataset):
 
     An item is requested by (epoch, index) and depends on (seed, epoch, index) alone, so it is the same for any number
     of processes and after a restart. `sample_target(label (B, C), generator) -> (B,)` adds the class to erase.
+    An image with a side longer than `max_side` is shrunk to it first, unless that is 0.
     """
 
-    def __init__(self, layout, ids, seed, augment, sample_target=None):
+    def __init__(self, layout, ids, seed, augment, sample_target=None, max_side=0):
         layout.check(ids)
-        self.layout, self.ids, self.seed = layout, ids, seed
+        self.layout, self.ids, self.seed, self.max_side = layout, ids, seed, max_side
         self.augment, self.sample_target = augment, sample_target
         self.labels = torch.from_numpy(layout.labels(ids))                                  # (N, C)
 
@@ -26,7 +28,8 @@ class TrainSet(torch.utils.data.Dataset):
     def __getitem__(self, key):
         """Give {"image" float32 (3, S, S), "label" float32 (C,), "index" int}, and "target" int64 () if sampled."""
         epoch, index = key
-        image = read_image(self.layout.image_path(self.ids[index]))                         # (H, W, 3)
+        path = self.layout.image_path(self.ids[index])
+        image = shrink(read_image(path, self.max_side), self.max_side)                      # (H, W, 3)
         rng = np.random.default_rng([self.seed, epoch, index, AUGMENT_STREAM])
         item = {"image": self.augment(image, rng), "label": self.labels[index], "index": index}
         if self.sample_target is not None:
@@ -62,7 +65,8 @@ class AffinitySet(torch.utils.data.Dataset):
     """The training images with their CRF maps of two alphas, augmented together by
     `augment(image, maps, rng) -> (3, S, S), [(R, S, S), (R, S, S)]` and merged by `merge(low, high) -> (h, w)`.
 
-    paths  {ID: (path of the lower alpha's maps, of the higher one's)};  read  path -> classes (R,), scores (R, H, W)
+    paths  {ID: (path of the lower alpha's maps, of the higher one's)}
+    read   function path, size=(H, W) -> classes (R,) with 0 first, scores (R, H, W), checked
     As of TrainSet, an item depends on (seed, epoch, index) alone.
     """
 
@@ -86,18 +90,9 @@ class AffinitySet(torch.utils.data.Dataset):
 
     def _read_maps(self, image_id, size):
         """Read both CRF maps of an image of size (H, W): [(R, H, W), (R, H, W)], of the same classes."""
-        found = [self.read(path) for path in self.paths[image_id]]
-        classes = found[0][0].tolist()
-        for path, (own, scores) in zip(self.paths[image_id], found):
-            if not len(own) or own[0] != 0:
-                raise ValueError(f"{path}: no map of the background: these are not CRF maps")
-            if own.max() > (most := len(self.layout.classes)):
-                raise ValueError(f"{path} holds the class {own.max()}, but the object classes of {self.layout.root} "
-                                 f"are 1..{most}: delete it and run infer.py again, or fix classes.txt")
-            if scores.shape[1:] != size:
-                raise ValueError(f"{path} holds maps of size {scores.shape[1:]}, its image is of size {size}: delete "
-                                 "it and run infer.py again")
-            if own.tolist() != classes:
-                raise ValueError(f"{path} holds maps of the classes {own.tolist()}, {self.paths[image_id][0]} those of "
-                                 f"{classes}: delete both and run infer.py again")
-        return [scores for _, scores in found]
+        low, high = self.paths[image_id]
+        (classes, scores), (others, other_scores) = self.read(low, size=size), self.read(high, size=size)
+        if classes.tolist() != others.tolist():
+            raise ValueError(f"{low} holds maps of the classes {classes.tolist()}, {high} those of {others.tolist()}: "
+                             "both have to be made of the same CAMs")
+        return [scores, other_scores]

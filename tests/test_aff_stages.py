@@ -142,7 +142,8 @@ def quarters(tmp_path):
     def dataset(crop, **other):
         change = partial(augment_mapped, crop_size=crop, jitter_amounts=(0, 0, 0, 0))
         return AffinitySet(VOCLayout(tmp_path), {"a": ("low", "high")}, 7,
-                           lambda path: (np.array([0, 3]), maps[path].astype(np.float32)), change, confident_labels)
+                           lambda path, size: (np.array([0, 3]), maps[path].astype(np.float32)), change,
+                           confident_labels)
     return dataset
 
 
@@ -475,10 +476,11 @@ def test_crf_maps_of_another_alpha(aff):
 
 @pytest.mark.parametrize("spoil, words", [
     (lambda path: cut(path), ("cannot be read", "delete it")),
-    (lambda path: save_crf(path, [0, 1], np.ones((2, 5, 6))), ("crf/02/train_0000.npz holds maps", "(5, 6)",
-                                                               "delete it and run infer.py again")),
-    (lambda path: save_crf(path, [0, 6], np.ones((2, 128, 128))), ("holds maps of the classes", "[0, 6]")),
-    (lambda path: save_cam(path, [1], np.ones((1, 128, 128))), ("no map of the background", "not CRF maps"))])
+    (lambda path: save_crf(path, [0, 1], np.ones((2, 5, 6))), (
+        "crf/02/train_0000.npz holds maps", "(5, 6)", "delete it", "python infer.py --name X", "--crf --alphas 2 24")),
+    (lambda path: save_crf(path, [0, 6], np.full((2, 128, 128), 0.5)), ("holds maps of the classes", "[0, 6]")),
+    (lambda path: save_crf(path, [0, 6], np.full((2, 128, 128), 0.6)), ("do not sum to 1", "no CRF maps")),
+    (lambda path: save_cam(path, [1], np.ones((1, 128, 128))), ("no map of the background", "no CRF maps"))])
 def test_a_bad_crf_map(aff, spoil, words):
     spoil(aff / "experiment/X/crf/02/train_0000.npz")
     for workers in (0, 1):
@@ -490,7 +492,7 @@ def test_crf_maps_of_a_class_that_the_dataset_lacks(aff):
     for alpha in ("02", "24"):
         save_crf(f"experiment/X/crf/{alpha}/train_0000.npz", [0, 7], np.full((2, 128, 128), 0.5))
     assert_says(refusal("train_aff", *TRAIN, *ELSEWHERE, "--name", "N"), "crf/02/train_0000.npz holds the class 7",
-                "data/critters are 1..6", "run infer.py again", "classes.txt")
+                "data/critters are 1..6", "classes.txt", "delete it", "python infer.py --name X")
 
 
 def test_crf_maps_of_other_cams(aff):
@@ -506,17 +508,17 @@ def test_cams_that_do_not_fit(aff):
     folder, line = aff / "experiment/X/dict", (*WALK, "--rw_dir", "new")
     path = folder / "train_0002.npz"
     save_cam(path, [1], np.zeros((1, 40, 50)))
-    assert_says(refusal("infer_aff", *line), "dict/train_0002.npz is of size (40, 50), its image (128, 128)",
-                "delete it and run infer.py again")
+    assert_says(refusal("infer_aff", *line), "dict/train_0002.npz holds maps of size (40, 50)", "(128, 128)",
+                "delete it", "python infer.py --name X --model model_cse --dict --infer_list train_aug")
     assert sorted(label_maps(aff / "experiment/X/new")) == ["train_0000", "train_0001"]     # what was done stays
     save_cam(path, [1, 7], np.zeros((2, 128, 128)))
     assert_says(refusal("infer_aff", *line), "train_0002.npz holds the class 7", "are 1..6", "classes.txt")
     save_cam(path, [0, 1], np.zeros((2, 128, 128)))
-    assert_says(refusal("infer_aff", *line), "train_0002.npz holds the class", "these are CRF maps, not CAMs")
+    assert_says(refusal("infer_aff", *line), "train_0002.npz holds CRF maps, not CAMs", "--task crf")
     save_cam(path, [1], np.full((1, 128, 128), 1.5))
     assert_says(refusal("infer_aff", *line), "train_0002.npz holds scores outside 0 .. 1")
     cut(path)
-    assert_says(refusal("infer_aff", *line), "train_0002.npz cannot be read", "run infer.py again")
+    assert_says(refusal("infer_aff", *line), "train_0002.npz cannot be read", "delete it", "python infer.py")
     path.unlink()
     assert_says(refusal("infer_aff", *line), "1 of the 12 images of train_aug have no CAMs in experiment/X/dict",
                 "train_0002", "python infer.py --name X --model model_cse --dict --infer_list train_aug")

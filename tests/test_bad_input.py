@@ -339,7 +339,7 @@ def test_labels_that_were_changed(place):
 
 
 def test_cams_are_no_crf_maps(place):
-    assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "dict"), "no map of the background",
+    assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "dict"), "dict holds CAMs", "not CRF maps",
                 "--task cam")
 
 
@@ -385,7 +385,7 @@ def test_predictions_that_are_missing_or_do_not_fit(place):
     np.savez(folder / "train_0001.npz", classes=np.uint8([1]), scores=np.full((1, 128, 128), np.nan, np.float16))
     assert_says(refusal("evaluation", *DEMO), "dict/train_0001.npz", "NaN")
     cut(folder / "train_0001.npz")
-    assert_says(refusal("evaluation", *DEMO), "dict/train_0001.npz cannot be read", "delete it and run infer.py again")
+    assert_says(refusal("evaluation", *DEMO), "dict/train_0001.npz cannot be read", "delete it", "python infer.py")
     assert_says(refusal("infer", *DEMO, "--crf", "--alphas", 3), "dict/train_0001.npz cannot be read", "delete it")
     (folder / "train_0001.npz").unlink()
     (folder / "train_0002.npz").unlink()

@@ -85,8 +85,9 @@ def test_an_npz_with_a_pickle_is_refused_and_not_run(tmp_path):
                                      {"classes": np.ones(2), "scores": np.zeros((2, 4))}])
 def test_missing_and_ill_fitting_arrays_are_named(tmp_path, content):
     np.savez(tmp_path / "a.npz", **content)
-    with pytest.raises(ValueError, match="a.npz cannot be read .* delete it and run infer.py again"):
+    with pytest.raises(ValueError, match="a.npz cannot be read .* name another folder") as caught:
         read_cam(tmp_path / "a.npz")
+    assert "delete" not in str(caught.value)                # nobody knows whose it is
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 3, 3)), np.array([{0: 1}, {1: 2}]), np.array("text", object),
@@ -195,7 +196,7 @@ def test_cut_or_altered_maps_are_named(tmp_path, maps, name):
     whole, rng = path.read_bytes(), np.random.default_rng(0)
     for size in sorted({0, 1, 10, len(whole) - 1, *rng.integers(0, len(whole), 30).tolist()}):
         path.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match=f"{name} cannot be read .* delete it"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read .* name another folder"):
             read_crf(path)
     for _ in range(300):
         altered = bytearray(whole)

@@ -1,6 +1,7 @@
 """python -m data.prepare folder: people's photos, label tables and masks become a dataset, or are refused by name."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -8,6 +9,8 @@ import unicodedata
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from data import prepare
@@ -292,7 +295,6 @@ def test_links(place):
 
 
 def test_copy_stands_alone(place):
-    import shutil
     write(TABLES["names"])
     layout = folder("--copy")
     shutil.rmtree("photos")
@@ -388,6 +390,39 @@ def test_masks(place, form, words):
         assert set(labels[:, :6].flat) == {k} and set(labels[:, -2:].flat) == {255} and not labels[:, 6:-2].any()
     with Image.open("out/SegmentationClass/1.png") as image:
         assert image.mode == "P" and bytes(image.getpalette()[:9]) == voc_palette()[:9]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_gray_values_of_a_file(place, kind):
+    write(TABLES["names"])
+    write("0 background\n100 fox\nowl 200\n255 ignore\n", "colours.txt")
+    masks_of(place, lambda path, labels: mask(path, np.choose(np.minimum(labels, 3), [0, 100, 200, 255]).astype(kind)))
+    assert set(folder("--masks", "masks", "--mask_colours", "colours.txt").ground_truth("2").flat) == {0, 2, 255}
+
+
+def test_colours_that_name_no_class_or_lack_one(place):
+    write(TABLES["names"])
+    masks_of(place, as_rgb)
+    for lines, words in (("1 2 3 fox\n", ("no colour for owl",)), ("1 2 3 wolf\n", ("line 1", "'wolf'", "fox, owl")),
+                         ("1 2 3 fox\n1 2 3 owl\n", ("line 2", "two classes")), ("fox 1 2 3\nowl green\n", ("line 2",)),
+                         ("", ("no colour for fox, owl",))):
+        write(lines, "colours.txt")
+        assert_says(refused("--masks", "masks", "--mask_colours", "colours.txt"), "colours.txt", *words)
+    assert_says(refused("--masks", "masks", "--mask_colours", "nowhere.txt"), "nowhere.txt", "--mask_colours")
+
+
+def test_lists_that_there_are(place):
+    write(TABLES["names"])
+    (place / "lists").mkdir()
+    write("5\n2.jpg\n", "lists/train.txt")
+    write("/JPEGImages/1.jpg /SegmentationClass/1.png\n", "lists/val.txt")
+    layout = folder("--lists", "lists")
+    assert [layout.ids(s) for s in ("train", "train_aug", "val")] == [["5", "2"], ["5", "2"], ["1"]]
+    os.rename("out", "before")
+    write("9\n", "lists/val.txt")
+    assert_says(refused("--lists", "lists"), "--leave_out")
+    os.remove("lists/train.txt")
+    assert_says(refused("--lists", "lists"), "--lists", "train.txt")
 
 
 @pytest.mark.parametrize("lines", ["10 20 30 fox\n40 50 60 owl\n0 0 0 background\n9 9 9 ignore\n",
@@ -563,3 +598,34 @@ def test_killed_and_run_again(place):
     layout = folder("--masks", "masks")
     assert len(list(place.glob("out/JPEGImages/*"))) == len(list(place.glob("out/SegmentationClass/*"))) == 399
     assert not list(place.rglob("*.tmp")) and len(layout.ids("train")) + len(layout.ids("val")) == 399
+
+
+# ---- anything at all ----
+
+def anything(text):
+    """Give hypothesis' strategy: bytes, or a table made of words that mean something here."""
+    words = st.sampled_from(["1.jpg", "2", "fox", "owl", "file", "label", "split", "train", ",", ";", "\t", "\n",
+                             "\r\n", "0", "1", "", " ", '"', "'", "..", "/", "\ufeff", "{", "}", "[", "]", ":", "#",
+                             "255", "\0"])
+    return st.binary(max_size=60) | st.lists(words, max_size=30).map(lambda found: "".join(found).encode()) | st.text(
+        max_size=40).map(lambda found: found.encode("utf-16" if text else "utf-8", "replace"))
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.json", "labels.txt", "colours.txt"])
+@given(data=st.data())
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_table_holds(place, name, data):
+    """It becomes a dataset that can be read, or one sentence says why not."""
+    write(TABLES["names"])
+    masks_of(place, as_ids)
+    content = data.draw(anything(name != "colours.txt"))
+    (place / name).write_bytes(content)
+    shutil.rmtree("out", ignore_errors=True)
+    words = ("--masks", "masks", "--mask_colours", "colours.txt") if name == "colours.txt" else ()
+    try:
+        layout = folder(*words, labels="labels.csv" if name == "colours.txt" else name)
+    except SystemExit as error:
+        assert str(error.code).startswith("error: ") and "\n" not in str(error.code)
+    else:
+        assert layout.labels(layout.ids("train")).any()
+        layout.check(layout.ids("train"))

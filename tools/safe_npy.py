@@ -1,22 +1,54 @@
-"""Arrays from .npz and .npy files of unknown origin: no program in them is run, no size in them is trusted."""
+"""Arrays from .npz, .npy and .pth files of unknown origin: no program in them is run, no size in them is trusted."""
 import io
 import math
 import pickle
 import pickletools
+import struct
 import zipfile
 
 import numpy as np
 
+STORAGES = {"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "bfloat16",
+            "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1"}
+MOST_STEPS = 20_000         # of a pickle; 254 maps need fewer, and a deeper tuple's hash would crash
 
-def read_arrays(content, *names):
-    """Read arrays of an .npz. numpy allocates what a header says; here the bytes must exist."""
+
+def read_table(content, names):
+    """Read a table of arrays: an .npz, np.save of a dict, or torch.save of a dict; tensors become arrays.
+
+    names  the text keys that are wanted; others are left out. Integers as keys are all read.
+    Returns {name or integer: array, or a list of numbers}.
+    """
+    if content.startswith(b"\x93NUMPY"):
+        return _plain(_read_npy_dict(content), names, len(content))
+    if not content.startswith(b"PK"):
+        return _plain(_read_legacy_torch(content), names, len(content))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in archive.infolist()):
+        kinds = {member.compress_type for member in archive.infolist()}
+        start = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
+        if start and kinds == {zipfile.ZIP_STORED}:
+            return _plain(_read_zipped_torch(archive, start.removesuffix("data.pkl")), names, len(content))
+        if not kinds <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
             raise ValueError("its compression is none that numpy writes")
-        for name in names:
-            member = archive.read(f"{name}.npy")
-            file, (shape, fortran, dtype) = _npy(member)
-            yield _view(memoryview(member)[file.tell():], dtype, shape, fortran)
+        found = {name: _read_npy_array(archive.read(f"{name}.npy")) for name in names
+                 if f"{name}.npy" in archive.namelist()}
+        if not found:
+            raise ValueError(f"it holds {str(archive.namelist())[:60]}, none of {', '.join(sorted(names))}")
+        return found
+
+
+def _read_npy_array(content):
+    """Read an .npy of numbers. numpy allocates what the header says; here the bytes must exist."""
+    file, (shape, fortran, dtype) = _npy(content)
+    return _view(memoryview(content)[file.tell():], dtype, shape, fortran)
+
+
+def _read_npy_dict(content):
+    """Unpickle np.save of an object; a file of plain numbers holds no dict."""
+    file, (_, _, dtype) = _npy(content)
+    if not dtype.hasobject:
+        raise ValueError("not a dict of maps")
+    return _ArraysOnly(file).load_checked()
 
 
 def _npy(content):
@@ -27,6 +59,54 @@ def _npy(content):
     return file, read(file)
 
 
+def _read_zipped_torch(archive, folder):
+    """Read torch.save's zip: folder/data.pkl names the storages folder/data/KEY."""
+    if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+        raise ValueError("its numbers are stored in another byte order")
+    reader = _ArraysOnly(io.BytesIO(archive.read(f"{folder}data.pkl")))
+    found = reader.load_checked()
+    for key, storage in reader.storages.items():
+        storage.content = archive.read(f"{folder}data/{key}")
+    return found
+
+
+def _read_legacy_torch(content):
+    """Read torch.save's older format, also that of a single storage within a pickled tensor.
+
+    Five pickles (a magic number, the version, the system, the object, the storages' keys), then each storage: the
+    count of its numbers, and these.
+    """
+    file = io.BytesIO(content)
+    if _ArraysOnly(file).load_checked() != 0x1950A86A20F9469CFC6C:
+        raise ValueError("not a dict of maps")
+    _, _ = _ArraysOnly(file).load_checked(), _ArraysOnly(file).load_checked()
+    reader = _ArraysOnly(file)
+    found, keys = reader.load_checked(), _ArraysOnly(file).load_checked()
+    for key in keys:
+        count, storage = struct.unpack("<q", file.read(8))[0], reader.storages[key]
+        size = count * storage.itemsize
+        if not 0 <= size <= len(content):
+            raise ValueError("a tensor's numbers are missing")
+        storage.content = file.read(size)
+    return found
+
+
+def _plain(table, names, most):
+    """Turn a dict's parts into arrays. most: the bytes that all together may have."""
+    table = _value(table)
+    if not isinstance(table, dict):
+        raise ValueError("not a dict of maps")
+    table = {_value(key): value for key, value in table.items()}
+    found = {key: _value(value) for key, value in table.items() if type(key) is int or key in names}
+    if len(found) < len(table) and not (found and all(type(key) is str for key in table)):
+        raise ValueError(f"not a dict of maps: its keys are {str(list(table))[:60]}, no class ids")
+    if not all(isinstance(value, np.ndarray) for key, value in found.items() if type(key) is int):
+        raise ValueError("not a dict of maps: a class has something else than an array")
+    if sum(value.nbytes for value in found.values() if isinstance(value, np.ndarray)) > most:
+        raise ValueError("not a dict of maps: one is there twice")
+    return found
+
+
 def _view(content, dtype, shape, fortran):
     if dtype.kind not in "fiu" or len(content) != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{len(content)} bytes are no {dtype} array of {str(shape)[:60]}")
@@ -34,24 +114,58 @@ def _view(content, dtype, shape, fortran):
 
 
 class _ArraysOnly(pickle._Unpickler):
-    """Allows numpy arrays and plain containers, and nothing else: a pickle may hold a program.
+    """Allows numpy arrays, tensors and plain containers, and nothing else: a pickle may hold a program.
 
-    numpy's own functions are not called: they trust the size of an array and the flags of a type that a pickle names.
-    The C unpickler allocates as many memo entries as the file claims; the Python one does not.
+    The functions of numpy and torch are not called: they trust the size of an array and the flags of a type that a
+    pickle names. The C unpickler allocates as many memo entries as the file claims; the Python one does not.
     """
 
-    allowed = {("numpy", "ndarray"), ("numpy", "dtype"),
+    allowed = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
                *((f"numpy.{core}.multiarray", name) for core in ("core", "_core")
-                 for name in ("_reconstruct", "scalar"))}
+                 for name in ("_reconstruct", "scalar")),
+               *(("torch._utils", name) for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")),
+               ("torch.storage", "_load_from_bytes"), *(("torch", name) for name in STORAGES)}
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.file, self.storages = file, {}
+
+    def load_checked(self):
+        """Unpickle the next object of the file."""
+        start = self.file.tell()
+        if sum(1 for _ in pickletools.genops(self.file)) > MOST_STEPS:      # also raises if bytes are missing
+            raise ValueError("not a dict of maps")
+        self.file.seek(start)
+        return self.load()
 
     def find_class(self, module, name):
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
         if (module, name) not in self.allowed:
             raise pickle.UnpicklingError(f"it holds {module}.{name}, not only arrays")
         return type(name, (_Part,), {})
 
+    def persistent_load(self, named):
+        _, kind, key, *_ = named
+        return self.storages.setdefault(key, _Storage(STORAGES[kind.__name__]))
+
+
+class _Storage:
+    """The numbers of a tensor; `content` is set when they have been read."""
+
+    def __init__(self, kind):
+        self.kind, self.content = kind, b""
+        self.itemsize = 2 if kind == "bfloat16" else np.dtype(kind).itemsize
+
+    def numbers(self):
+        """Return them as a flat array; bfloat16 as float32, whose upper half it is."""
+        if self.kind != "bfloat16":
+            return np.frombuffer(self.content, self.kind)
+        return (np.frombuffer(self.content, "<u2").astype("<u4") << 16).view("<f4")
+
 
 class _Part:
-    """A call of numpy as a pickle describes it: the function, its arguments, the state set afterwards."""
+    """A call of numpy or torch as a pickle describes it: the function, its arguments, the state set afterwards."""
 
     def __init__(self, *given):
         self.given = given
@@ -60,34 +174,39 @@ class _Part:
         self.state = state
 
     def value(self):
-        """Return the array, the number, or the object in an array of one."""
-        if type(self).__name__ == "scalar":
-            return _view(self.given[1], self.given[0].dtype(), (), False).item()
+        """Return the array, the number, the bytes, or the object in an array of one."""
+        name = type(self).__name__
+        if name == "_rebuild_parameter":
+            return _value(self.given[0])
+        if name.startswith("_rebuild_tensor"):
+            return self._tensor(*self.given[:4])
+        if name == "encode":                    # protocol 2 has no bytes
+            return self.given[0].encode(self.given[1])
+        if name == "scalar":
+            return _view(_value(self.given[1]), self.given[0].dtype(), (), False).item()
         _, shape, kind, fortran, content = self.state
         if kind.given[0] == "O8" and shape == ():
             return content[0]
-        return _view(content, kind.dtype(), shape, fortran)
+        return _view(_value(content), kind.dtype(), shape, fortran)
 
     def dtype(self):
         return np.dtype(self.state[1] + self.given[0])
 
+    @staticmethod
+    def _tensor(storage, offset, size, stride):
+        """Return a tensor's numbers; its offset, size and strides must lie within its storage."""
+        if isinstance(storage, _Part):
+            storage = _read_legacy_torch(storage.given[0])
+        flat = storage.numbers()
+        count = math.prod(size)
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if min(offset, *size, *stride, 0) < 0 or count > len(flat) or count and last >= len(flat):
+            raise ValueError(f"{len(flat)} numbers are no tensor of {str(size)[:60]}")
+        return np.lib.stride_tricks.as_strided(flat[offset:], size, [step * flat.itemsize for step in stride])
 
-def read_authors_dict(content):
-    """Read the authors' np.save of a dict: {class: scores (H, W) float32}."""
-    file, (_, _, dtype) = _npy(content)
-    if not dtype.hasobject:
-        raise ValueError("not a dict of maps")
-    start = file.tell()
-    if sum(1 for _ in pickletools.genops(file)) > 20_000:       # also raises if bytes are missing
-        raise ValueError("not a dict of maps")                  # 254 maps need fewer; a deeper tuple's hash would crash
-    file.seek(start)
-    table = _ArraysOnly(file).load()
-    table = table.value() if isinstance(table, _Part) else table
-    if not isinstance(table, dict):
-        raise ValueError("not a dict of maps")
-    table = {key.value() if isinstance(key, _Part) else key: scores.value() for key, scores in table.items()}
-    if not all(type(key) is int for key in table):
-        raise ValueError("not a dict of maps: its keys are no class ids")
-    if sum(scores.nbytes for scores in table.values()) > len(content):
-        raise ValueError("not a dict of maps: one is there twice")
-    return table
+
+def _value(part):
+    """Return what a pickle describes: of a part its value, of a list those of its items."""
+    if isinstance(part, list | tuple):
+        return [item.value() if isinstance(item, _Part) else item for item in part]
+    return part.value() if isinstance(part, _Part) else part

@@ -26,15 +26,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data.images import ORIENTATION, image_size, read_image
+from data.images import image_size, orientation, read_image
 from data.layout import IGNORE
 from data.prepare.masks import ORDER, Converter, find_masks, read_colours, turned_with_photo
 from data.prepare.match import FROM_SUBFOLDERS, choose_classes, from_subfolders, match
 from data.prepare.parallel import cores, spread
 from data.prepare.photos import Photos, name_ids
-from data.prepare.tables import read_labels
+from data.prepare.tables import read_labels, read_text
 from data.prepare.writing import (
     remove,
     remove_leftovers,
@@ -61,6 +60,8 @@ def add_arguments(parser):
     parser.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="share of the photos of each class "
                         "that goes to val; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
+    parser.add_argument("--lists", type=Path, metavar="DIR", help="folder of lists, train.txt and val.txt, instead of "
+                        "a split by --val and --seed")
     parser.add_argument("--copy", action="store_true", help="copy the photos instead of linking to them")
     parser.add_argument("--leave_out", action="store_true", help="go on without photos and masks that cannot be used")
     parser.add_argument("--file_column", metavar="NAME", help="column of a CSV that names the photos, if it is "
@@ -83,6 +84,7 @@ def run(args):
     for note in labels.notes:
         print(note)
     names, splits, problems = match(photos, labels, args.labels)
+    lists = read_lists(args.lists, photos, problems) if args.lists else {}
     classes = choose_classes(args.classes, labels, names)
     ids = name_ids(names)
     masks, converter = {}, None
@@ -90,7 +92,7 @@ def run(args):
         masks = find_masks(args.masks, names)
         converter = Converter(classes, args.mask_colours and read_colours(args.mask_colours, classes))
 
-    claim(args.root, args, names, splits, classes, converter)
+    claim(args.root, args, names, [splits, lists], classes, converter)
     jobs = [(name, photos.files[name], ids[name], masks.get(name), bool(names[name])) for name in names]
     made, turned = {}, 0
     for name, problem, found, was_turned in spread(partial(make_one, root=args.root, copy=args.copy,
@@ -104,7 +106,8 @@ def run(args):
     names = {name: names[name] for name in names if made[name] is not None}
     if args.masks:
         compare(names, {name: found for name, found in made.items() if found}, classes)
-    write_tables(args, photos, names, ids, classes, divide(names, splits, ids, args.val, args.seed), made)
+    splits = listed(lists, names, ids) if lists else divide(names, splits, ids, args.val, args.seed)
+    write_tables(args, names, ids, classes, splits, made)
 
 
 def compare(names, made, classes):
@@ -156,8 +159,6 @@ def claim(root, args, names, splits, classes, converter):
                          "folder with --root")
     else:
         write_json(record, asked)
-    for folder in ("", *FOLDERS):
-        remove_leftovers(root / folder)
 
 
 def make_one(job, root, copy, converter):
@@ -184,8 +185,7 @@ def make_one(job, root, copy, converter):
     try:
         labels, was_turned = converter.read(mask, has_object), False
         if labels.shape != size:
-            with Image.open(path) as image:
-                labels, was_turned = turned_with_photo(labels, size, image.getexif().get(ORIENTATION, 1)), True
+            labels, was_turned = turned_with_photo(labels, size, orientation(path)), True
             if labels is None:
                 raise ValueError(f"{mask} is of another size than its photo {path} ({size[1]}x{size[0]}): resize it by "
                                  "nearest neighbour, or take it out of --masks")
@@ -220,6 +220,28 @@ def problems_end(problems, leave_out, root):
     print(f"{len(problems)} photos or masks are left out (--leave_out)")
 
 
+def read_lists(folder, photos, problems):
+    """Read the lists of a folder: {split: [photo, ...]}; adds what is wrong to `problems`."""
+    lists = {path.stem: read_text(path).split("\n") for path in sorted(folder.glob("*.txt"))}
+    if "train" not in lists:
+        raise FileNotFoundError(f"{folder} (--lists) holds no train.txt: name the folder of the lists")
+    found = {}
+    for split, lines in lists.items():
+        found[split] = []
+        for written in (line.split()[0] for line in lines if line.strip()):
+            if len(there := photos.find(written)) == 1:
+                found[split] += there
+            else:
+                problems.append(f"{folder / split}.txt: {written[:100]!r} is no photo of {photos.folder}, or several")
+    return found
+
+
+def listed(lists, names, ids):
+    """Return {split: [ID, ...]} of given lists, without photos that were left out."""
+    lists = {"train_aug": lists["train"], **lists}
+    return {split: [ids[n] for n in dict.fromkeys(photos) if n in names] for split, photos in lists.items()}
+
+
 def divide(names, given, ids, share, seed):
     """Divide photos into splits: {split: [ID, ...]}. Each class gives its share to val, the rarest class first.
 
@@ -250,9 +272,11 @@ def divide(names, given, ids, share, seed):
     return {split: [ids[name] for name in photos] for split, photos in result.items() if photos}
 
 
-def write_tables(args, photos, names, ids, classes, splits, made):
+def write_tables(args, names, ids, classes, splits, made):
     """Write what makes the folder a dataset, the lists last."""
     root, table = args.root, io.StringIO(newline="")
+    for folder in ("", *FOLDERS):
+        remove_leftovers(root / folder)
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("file", "id"))
     writer.writerows((name, ids[name]) for name in names)

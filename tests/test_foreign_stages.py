@@ -1,0 +1,203 @@
+"""The stages on maps that other projects wrote, and on maps of the wrong kind, as a person runs them."""
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from data.layout import VOCLayout
+from tests.stages import DEMO, call, files, refusal
+from tests.test_bad_input import assert_says, cut
+from tests.test_foreign_maps import save_npy
+from tools.files import read_json
+from tools.maps import read_cam, read_crf, save_cam
+
+AFF = (*DEMO, "--low", 2, "--high", 24)
+
+
+@pytest.fixture
+def cams(place):
+    """Give {ID: (classes, scores)} of our own CAMs."""
+    return {path.stem: read_cam(path) for path in sorted((place / "experiment/X/dict").glob("train_*.npz"))}
+
+
+def write_irn(folder, cams):
+    folder.mkdir()
+    for image_id, (classes, scores) in cams.items():
+        save_npy(folder / image_id, {"keys": torch.tensor(classes - 1), "cam": torch.tensor(scores[:, ::4, ::4]),
+                                     "high_res": scores})
+
+
+def write_puzzle(folder, cams):
+    folder.mkdir()
+    for image_id, (classes, scores) in cams.items():
+        save_npy(folder / image_id, {"keys": np.pad(classes, (1, 0)), "cam": torch.tensor(scores[:, ::4, ::4]),
+                                     "hr_cam": scores})
+
+
+def write_seam(folder, cams):
+    folder.mkdir()
+    for image_id, (classes, scores) in cams.items():
+        save_npy(folder / image_id, {int(c) - 1: score for c, score in zip(classes, scores)})
+
+
+def miou(place, task, folder, *words):
+    call("evaluation", *DEMO, "--task", task, "--dict_dir", folder, *words)
+    return read_json(place / f"experiment/X/eval/{task}_{str(folder).replace('/', '_')}_train.json")["miou"]
+
+
+@pytest.mark.parametrize("write", [write_irn, write_puzzle, write_seam])
+def test_cams_of_others_are_scored_as_ours(place, cams, write):
+    write(place / "theirs", cams)
+    before = files(place / "theirs")
+    assert miou(place, "cam", "theirs") == miou(place, "cam", "dict")
+    assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "theirs"), "theirs/train_0000.npy",
+                "no CRF maps", "--task cam")
+    cut(place / "theirs/train_0003.npy")
+    message = refusal("evaluation", *DEMO, "--dict_dir", "theirs")
+    assert_says(message, "theirs/train_0003.npy cannot be read", "another folder")
+    (place / "theirs/train_0003.npy").unlink()
+    others = refusal("evaluation", *DEMO, "--dict_dir", "theirs")
+    assert_says(others, "1 of the 12 images", "train_0003", "No stage wrote that folder")
+    assert "delete" not in message + others and "infer.py" not in message + others
+    assert files(place / "theirs").items() <= before.items()
+
+
+def test_crf_maps_of_others_cams(place, cams):
+    """Also without weights, in an experiment that does not exist yet, from a folder anywhere. Theirs is only read."""
+    write_irn(place / "theirs", cams)
+    shutil.move(place / "experiment/X/ckpt", place / "away")
+    before = files(place / "theirs")
+    line = (*DEMO, "--crf", "--alphas", 2)
+    for name, theirs, crf in (("N", "theirs", "crf"), ("X", place / "theirs", "crf_theirs")):
+        call("infer", *line, "--dict_dir", theirs, "--crf_dir", crf, "--name", name)
+        folder = place / "experiment" / name / crf / "02"
+        for image_id in cams:
+            ours, found = (read_crf(f / f"{image_id}.npz") for f in (place / "experiment/X/crf/02", folder))
+            assert ours[0].tolist() == found[0].tolist()
+            np.testing.assert_array_equal(ours[1], found[1])
+    assert not (place / "experiment/N/dict").exists() and not (place / "experiment/N/theirs").exists()
+    there = files(place / "experiment")
+    call("infer", *line, "--dict_dir", "theirs", "--crf_dir", "crf", "--name", "N")
+    assert files(place / "experiment") == there
+    assert files(place / "theirs") == before
+    assert_says(refusal("infer", *line, "--dict", "--dict_dir", place / "theirs"), "theirs", "without --dict",
+                "another folder")
+    (place / "theirs/train_0005.npy").unlink()
+    message = refusal("infer", *line, "--dict_dir", "theirs", "--name", "N")
+    assert_says(message, "1 of the 12 images of train have no CAMs in theirs", "train_0005", "No stage wrote that")
+    assert "delete" not in message
+
+
+def test_others_cams_in_a_folder_of_the_experiment(place, cams):
+    write_seam(place / "experiment/X/theirs", cams)
+    call("infer", *DEMO, "--crf", "--vis", "--alphas", 2, "--dict_dir", "theirs", "--crf_dir", "new", "--vis_dir",
+         "seen", "--only", "train_0001")
+    ours, found = (read_crf(place / f"experiment/X/{name}/02/train_0001.npz") for name in ("crf", "new"))
+    np.testing.assert_array_equal(ours[1], found[1])
+    assert len(list((place / "experiment/X/seen").glob("train_0001_cam_*.png"))) == len(found[0]) - 1
+    save_npy(place / "experiment/X/theirs/train_0002", {0: np.full((128, 128), 17, np.float32)})
+    message = refusal("infer", *DEMO, "--crf", "--alphas", 2, "--dict_dir", "theirs", "--crf_dir", "new")
+    assert_says(message, "theirs/train_0002.npy holds scores outside 0 .. 1", "17")
+    assert "delete" not in message
+
+
+def test_photos_without_labels_take_others_cams(place, cams):
+    """The classes are those of the CAMs."""
+    data = place / "data/critters"
+    shared = data.resolve()
+    data.unlink()
+    shutil.copytree(shared, data)
+    (data / "labels.json").unlink()
+    write_irn(place / "theirs", cams)
+    call("infer", *DEMO, "--crf", "--alphas", 2, "--dict_dir", "theirs", "--name", "N", "--only", "train_0001")
+    assert (place / "experiment/N/crf/02/train_0001.npz").exists()
+
+
+def test_crf_maps_are_not_taken_for_cams(place, cams):
+    """Ours, of a dict's format, on images without the last class; with the record and without."""
+    layout = VOCLayout(place / "data/critters")
+    ids = [i for i in cams if not layout.label(i)[-1]]
+    (place / "some.txt").write_text("\n".join(ids))
+    call("infer", *DEMO, "--crf", "--format", "npy", "--alphas", 2, "--dict_dir", "cams", "--crf_dir", "maps",
+         "--infer_list", "some.txt")
+    shutil.copytree(place / "experiment/X/maps/02", place / "copy")
+    (place / "copy/made_by.json").unlink()
+    for folder, words in (("maps/02", ("maps/02 holds CRF maps", "made_by.json")), ("maps/2.0", ("maps/02 holds",)),
+                          ("copy", ("copy/", ".npy holds CRF maps, not CAMs"))):
+        assert_says(refusal("evaluation", *DEMO, "--dict_dir", folder, "--list", "some.txt"), *words, "--task crf")
+        assert_says(refusal("infer", *DEMO, "--crf", "--alphas", 2, "--crf_dir", "new", "--dict_dir", folder,
+                            "--infer_list", "some.txt"), "CRF maps" if folder == "copy" else "maps/02")
+    assert_says(refusal("infer_aff", *AFF, "--dict_dir", "maps/02", "--infer_list", "some.txt"), "holds CRF maps")
+    for folder in ("maps/02", "copy"):
+        call("evaluation", *DEMO, "--task", "crf", "--dict_dir", folder, "--list", "some.txt")
+
+
+def test_cams_are_not_taken_for_crf_maps(place, cams):
+    """SEAM's dicts of images that all have class 0, whose key is that of the background in CRF maps."""
+    write_seam(place / "theirs", {i: (np.array([1]), scores[:1]) for i, (_, scores) in cams.items()})
+    assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "theirs"), "theirs/train_0000.npy",
+                "do not sum to 1", "--task cam")
+    assert_says(refusal("evaluation", *DEMO, "--task", "png", "--dict_dir", "dict"), "dict holds CAMs", "--task cam")
+    assert_says(refusal("evaluation", *DEMO, "--task", "png", "--dict_dir", "theirs"), "theirs holds no label maps",
+                ".npy", "--task cam")
+    for label_dir in ("dict", "crf/2", "theirs"):
+        assert_says(refusal("train_seg", *DEMO, "--label_dir", label_dir), label_dir.split("/")[0], "label maps", ".py")
+    truth = place / "data/critters/SegmentationClass"
+    assert_says(refusal("evaluation", *DEMO, "--dict_dir", truth), "SegmentationClass holds no CAMs", "--task png")
+    for alpha in ("02", "24"):
+        shutil.copytree(place / "theirs", place / f"pair/{alpha}")
+    line = ("--batch_size", 4, "--init", "random", "--norm", "train", "--max_epochs", 1)
+    assert_says(refusal("train_aff", *AFF, *line, "--crf_dir", "pair"), "pair/02/train_00", "no CRF maps")
+    shutil.copytree(place / "experiment/X/dict", place / "ours/02")
+    shutil.copytree(place / "experiment/X/crf/24", place / "ours/24")
+    assert_says(refusal("train_aff", *AFF, "--crf_dir", "ours"), "ours/02 holds CAMs", "--task cam")
+
+
+@pytest.mark.parametrize("form", ["dict", "keys"])
+def test_keys_that_count_from_1(place, cams, form):
+    """The images' labels show it; of other classes than the labels a sentence says so."""
+    for name, shift in (("theirs", 0), ("others", 2)):
+        (place / name).mkdir()
+        for image_id, (classes, scores) in cams.items():
+            ids = [(int(c) + shift) % 6 if shift else int(c) for c in classes]
+            save_npy(place / name / image_id, {"keys": np.array(ids), "high_res": scores} if form == "keys" else
+                     dict(zip(ids, scores)))
+    for stage, words in (("evaluation", DEMO), ("infer", (*DEMO, "--crf", "--alphas", 2)), ("infer_aff", (
+            *AFF, "--infer_list", "train"))):
+        message = refusal(stage, *words, "--dict_dir", "theirs", "--name", "N")
+        assert_says(message, "theirs counts its classes from 1", "one lower")
+        assert "delete" not in message
+    assert "others: of 12 images looked at, " in call("evaluation", *DEMO, "--dict_dir", "others")
+
+
+def test_scores_outside_0_to_1(place, cams):
+    write_irn(place / "theirs", {i: (classes, 17 * scores) for i, (classes, scores) in cams.items()})
+    save_cam(place / "experiment/X/dict/train_0004.npz", *[cams["train_0004"][0], 2 + cams["train_0004"][1]])
+    assert_says(refusal("evaluation", *DEMO, "--dict_dir", "theirs"), "theirs/train_00", "outside 0 .. 1", "divide")
+    assert_says(refusal("evaluation", *DEMO), "dict/train_0004.npz holds scores outside 0 .. 1", "delete it",
+                "python infer.py --name X --model model_cse --dict --infer_list train --recipe demo")
+
+
+@pytest.mark.parametrize("low, high", [("2", "24"), ("2.0", "24.0"), ("002", "24.")])
+def test_crf_folders_by_other_names(place, low, high):
+    """Scored under any of their names, as one row; AffinityNet finds both."""
+    folder = place / "experiment/X/crf"
+    expected = miou(place, "crf", "crf/02")
+    (place / "experiment/X/eval/crf_crf_02_train.json").unlink()
+    (folder / "02").rename(folder / low)
+    (folder / "24").rename(folder / high)
+    for asked in ("crf/02", "crf/2", "crf/2.0/"):
+        assert f"crf/{low} on train" in call("evaluation", *DEMO, "--task", "crf", "--dict_dir", asked)
+    found = [path.name for path in (place / "experiment/X/eval").glob("crf_*.json")]
+    assert found == [f"crf_crf_{low}_train.json"]
+    assert read_json(place / "experiment/X/eval" / found[0])["miou"] == expected
+    assert_says(refusal("train_aff", *AFF, "--crop", 100), "take a multiple of 8")      # which it says after that
+    folder.joinpath(low).rename(folder.parent / f"out_crf_{low}")
+    folder.joinpath(high).rename(folder.parent / f"out_crf_{high}")
+    assert_says(refusal("train_aff", *AFF, "--crop", 100, "--crf_dir", "out_crf"), "take a multiple of 8")
+    (folder.parent / f"out_crf_{low}/made_by.json").unlink()
+    (folder.parent / f"out_crf_{low}/train_0003.npz").unlink()
+    message = refusal("train_aff", *AFF, "--crf_dir", "out_crf")
+    assert_says(message, f"out_crf_{low}", "train_0003", "No stage wrote that folder")
+    assert "infer.py" not in message
