@@ -81,7 +81,8 @@ def test_what_is_missing_is_said(photo):
     assert_says(refusal(*line, "--weights", "nowhere.pth", "--out", "found"), "nowhere.pth")
     (photo.parents[1] / "net/network.json").unlink()
     assert_says(refusal(*line, "--weights", "net/001.pth", "--out", "found"), "network.json", "ckpt/seg")
-    assert_says(refusal("infer_seg", *ALONE, "--weights", "net", "--images", "no", "--out", "f"), "no folder or file no")
+    assert_says(refusal("infer_seg", *ALONE, "--weights", "net", "--images", "no", "--out", "f"),
+                "no folder or file no")
 
 
 def test_with_an_experiment_and_a_folder_of_ones_own(seg):  # noqa: F811
