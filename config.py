@@ -80,6 +80,8 @@ class Train(Training):
     val_list: str = option("train", "split or file on which the CAMs are measured during training", PAPER,
                            content=False)
     val_every: int = option(1, "epochs between measurements; 0 = never", PAPER, content=False, least=0)
+    max_side: int = option(0, "an image with a longer side is shrunk to it first; needed above 179 million pixels; "
+                           "0 = never", content=False, least=0)
     resize: tuple[int, int] = option((256, 448), "the long side is drawn from this range", PAPER, least=1)
     crop: int = option(384, "side of the crop; smaller pictures are zero-padded after normalisation", PAPER, least=8)
     jitter: tuple[float, float, float, float] = option((0.3, 0.3, 0.3, 0.1), "brightness, contrast, saturation, hue; "

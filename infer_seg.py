@@ -138,7 +138,7 @@ def score_all(settings, network, device, images, ids, broken):
 
 
 def max_side(settings):
-    return settings.max_side if settings.images else 0
+    return settings.max_side if settings.images else None
 
 
 def crf_job(settings, images, folder, image_id, scores):
@@ -148,7 +148,7 @@ def crf_job(settings, images, folder, image_id, scores):
 
 
 def load_for_crf(path, max_side, scores):
-    return shrink(read_image(path), max_side), scores
+    return shrink(read_image(path, max_side), max_side), scores
 
 
 def save_scores(path, size, _, scores):

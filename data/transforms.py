@@ -103,8 +103,8 @@ def resize_long(image, long):
 
 
 def shrink(image, max_side):
-    """Resize `image` uint8 (H, W, 3) to a longer side of `max_side` if it has a longer one; 0: never."""
-    return resize_long(image, max_side) if 0 < max_side < max(image.shape[:2]) else image
+    """Resize `image` uint8 (H, W, 3) to a longer side of `max_side` if it has a longer one; 0 or None: never."""
+    return resize_long(image, max_side) if 0 < (max_side or 0) < max(image.shape[:2]) else image
 
 
 def _resize(image, height, width):

@@ -6,9 +6,9 @@ raises ValueError or OSError with what to do.
 import argparse
 import sys
 
-from data.prepare import check, critters, folder, voc
+from data.prepare import check, coco, critters, folder, voc
 
-COMMANDS = {"check": check, "critters": critters, "folder": folder, "voc": voc}
+COMMANDS = {"check": check, "coco": coco, "critters": critters, "folder": folder, "voc": voc}
 
 
 def main(words=None):
