@@ -3,40 +3,16 @@ import errno
 import math
 import os
 import warnings
-from collections import Counter
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}      # of the images that --images takes
+SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}    # of --images
 ORIENTATION = 0x0112                                # EXIF's tag of how the camera was held
 LARGE, LARGEST = 50_000_000, 2_000_000_000      # pixels: see read_image; the most that anything here reads
 TAKE_OFF = "fetch it again or take it off the list"
 IF_GONE = "If it was there before: is its disk still mounted? Then run the same command again"
-
-
-class ImageFolder:
-    """Any images in a folder, whatever their names.
-
-    An image's ID is its file name without the suffix; with the suffix if the ID would otherwise name two files.
-    """
-
-    def __init__(self, root):
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"no folder {root} (--images): name one that holds images")
-        names = sorted(path.name for path in self.root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()
-                       and not path.name.startswith("."))
-        if not names:
-            raise ValueError(f"{root} (--images) holds no image ({' '.join(sorted(SUFFIXES))}): put some there, or "
-                             "name another folder")
-        stems = Counter(Path(name).stem for name in names)
-        self.files = {Path(n).stem if stems[Path(n).stem] == 1 and Path(n).stem not in names else n: n for n in names}
-
-    def image_path(self, image_id):
-        return self.root / self.files[image_id]
 
 
 def image_size(path):

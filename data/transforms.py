@@ -125,6 +125,11 @@ def resize_labels(labels, height, width):
     return np.array(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
 
 
+def resized_to(labels, size):
+    """Return a label map of a size (H, W): itself if it has that size."""
+    return labels if labels.shape == tuple(size) else resize_labels(labels, *size)
+
+
 def mirror(image):
     """Swap left and right of a uint8 (H, W, 3) or (H, W) array (half the time of image[:, ::-1].copy())."""
     return np.array(Image.fromarray(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
