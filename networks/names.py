@@ -81,8 +81,8 @@ def _meant(given, best, places, where):
         return min(known, key=lambda start: next(i for i, place in enumerate(PLACES) if _is_at(start, place)))
     there = ", ".join(start.rstrip(".") or "the names without a prefix" for start in best)
     last = home_of(best[-1]).rstrip(".") or best[-1].rstrip(".")
-    raise ValueError(f"{where} holds {len(best)} networks that fit ({there}). Take one out: python -m networks.pretrained "
-                     f"{shlex.quote(str(where))} --take {last} --to {last.split('.')[-1]}.pth")
+    raise ValueError(f"{where} holds {len(best)} networks that fit ({there}). Take one out: python -m "
+                     f"networks.pretrained {shlex.quote(str(where))} --take {last} --to {last.split('.')[-1]}.pth")
 
 
 def _is_at(start, place):
