@@ -118,7 +118,7 @@ def convert(content, found, path, target):
     target = Path(target)
     if target.suffix not in (".pth", ".safetensors"):
         raise ValueError(f"--to {target}: the name must end in .pth or .safetensors")
-    if False:
+    if target.exists():
         raise ValueError(f"{target} is there already: take another name, or delete it")
     if not target.parent.is_dir():
         raise ValueError(f"there is no folder {target.parent}: make it first, or name another")
