@@ -277,16 +277,18 @@ def test_an_npz_of_labels(root, sbd, tmp_path):
     check_prepared(root)
 
 
-def test_labels_of_own_classes(place, capsys):
+def test_labels_of_own_classes(tmp_path):
     """Fault 15: photos with a classes.txt of their own, and their labels as a cls_labels.npy."""
-    from tests.stages import own_data
-    root = own_data(place)
+    root = tmp_path / "k"
+    prepare.main(["critters", "--out", str(root), "--train", "4", "--val", "2"])
     layout = VOCLayout(root)
     labels = json.loads((root / "labels.json").read_text())
     np.save(root / "cls_labels.npy", {i: np.float32([c in names for c in layout.classes])
                                       for i, names in labels.items()}, allow_pickle=True)
     (root / "labels.json").unlink()
-    voc("--root", root, "--labels", root / "cls_labels.npy")
+    with pytest.raises(ValueError, match="cls_labels.npy.*python -m data.prepare voc"):     # the stages' message
+        VOCLayout(root).labels(layout.ids("train"))
+    voc("--root", root)
     assert {i: set(n) for i, n in json.loads((root / "labels.json").read_text()).items()} == {
         i: set(n) for i, n in labels.items()}
 
@@ -337,11 +339,12 @@ def test_names_that_no_class_has(root, sbd, capsys):
     for image_id in TRAIN:
         write(root / f"Annotations/{image_id}.xml", xml("Person"))
     message = refused("--root", root, "--sbd", sbd)
-    assert "'Person' (2 images)" in message and "'person'" in message and "classes.txt" in message
+    assert "'Person' (2 images)" in message and "person is" in message and "classes.txt" in message
     for image_id in NAMES:
         write(root / f"Annotations/{image_id}.xml", xml("zebra"))
     message = refused("--root", root, "--sbd", sbd)
     assert "'zebra' (5 images)" in message and "classes.txt" in message
+    write(root / "classes.txt", "\n".join(VOC_CLASSES))             # a person says that these are all
     for image_id, names in NAMES.items():
         write(root / f"Annotations/{image_id}.xml", xml("zebra", *names))
     voc("--root", root, "--sbd", sbd)

@@ -6,9 +6,9 @@ raises ValueError or OSError with what to do.
 import argparse
 import sys
 
-from data.prepare import check, critters, folder, voc
+from data.prepare import check, coco, critters, folder, voc
 
-COMMANDS = {"check": check, "critters": critters, "folder": folder, "voc": voc}
+COMMANDS = {"check": check, "coco": coco, "critters": critters, "folder": folder, "voc": voc}
 
 
 def main(words=None):
@@ -22,8 +22,11 @@ def main(words=None):
     try:
         COMMANDS[args.command].run(args)
     except (ValueError, OSError, ImportError) as error:
+        sys.stdout.flush()                                      # the error is the last line, into a file too
         sys.exit(f"error: {error}")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
+    def _get_help_string(self, action):
+        known = action.default is None or action.default is False or action.default == []
+        return action.help if known else super()._get_help_string(action)

@@ -1,8 +1,10 @@
 """One function over many files, in several processes, with a progress bar."""
-import multiprocessing
+import gc
 import os
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
 
@@ -24,10 +26,18 @@ def spread(work, jobs, processes, words):
                 yield work(job)
                 progress.update()
             return
-        with multiprocessing.Pool(processes, _start, (work, os.getpid())) as pool:
-            for result in pool.imap(_call, jobs, chunksize=16):
+        gc.freeze()         # or each process's garbage collection would copy what was read into its own memory
+        pool = ProcessPoolExecutor(processes, initializer=_start, initargs=(work, os.getpid()))
+        try:
+            for result in pool.map(_call, jobs, chunksize=16):
                 yield result
                 progress.update()
+        except BrokenProcessPool:
+            raise OSError("a process was killed, perhaps because the memory is full: close other programs and run the "
+                          "same command again; it resumes") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+            gc.unfreeze()
 
 
 def _start(work, parent):
@@ -37,7 +47,7 @@ def _start(work, parent):
 
 
 def _end_with(parent):
-    """End this process when its parent was killed: multiprocessing would leave it waiting for ever."""
+    """End this process when its parent was killed."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)

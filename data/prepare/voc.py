@@ -13,15 +13,13 @@ Run     python -m data.prepare voc --root data/VOC2012 --download
 Existing files are skipped, so the same command resumes; no existing file is changed. Test images need no labels.
 """
 import hashlib
-import json
 import os
-from collections import Counter
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 from tqdm import tqdm
 
+from data.labels import left_out, read_label_table, read_names_in_xml
 from data.layout import VOCLayout
 from data.prepare import sbd
 from data.prepare.archives import download, unpack
@@ -70,7 +68,7 @@ def run(args):
     labels = {image_id: names for image_id, names in labels.items() if image_id in photos}
     lists = check_lists(layout, lists, photos, labels, origin, args)
 
-    put_labels(root / "labels.json", labels, origin)
+    put_labels(root / "labels.json", labels, origin, layout.classes)
     if bare := len(photos) - len(labels):
         print(f"{bare} photos have no labels: test images need none, nothing can be learned from the others")
     for split, (ids, words) in lists.items():
@@ -212,40 +210,19 @@ def find_labels(layout, args):
             return from_arrays(existing(path, "--labels"), layout.classes), str(path)
     path = layout.root / "labels.json"
     if path.is_file():
-        return read_labels(path), str(path)
+        return {i: [name for name in layout.classes if name in own] for i, own in
+                read_label_table(path, layout.classes).items()}, str(path)
     raise FileNotFoundError(f"no labels: neither {folder}/ID.xml nor a cls_labels.npy is there. --labels names a "
                             "cls_labels.npy; --archive or --download brings VOC's annotations")
 
 
 def from_annotations(folder, classes):
-    """Read the names of all objects in each ID.xml, difficult ones too. Names that no class has are counted."""
-    labels, unknown = {}, Counter()
-    paths = sorted(folder.glob("*.xml"))
-    for path in tqdm(paths, "reading Annotations", unit="file", mininterval=1):
-        try:
-            names = {(name.text or "").strip() for name in
-                     ElementTree.fromstring(path.read_bytes()).iterfind("{*}object/{*}name")}
-        except (ElementTree.ParseError, ValueError, LookupError) as error:
-            raise ValueError(f"{path} is not XML ({error}): fetch it again or fix it") from None
-        labels[path.stem] = [name for name in classes if name in names]
-        unknown.update(names.difference(classes))
-    if unknown:
-        report_unknown(folder, unknown, classes, any(labels.values()))
-    return labels
-
-
-def report_unknown(folder, unknown, classes, some_known):
-    """Print names that no class has; ValueError if another case is the reason, or if nothing else is there."""
-    counted = ", ".join(f"{name!r} ({count} images)" for name, count in unknown.most_common(5))
-    lower = {name.lower(): name for name in classes}
-    fixes = [f"{name!r} is written {lower[name.lower()]!r}" for name in unknown if name.lower() in lower]
-    if fixes:
-        raise ValueError(f"{folder} names objects that are no class: {counted}. In {folder.parent / 'classes.txt'} or "
-                         f"VOC's list {'; '.join(fixes[:5])}: write them alike")
-    if not some_known:
-        raise ValueError(f"{folder} names no class of this dataset, but {counted}: write the object classes, one a "
-                         f"line, into {folder.parent / 'classes.txt'}")
-    print(f"{folder}: {counted} are no classes of this dataset and are left out")
+    """Read the names of all objects in each ID.xml, difficult ones too."""
+    names = {path.stem: read_names_in_xml(path, path.stem) for path in
+             tqdm(sorted(folder.glob("*.xml")), "reading Annotations", unit="file", mininterval=1)}
+    if note := left_out(names.values(), classes, folder.parent):
+        print(f"{folder}: {note}")
+    return {image_id: [name for name in classes if name in own] for image_id, own in names.items()}
 
 
 def from_arrays(path, classes):
@@ -262,25 +239,14 @@ def from_arrays(path, classes):
     return labels
 
 
-def read_labels(path):
-    """Read labels.json."""
-    try:
-        table = json.loads(path.read_text("utf-8-sig"))
-        if all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in table.values()):
-            return table
-    except (ValueError, AttributeError, RecursionError):
-        pass
-    raise ValueError(f"{path} is not of the form {{ID: [class name, ...]}}: rename it, and run the same command again")
-
-
-def put_labels(path, labels, origin):
+def put_labels(path, labels, origin, classes):
     """Write labels.json, unless it is there with the same labels."""
     if not any(labels.values()):
         raise ValueError(f"no image of {path.parent / 'JPEGImages'} has a class in {origin}: do they belong together?")
     there = {}
     if path.exists():
-        there = read_labels(path)
-        if wrong := [i for i, names in there.items() if i in labels and set(names) != set(labels[i])]:
+        there = {i: sorted(names, key=classes.index) for i, names in read_label_table(path, classes).items()}
+        if wrong := [i for i, names in there.items() if names != labels.get(i, names)]:
             raise ValueError(f"{path} is there, with other labels than {origin} ({some(wrong)}): rename it if it is "
                              "not wanted, and run the same command again. Nothing was changed")
         if labels.keys() <= there.keys():

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -29,9 +30,12 @@ def write_json(path, value):
 def write_labels(path, labels):
     """Write a label map, uint8 (H, W), as a PNG in VOC's colours."""
     image = Image.fromarray(labels)
-    image.putpalette(voc_palette())
+    image.putpalette(_palette())
     with written_aside(path) as aside:
         image.save(aside, format="PNG")
+
+
+_palette = cache(voc_palette)
 
 
 def write_png(path, image):
