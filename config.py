@@ -80,6 +80,8 @@ class Train(Training):
     val_list: str = option("train", "split or file on which the CAMs are measured during training", PAPER,
                            content=False)
     val_every: int = option(1, "epochs between measurements; 0 = never", PAPER, content=False, least=0)
+    max_side: int = option(0, "an image with a longer side is shrunk to it first; needed above 179 million pixels; "
+                           "0 = never", content=False, least=0)
     resize: tuple[int, int] = option((256, 448), "the long side is drawn from this range", PAPER, least=1)
     crop: int = option(384, "side of the crop; smaller pictures are zero-padded after normalisation", PAPER, least=8)
     jitter: tuple[float, float, float, float] = option((0.3, 0.3, 0.3, 0.1), "brightness, contrast, saturation, hue; "
@@ -185,16 +187,24 @@ class TrainSeg(Training):
 class InferSeg(Inference):
     """infer_seg.py"""
     infer_list: str = option("val", "split or file", content=False)
-    images: str = option("", "folder of any pictures, instead of a list: label maps go to seg_FOLDER/, overlays to "
-                         "seg_FOLDER_vis/", content=False)
+    name: str = option("", "experiment whose DeepLab segments; everything is written to experiment/NAME, unless --out "
+                       "names another folder. Empty: --weights and --out take its place", content=False)
+    images: str = option("", "a folder of any photos, or one photo, instead of a list: label maps go to seg_FOLDER/, "
+                         "overlays to seg_FOLDER_vis/", content=False)
+    weights: str = option("", "weights file with its network.json beside it, or an experiment's network (X/seg, "
+                          "X/seg/010), instead of --name and --load_epo", content=False)
+    out: str = option("", "folder that gets masks/, overlays/ and areas.json instead of the experiment's",
+                      content=False)
     vis: bool = option(False, "write overlays to seg_vis/", content=False)
     crf: bool = option(False, "sharpen with a dense CRF", UNRELEASED)
     crf_iterations: int = option(10, "mean field iterations", PAPER, least=1)
     zip: bool = option(False, "write what VOC's test server takes: results/VOC2012/Segmentation/comp6_test_cls/ID.png "
                        "and results.zip", content=False)
     scales: tuple[float, ...] = option((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "each also mirrored", UNRELEASED, above=0)
-    max_side: int = option(512, "--images: a picture with a longer side is shrunk to it for the network, as VOC's of "
+    max_side: int = option(512, "--images: a photo with a longer side is shrunk to it for the network, as VOC's of "
                            "500 pixels are what it knows; 0 = never", least=0)
+    tile: int = option(1024, "--images: a photo with a longer side, after --max_side, is segmented in overlapping "
+                       "tiles of this side; 0 = never", least=0)
     seg_dir: str = option("", "folder of the label maps; empty: seg, or seg_FOLDER of --images", content=False)
 
 

@@ -16,6 +16,7 @@ import config
 import numpy as np
 from tqdm import tqdm
 
+from data.folders import find_label_map
 from data.layout import IGNORE, VOCLayout
 from pipeline import experiment_of, result_file, to_make
 from tools import flags
@@ -66,11 +67,10 @@ def find_predictions(folder, ids, settings):
         raise FileNotFoundError(f"no folder {folder} (--dict_dir). {advice(settings)}")
     require_kind(folder, settings.task)
     if settings.task == "png":
-        paths = {i: folder / f"{i}.png" for i in ids}
-        missing = [i for i, p in paths.items() if not p.exists()]
+        paths = {i: find_label_map(folder, i) for i in ids}
     else:
         paths = {i: find_maps(folder, i) for i in ids}
-        missing = [i for i, p in paths.items() if p is None]
+    missing = [i for i, p in paths.items() if p is None]
     if missing:
         raise FileNotFoundError(f"{lacking('prediction', folder, missing, ids, settings.list)}. "
                                 f"{advice(settings)}")
@@ -89,8 +89,9 @@ def require_truth(layout, ids, settings):
     missing = [i for i in ids if not layout.has_ground_truth(i, settings.gt_dir)]
     if missing:
         folder = settings.gt_dir or layout.root / "SegmentationClass"
-        raise FileNotFoundError(f"{lacking('ground truth', folder, missing, ids, settings.list)}: --gt_dir names "
-                                "another folder, --list a split that has it")
+        raise FileNotFoundError(f"{lacking('ground truth', folder, missing, ids, settings.list)}: "
+                                f"{layout.without_map(folder, missing)}--gt_dir names another folder, --list a split "
+                                "that has it")
 
 
 def evaluate_cams(settings, layout, paths):
@@ -142,7 +143,7 @@ def count(settings, layout, paths, predict, add):
     Returns {"ignored": percent of all pixels, "without_object": images whose ground truth shows no object}. ValueError
     gives the count and names of predictions of another size, and says so where no image shows an object.
     """
-    wrong_size, ignored, pixels, empty = [], 0, 0, []
+    wrong_size, ignored, pixels, empty = {}, 0, 0, []
     for image_id, path in tqdm(paths.items(), "evaluation", mininterval=1):
         truth = layout.ground_truth(image_id, settings.gt_dir)
         ignored, pixels = ignored + int((truth == IGNORE).sum()), pixels + truth.size
@@ -154,12 +155,12 @@ def count(settings, layout, paths, predict, add):
             if size == truth.shape:
                 add(prediction, truth)
             else:
-                wrong_size.append(f"{image_id}: {size} and {truth.shape}")
+                wrong_size[image_id] = size, truth.shape
         except ValueError as error:
             raise ValueError(error if str(path) in str(error) else f"{path}: {error}") from None
     if wrong_size:
         raise ValueError(f"{len(wrong_size)} of {len(paths)} predictions do not have their ground truth's size "
-                         f"({'; '.join(wrong_size[:3])}): were they written for other images?")
+                         f"{layout.other_sizes(wrong_size)}")
     if len(empty) == len(paths):
         folder = settings.gt_dir or layout.root / "SegmentationClass"
         raise ValueError(f"no object is left in the ground truth {folder} of {settings.list}: "

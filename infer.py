@@ -19,7 +19,7 @@ from data.transforms import resize_scores, shrink
 from methods.cam import image_cams
 from models import MODELS
 from networks import CAM_NETWORKS, build
-from networks.pretrained import load_weights, read_description
+from networks.pretrained import describe_file, load_weights, read_description
 from pipeline import experiment_of, to_make
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, import_pydensecrf, refine_all
@@ -202,10 +202,14 @@ def size_of_missing(settings, layout, ids, given, folders):
 
 
 def trained_network(experiment, layout, weights):
-    """Build the network that the network.json beside the weights describes, and load them."""
+    """Build the network that the network.json beside the weights describes, and load them.
+
+    The authors' own files have none: what network they are of, their tensors say.
+    """
     path = experiment.network_of(weights)
-    read_description(path, CAM_NETWORKS, layout)
-    network = build(path)
+    if path:
+        read_description(path, CAM_NETWORKS, layout)
+    network = build(path or describe_file(weights, CAM_NETWORKS, layout))
     load_weights(network, weights)
     return network
 

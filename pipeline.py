@@ -236,7 +236,8 @@ def model_of(experiment):
 
 def experiment_of(settings):
     """Return the experiment in which a stage with these settings works. Its errors name the commands of this table."""
-    return Experiment(settings.experiment_root, settings.name, partial(command_for, settings))
+    theirs = {name: own.authors_file for name, own in models().items() if own.authors_file}
+    return Experiment(settings.experiment_root, settings.name, partial(command_for, settings), theirs)
 
 
 def command_line(settings, name, script, words):
@@ -247,7 +248,20 @@ def command_line(settings, name, script, words):
 def command_for(settings, name, path, list_name=""):
     """Return the command that writes a path of an experiment: ckpt/model_oc, dict, rw/04_24, seg; None if unknown."""
     stage, path = _stage_for(settings, name, path)
+    if stage and stage.list_flag == "--train_list" and not list_name:
+        list_name = _list_to_train_on(settings)
     return stage and command_line(settings, name, stage.script, stage.words(path, list_name))
+
+
+def _list_to_train_on(settings):
+    """Name the list for an advised training: this stage's own, or one that the dataset has; "" for the default."""
+    usual, given = config.Training.train_list, getattr(settings, "train_list", "")
+    there = {path.stem for path in Path(settings.data_root, "ImageSets/Segmentation").glob("*.txt")}
+    if given not in ("", usual) or usual in there or not there:
+        return given if given != usual else ""
+    if isinstance(settings, config.InferAff) and settings.infer_list != usual:
+        return settings.infer_list
+    return "train" if "train" in there else min(there)
 
 
 def to_make(settings, folder, list_name, task, alphas=()):

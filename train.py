@@ -18,7 +18,7 @@ from data.dataset import TrainSet
 from data.labels import check_learnable
 from data.layout import IGNORE, VOCLayout
 from data.loader import Plan, train_loader, view_loader
-from data.transforms import augment
+from data.transforms import augment, resize_scores
 from methods.cam import image_cams
 from models import MODELS
 from networks import parameter_groups
@@ -44,6 +44,7 @@ def main():
     groups = parameter_groups(network, settings.lr, settings.wt_dec, new_layers)
 
     record = flags.content(settings) | {"classes": layout.classes, "inputs": inputs | digests(layout.sources())}
+    record |= {"max_side": settings.max_side} if settings.max_side else {}      # so that older trainings resume
     run = engine.Run(experiment, settings.model, settings, record, description, plan, device, official_state,
                      dataset.ids)
     own = vars(model)           # what the model has of its own: see models/__init__.py
@@ -57,7 +58,7 @@ def main():
 def train_set(settings, model, layout):
     ids = layout.ids(settings.train_list)
     change = partial(augment, resize=settings.resize, crop_size=settings.crop, jitter_amounts=settings.jitter)
-    dataset = TrainSet(layout, ids, settings.seed, change, getattr(model, "SAMPLE_TARGET", None))
+    dataset = TrainSet(layout, ids, settings.seed, change, getattr(model, "SAMPLE_TARGET", None), settings.max_side)
     notes = check_learnable(dataset.labels, layout.classes, settings.train_list, layout.root)
     distributed.say(f"{len(ids)} images of {settings.train_list}, {len(layout.classes)} classes")
     for words in filter(None, (*notes, layout.left_out)):
@@ -92,12 +93,16 @@ def measure_cams(settings, network, layout, device, plan, ids, epoch):
     network.eval()
     thresholds = threshold_range(*config.Evaluate.thresholds)
     mine, histogram = distributed.share(ids), ThresholdHistogram(len(layout.classes), thresholds)
-    images = view_loader(layout, mine, config.Infer.scales, **engine.loader_for(device, settings.num_workers))
+    images = view_loader(layout, mine, config.Infer.scales, max_side=settings.max_side,
+                         **engine.loader_for(device, settings.num_workers))
     less = "--val_every 0 measures nothing in training; a --val_list of smaller images or --precision bf16 needs less"
     with engine.autocast(device, settings.precision), remedies.one_by_one(images, less) as images:
         for image_id, classes, scores in tqdm(image_cams(network, images), f"CAMs of {settings.val_list}", len(mine),
                                               leave=False, disable=not distributed.is_main(), mininterval=1):
-            histogram.add(classes, scores, layout.ground_truth(image_id))
+            truth = layout.ground_truth(image_id)
+            if settings.max_side:
+                scores = resize_scores(scores, *truth.shape)
+            histogram.add(classes, scores, truth)
             if interrupt.asked():
                 break
     if distributed.agree(interrupt.asked())[0]:         # the epoch is saved; it is measured when the run resumes

@@ -29,6 +29,7 @@ from tools.maps import (
     find_maps,
     is_foreign,
     lacking,
+    pair_alphas,
     require_kind,
 )
 from tools.provenance import digest, digests, made_with, verify
@@ -83,6 +84,9 @@ def crf_folders(settings, experiment, layout):
 def crf_folder(settings, experiment, alpha):
     """Find the folder of an alpha's maps: crf/04, 4 or 4.0, or, as psa and SEAM name it, crf_4.0."""
     names = [f"{settings.crf_dir}{between}{alpha_name(alpha)}" for between in "/_"]
+    above, _, own = settings.crf_dir.rstrip("/").rpartition("/")
+    if above and pair_alphas(f"{own}_{own}") and not experiment.find_folder(names[0]).is_dir():
+        raise ValueError(f"--crf_dir {settings.crf_dir} is the folder of one alpha. Name the one above: {above}")
     return next((folder for folder in map(experiment.find_folder, names) if folder.is_dir()), Path(names[0]))
 
 

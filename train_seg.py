@@ -17,6 +17,7 @@ from torch import manual_seed
 from tqdm import tqdm
 
 from data.dataset import SegSet
+from data.folders import find_label_map
 from data.images import image_size
 from data.layout import IGNORE, VOCLayout
 from data.loader import Plan, train_loader
@@ -60,11 +61,12 @@ def label_folder(settings, experiment, layout, ids):
     """Find the folder of --label_dir; ValueError with the count of the labels that it lacks and what makes them."""
     folder = experiment.find_folder(settings.label_dir)
     require_kind(folder, "png")
-    missing = [i for i in ids if not (folder / f"{i}.png").exists()]
+    missing = [i for i in ids if not find_label_map(folder, i)]
     if missing:
         what = (lacking("label map", folder, missing, ids, settings.train_list) if folder.is_dir() else
                 f"no folder of label maps: neither {experiment / settings.label_dir} nor {folder}")
-        raise ValueError(f"{what}. {to_make(settings, settings.label_dir, settings.train_list, 'png')}")
+        raise ValueError(f"{what}. " + (layout.without_map(folder, missing) or to_make(
+            settings, settings.label_dir, settings.train_list, "png")))
     verify(folder, experiment.folder, digests(layout.sources()))
     return folder
 
@@ -72,20 +74,20 @@ def label_folder(settings, experiment, layout, ids):
 def check_labels(folder, layout, ids):
     """Read all label maps, print how often each class occurs, and return a digest of them.
 
-    ValueError where one is none (colours, unknown ids) or not of its picture's size, and where all hold a single class.
+    ValueError where one is none (colours, unknown ids) or not of its image's size, and where all hold a single class.
     """
-    pixels, images, wrong, content = np.zeros(256, np.int64), np.zeros(256, np.int64), [], hashlib.sha256()
+    pixels, images, wrong, content = np.zeros(256, np.int64), np.zeros(256, np.int64), {}, hashlib.sha256()
     for image_id in tqdm(ids, "labels", leave=False, mininterval=1):
         labels = layout.read_label_map(image_id, folder)
         size = image_size(layout.image_path(image_id))
         if labels.shape != size:
-            wrong.append(f"{image_id}: {labels.shape} and {size}")
+            wrong[image_id] = labels.shape, size
         count = np.bincount(labels.ravel(), minlength=256)
         pixels, images = pixels + count, images + (count > 0)
         content.update(f"{image_id} {labels.shape}".encode() + labels.tobytes())
     if wrong:
         raise ValueError(f"{len(wrong)} of {len(ids)} label maps in {folder} do not have their image's size "
-                         f"({'; '.join(wrong[:3])}): were they written for other images?")
+                         f"{layout.other_sizes(wrong)}")
 
     names = ["background", *layout.classes]
     share = 100 * pixels / max(1, pixels.sum())

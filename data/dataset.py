@@ -3,6 +3,7 @@ import numpy as np
 import torch
 
 from data.images import read_image
+from data.transforms import shrink
 
 AUGMENT_STREAM, TARGET_STREAM = 1, 2                # last number of a sample's seed; 0 is the order of an epoch
 
@@ -12,11 +13,12 @@ class TrainSet(torch.utils.data.Dataset):
 
     An item is requested by (epoch, index) and depends on (seed, epoch, index) alone, so it is the same for any number
     of processes and after a restart. `sample_target(label (B, C), generator) -> (B,)` adds the class to erase.
+    An image with a side longer than `max_side` is shrunk to it first, unless that is 0.
     """
 
-    def __init__(self, layout, ids, seed, augment, sample_target=None):
+    def __init__(self, layout, ids, seed, augment, sample_target=None, max_side=0):
         layout.check(ids)
-        self.layout, self.ids, self.seed = layout, ids, seed
+        self.layout, self.ids, self.seed, self.max_side = layout, ids, seed, max_side
         self.augment, self.sample_target = augment, sample_target
         self.labels = torch.from_numpy(layout.labels(ids))                                  # (N, C)
 
@@ -26,7 +28,8 @@ class TrainSet(torch.utils.data.Dataset):
     def __getitem__(self, key):
         """Give {"image" float32 (3, S, S), "label" float32 (C,), "index" int}, and "target" int64 () if sampled."""
         epoch, index = key
-        image = read_image(self.layout.image_path(self.ids[index]))                         # (H, W, 3)
+        path = self.layout.image_path(self.ids[index])
+        image = shrink(read_image(path, self.max_side), self.max_side)                      # (H, W, 3)
         rng = np.random.default_rng([self.seed, epoch, index, AUGMENT_STREAM])
         item = {"image": self.augment(image, rng), "label": self.labels[index], "index": index}
         if self.sample_target is not None:

@@ -3,47 +3,32 @@ import errno
 import math
 import os
 import warnings
-from collections import Counter
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}      # of the images that --images takes
+SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}    # of --images
 ORIENTATION = 0x0112                                # EXIF's tag of how the camera was held
 LARGE, LARGEST = 50_000_000, 2_000_000_000      # pixels: see read_image; the most that anything here reads
 TAKE_OFF = "fetch it again or take it off the list"
 IF_GONE = "If it was there before: is its disk still mounted? Then run the same command again"
 
 
-class ImageFolder:
-    """Any images in a folder, whatever their names.
-
-    An image's ID is its file name without the suffix; with the suffix if the ID would otherwise name two files.
-    """
-
-    def __init__(self, root):
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"no folder {root} (--images): name one that holds images")
-        names = sorted(path.name for path in self.root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()
-                       and not path.name.startswith("."))
-        if not names:
-            raise ValueError(f"{root} (--images) holds no image ({' '.join(sorted(SUFFIXES))}): put some there, or "
-                             "name another folder")
-        stems = Counter(Path(name).stem for name in names)
-        self.files = {Path(n).stem if stems[Path(n).stem] == 1 and Path(n).stem not in names else n: n for n in names}
-
-    def image_path(self, image_id):
-        return self.root / self.files[image_id]
-
-
 def image_size(path):
     """Read the (H, W) of the upright image from the file's header; errors as read_image."""
     with _opened(path) as image:
-        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) and image.format != "TIFF"   # Pillow did that
-        return image.size if turned else image.size[::-1]
+        return image.size if _orientation(image) in (5, 6, 7, 8) else image.size[::-1]
+
+
+def orientation(path):
+    """Read how the EXIF data say that an image is to be turned: 1 (not at all) .. 8; errors as read_image."""
+    with _opened(path) as image:
+        return _orientation(image)
+
+
+def _orientation(image):
+    return 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)        # Pillow turns a TIFF itself
 
 
 def mean_pixels(images, ids):
@@ -56,11 +41,12 @@ def ten_of(ids):
     return ids[:: -(-len(ids) // 10)]
 
 
-def read_image(path, max_side=0):
+def read_image(path, max_side=None):
     """Read an image of any format, turned as its EXIF data says: uint8 (H, W, 3). Transparency is dropped.
 
-    max_side  0, or the longer side to which the caller will shrink it: then an image above Pillow's limit is read too,
-              and one above LARGE may come out smaller, yet no smaller than that
+    max_side  the longer side to which the caller will shrink it: then an image above Pillow's limit is read too, and
+              one above LARGE may come out smaller, yet no smaller than that. 0: the caller shrinks none, but has a flag
+              --max_side for it; None: it has none
     Raises OSError if the file cannot be read now, ValueError if it is damaged, incomplete or no image.
     """
     with decoded(path, max_side=max_side) as image:
@@ -77,9 +63,9 @@ def voc_palette():
 
 
 @contextmanager
-def decoded(path, remedy=TAKE_OFF, max_side=0):
+def decoded(path, remedy=TAKE_OFF, max_side=None):
     """Open an image, decode it and turn it upright. max_side: as of read_image."""
-    with _opened(path, remedy, LARGEST if max_side else Image.MAX_IMAGE_PIXELS * 2) as image:
+    with _opened(path, remedy, LARGEST if max_side else Image.MAX_IMAGE_PIXELS * 2, max_side) as image:
         if max_side and image.width * image.height > LARGE:
             image.draft(image.mode, (max_side, max_side))       # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size
         image.load()
@@ -88,29 +74,46 @@ def decoded(path, remedy=TAKE_OFF, max_side=0):
 
 
 @contextmanager
-def _opened(path, remedy=TAKE_OFF, most=LARGEST):
+def _opened(path, remedy=TAKE_OFF, most=LARGEST, max_side=None):
     """Open an image of at most so many pixels without decoding it.
 
     Damaged content is a ValueError, a failing disk an OSError.
     """
+    image, too_large = None, None
     try:
-        with _limited_to(most), warnings.catch_warnings():
+        with _without_limit(), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)     # above half of the limit: fine
             image = Image.open(path)
         with image:
             _check_size(image, path)
+            if image.width * image.height > most:
+                too_large = f"{image.width}x{image.height}"
+                raise ValueError(too_large)
             yield image
     except Exception as error:      # Pillow names no set of what a damaged file may raise
+        if too_large:
+            raise ValueError(f"{path} is too large: {too_large} pixels, and at most {most // 1_000_000} million are "
+                             f"read. {_remedy_of_large(most, max_side)}") from None
+        if isinstance(error, MemoryError) and image and image.width * image.height > LARGE:
+            raise
         # An OSError without errno, or with EINVAL, means damaged content, not a failing disk.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise type(error)(f"{path} cannot be read now ({error.strerror}). {IF_GONE}") from None
         raise ValueError(f"{path} is truncated or not an image: {remedy} ({type(error).__name__}: {error})") from None
 
 
+def _remedy_of_large(most, max_side):
+    smaller = "save it smaller (a longer side of 2000 pixels is plenty), or take it off the list"
+    if max_side == 0 and most < LARGEST:
+        return f"--max_side 1024 reads it smaller (with --overwrite where the stage has begun without); or {smaller}"
+    return f"{smaller[0].upper()}{smaller[1:]}" + (
+        "; infer.py and infer_seg.py read it with --max_side 1024" if max_side is None and most < LARGEST else "")
+
+
 @contextmanager
-def _limited_to(pixels):
-    """Let Pillow open images of at most so many pixels: it refuses those above twice its own number."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels // 2
+def _without_limit():
+    """Let Pillow open, not decode, images of any size: it would refuse large ones without saying how large they are."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
     finally:

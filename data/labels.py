@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from data.folders import prepare
 from data.images import IF_GONE
 
 NOT_OBJECTS = {"background", "ignore", "void", "unlabeled", "unlabelled"}       # list object classes only
@@ -17,16 +18,19 @@ def read_label_table(path, classes):
     try:
         table = json.loads(text, object_pairs_hook=_once_each)
     except (ValueError, RecursionError) as error:       # not only JSONDecodeError: a number may be too long
-        raise ValueError(f"{path} is not JSON ({error}): fix it there") from None
-    if isinstance(table, dict) and {"images", "annotations", "categories"} <= table.keys():
-        raise ValueError(f"{path} is a file of COCO's annotations, not {{ID: [class name, ...]}}: python -m "
-                         "data.prepare coco makes a dataset from it")
+        table = "" if text.lstrip()[:1] in ("{", "[", "") else f". From a CSV file: {_to_prepare(path)}"
+        raise ValueError(f"{path} is not JSON ({error}): fix it there{table}") from None
+    if isinstance(table, dict) and "annotations" in table and table.keys() & {"images", "categories", "info"}:
+        command = prepare("coco", root=f"{path.parent}_coco", images=path.parent / "JPEGImages", annotations=path)
+        raise ValueError(f"{path} is a file of COCO's annotations, not {{ID: [class name, ...]}}. To make a dataset "
+                         f"from its instances: {command}")
     if not isinstance(table, dict):
-        raise ValueError(f"{path} is not of the form {{ID: [class name, ...]}}. python -m data.prepare folder makes it "
-                         "from a CSV file or from one folder a class")
+        raise ValueError(f"{path} is not of the form {{ID: [class name, ...]}}. To make a dataset from another form: "
+                         f"{_to_prepare(path)}")
     for image_id, names in table.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{path}: the label of {image_id[:100]!r} is not a list of class names: fix it there")
+            raise ValueError(f"{path}: the label of {image_id[:100]!r} is not a list of class names, as [\"cat\"]: fix "
+                             f"it there, or make a dataset from another form: {_to_prepare(path)}")
     known = set(classes)
     unknown = Counter(name for names in table.values() for name in set(names) - known)
     if unknown:
@@ -108,6 +112,10 @@ def read_text(path):
 
 def repeated(names):
     return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _to_prepare(path):
+    return prepare("folder", images=path.parent / "JPEGImages", labels=path, root=f"{path.parent}_dataset")
 
 
 def _once_each(pairs):

@@ -1,20 +1,20 @@
 """A dataset folder in VOC's layout: classes, lists, image-level labels, paths of images, label maps.
 
-    ROOT/JPEGImages/ID.jpg                      or ID.png
+    ROOT/JPEGImages/ID.jpg                      or .jpeg or .png, in any case
     ROOT/ImageSets/Segmentation/SPLIT.txt       one ID a line
     ROOT/classes.txt                            object classes in id order 1..C; absent: the 20 of VOC
     ROOT/labels.json                            {ID: [class name, ...]}; absent: Annotations/ID.xml
     ROOT/SegmentationClass/ID.png               0 background, 255 ignore; read for evaluation alone
 """
 import json
-import os
 import re
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from data.images import IF_GONE, TAKE_OFF, decoded
+from data.folders import PARTS, files_by_id, find_label_map, other_map, prepare, twice_there, why_no_dataset
+from data.images import IF_GONE, TAKE_OFF, decoded, image_size, orientation
 from data.labels import (
     check_classes,
     label_matrix,
@@ -35,11 +35,13 @@ class VOCLayout:
 
     def __init__(self, root):
         self.root = Path(root)
-        if not any((self.root / folder).is_dir() for folder in ("JPEGImages", "ImageSets", "SegmentationClass")):
+        if not any((self.root / folder).is_dir() for folder in PARTS):
             raise FileNotFoundError(
                 f"no dataset at {self.root}: expected JPEGImages/ID.jpg, ImageSets/Segmentation/SPLIT.txt and "
-                "labels.json (or Annotations/ID.xml) in it. Name another folder with --data_root, or generate the "
-                "embedded set: python -m data.prepare critters --out data/critters")
+                f"labels.json (or Annotations/ID.xml) in it. {why_no_dataset(self.root)}Name another folder with "
+                "--data_root, or make one: python -m data.prepare --help; the embedded set: python -m data.prepare "
+                "critters --out data/critters")
+        self._image_files = {}
 
     @cached_property
     def classes(self):
@@ -96,7 +98,19 @@ class VOCLayout:
                 return path
         there = sorted(path.stem for path in splits.glob("*.txt"))
         raise FileNotFoundError(f"no list {list_name}: neither {splits / f'{list_name}.txt'} nor the file {list_name} "
-                                f"exists. This dataset's splits: {', '.join(there) or 'none'}. Name one, or a file")
+                                f"exists. {self._instead_of(list_name, there)}")
+
+    def _instead_of(self, list_name, there):
+        """Say what can be done without a list. there: names of those that exist."""
+        words = (f"This dataset's splits: {', '.join(there)}. Name one, or a file" if there else
+                 "This dataset has no list: write one, with one ID a line")
+        if list_name != "train_aug":
+            return words
+        words += " (--train_list, of infer_aff.py --infer_list)" * bool(there)
+        if (self.root / "classes.txt").exists():
+            return f"train_aug, VOC's list, is what the training stages take unless another is named. {words}"
+        return ("train_aug is VOC's train with the images of SBD, 10,582 in all, and no part of VOC's archive. To make "
+                f"it: {prepare('voc', root=self.root)} --download (or --sbd benchmark.tgz, or --lists DIR). {words}")
 
     def label(self, image_id):
         """Read the image-level label of one image: float32 (C,), 1 where the class is present."""
@@ -115,8 +129,11 @@ class VOCLayout:
         if self._label_table is None:
             return read_names_in_xml(self.root / "Annotations" / f"{image_id}.xml", image_id)
         if image_id not in self._label_table:
+            named = next((key for key in self._label_table if key.lower().startswith(f"{image_id.lower()}.")
+                          or key.lower() == image_id.lower()), None)
             raise ValueError(f"image without labels: {image_id} is not in {self.root / 'labels.json'}. "
-                             f'Add "{image_id}": [class names] there, or take it off the list')
+                             + (f"{named!r} is: write the ID alone there, as in the list" if named else
+                                f'Add "{image_id}": [class names] there, or take it off the list'))
         return self._label_table[image_id]
 
     @cached_property
@@ -126,13 +143,18 @@ class VOCLayout:
         return read_label_table(path, self.classes) if path.exists() else None
 
     def image_path(self, image_id):
-        """Return the path of the image: .jpg, else .png."""
-        jpg, png = (self.root / "JPEGImages" / f"{image_id}{suffix}" for suffix in (".jpg", ".png"))
-        if jpg.exists():
-            return jpg
-        if png.exists():
-            return png
-        raise FileNotFoundError(f"no image for {image_id}: neither {jpg} nor {png} exists. "
+        """Return the path of the image: .jpg, .jpeg or .png, in any case."""
+        folder = self.root / "JPEGImages"
+        names = self._image_files.get(image_id, ())
+        if len(names) != 1 or not (folder / names[0]).exists():
+            if folder.is_dir():
+                self._image_files = files_by_id(folder)
+            names = self._image_files.get(image_id, ())
+        if words := twice_there(folder, {image_id: names}):
+            raise ValueError(words)
+        if names and (path := folder / names[0]).exists():
+            return path
+        raise FileNotFoundError(f"no image for {image_id}: neither {folder / image_id}.jpg nor .jpeg nor .png exists. "
                                 f"Put it there, or take the ID off the list. {IF_GONE}")
 
     def sources(self):
@@ -140,28 +162,30 @@ class VOCLayout:
         return [path for name in ("classes.txt", "labels.json", "made_by.json") if (path := self.root / name).exists()]
 
     def check(self, ids, list_name="the list"):
-        """Raise FileNotFoundError unless every image of `ids` exists; reads the folder once."""
+        """Raise an error unless each image of `ids` exists once; reads the folder once."""
         folder = self.root / "JPEGImages"
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}, where the {len(ids)} images of {list_name} should be; "
                                     "--data_root names another dataset")
-        with os.scandir(folder) as entries:
-            there = {entry.name for entry in entries}
-        missing = [image_id for image_id in ids if f"{image_id}.jpg" not in there and f"{image_id}.png" not in there]
+        self._image_files = files_by_id(folder)
+        if words := twice_there(folder, {i: self._image_files.get(i, ()) for i in ids}):
+            raise ValueError(words)
+        missing = [image_id for image_id in ids if image_id not in self._image_files]
         if missing:
             raise FileNotFoundError(f"{len(missing)} of the {len(ids)} images of {list_name} are not in {folder} as "
-                                    f".jpg or .png ({_some(missing)}). Put them there, or take them off the list")
+                                    f".jpg, .jpeg or .png ({_some(missing)}). Put them there, or take them off the "
+                                    "list")
 
     def ground_truth(self, image_id, gt_dir=None):
         """Read the ground truth of one image, from SegmentationClass/ or gt_dir: as read_label_map."""
-        path = self._truth_path(image_id, gt_dir)
-        if not path.exists():
-            raise FileNotFoundError(f"no ground truth {path}: without it the image cannot be scored; --gt_dir names "
-                                    f"another folder. {IF_GONE}")
-        return self.read_label_map(image_id, path.parent)
+        folder = Path(gt_dir or self.root / "SegmentationClass")
+        if not find_label_map(folder, image_id):
+            raise FileNotFoundError(f"no ground truth {folder / image_id}.png: without it the image cannot be scored; "
+                                    f"{self.without_map(folder, [image_id])}--gt_dir names another folder. {IF_GONE}")
+        return self.read_label_map(image_id, folder)
 
     def has_ground_truth(self, image_id, gt_dir=None):
-        return self._truth_path(image_id, gt_dir).exists()
+        return find_label_map(gt_dir or self.root / "SegmentationClass", image_id) is not None
 
     def ground_truth_kind(self, gt_dir=None):
         """Say what kind of ground truth a prepared set has, where it is not usual: every table says so; else ""."""
@@ -172,34 +196,68 @@ class VOCLayout:
             kind = ""
         return kind if isinstance(kind, str) and not gt_dir else ""
 
-    def _truth_path(self, image_id, gt_dir):
-        return Path(gt_dir or self.root / "SegmentationClass") / f"{image_id}.png"
+    def without_map(self, folder, ids):
+        """Say what lies there in place of the label maps of these images, and how to convert it; "" if nothing does."""
+        other = other_map(folder, ids)
+        if not other:
+            return ""
+        if other.suffix.lower() in (".jpg", ".jpeg"):
+            return f"{other} is there, but JPEG changes the values: label maps are PNG. "
+        return f"{other} is there, but label maps are PNG. {self._to_convert(folder)}. "
 
     def read_label_map(self, image_id, folder):
         """Read a label map, whoever wrote it, uint8 (H, W): class ids, 0 background, 255 ignore."""
-        path = Path(folder) / f"{image_id}.png"
+        path = find_label_map(folder, image_id) or Path(folder) / f"{image_id}.png"
         with decoded(path, f"{TAKE_OFF}, or, if a stage wrote it, delete it and run that stage again") as image:
             mode, labels = image.mode, np.array(image)
         if mode not in ("P", "L"):
+            coloured = mode not in ("1", "F") and not mode.startswith("I")
             raise ValueError(f"{path} is an image of mode {mode}: a label map is a palette or 8-bit gray PNG whose "
-                             "values are class ids; from colours they would have to be guessed. Convert it")
+                             f"values are class ids. {self._to_convert(folder, coloured)}")
         unknown = labels[(labels > len(self.classes)) & (labels != IGNORE)]
         if unknown.size:
             raise ValueError(f"{path} holds the class id {unknown[0]}, but this dataset's ids are 0.."
                              f"{len(self.classes)} and {IGNORE}: convert it, or fix classes.txt")
         return labels
 
+    def _to_convert(self, folder, coloured=False):
+        """Name the command that makes label maps of a folder of masks."""
+        labels, classes = self.root / "labels.json", self.root / "classes.txt"
+        command = prepare(
+            "folder", images=self.root / "JPEGImages", labels=labels if labels.exists() else "labels.csv",
+            **{"classes": classes} if classes.exists() else {}, masks=folder,
+            **{"mask_colours": "voc"} if coloured else {}, root=f"{self.root}_converted")
+        return f"To convert the masks: {command}" + (
+            ". In place of voc, a file with lines like \"128 0 0 dog\" names other colours" if coloured else "")
+
+    def other_sizes(self, sizes):
+        """Say that maps are of another size, and why. sizes {ID: (the map's (H, W), the size that it should have)}."""
+        some = "; ".join(f"{i}: {found} and {wanted}" for i, (found, wanted) in list(sizes.items())[:3])
+        for image_id, pair in sizes.items():
+            path = self._path_or_none(image_id)
+            if path and tuple(pair[0]) == tuple(pair[1])[::-1] and orientation(path) in (5, 6, 7, 8):
+                return (f"({some}): the EXIF data of {path} say how the photo is to be turned, and it is read so; the "
+                        f"map of {image_size(path)[::-1]} was made without that. Turn that map as the photo, or save "
+                        "the photo upright, without EXIF data, and make the maps again")
+        return f"({some}): were they written for other images?"
+
+    def _path_or_none(self, image_id):
+        try:
+            return self.image_path(image_id)
+        except (ValueError, OSError):
+            return None
+
 
 def parse_id(line, place):
     """Return the ID in a line of a list; `place` names the line in errors."""
     words = line.split()
-    path = re.fullmatch(r"(?:.*/)?([^/]+)\.(?:jpg|png)", words[0])
+    path = re.fullmatch(r"(?i)(?:.*/)?([^/]+)\.(?:jpe?g|png)", words[0])
     if path:
         image_id = path[1]
     elif len(words) == 1:
         image_id = words[0]
     else:
-        raise ValueError(f"{place}: {line[:100]!r} is neither an ID alone nor a path ending in .jpg or .png")
+        raise ValueError(f"{place}: {line[:100]!r} is neither an ID alone nor a path ending in .jpg, .jpeg or .png")
     if len(image_id.encode()) > 100:
         raise ValueError(f"{place}: {image_id[:40]!r}... is too long for a file name: take at most 100 bytes")
     if not re.fullmatch(r"[\w-][\w.-]*", image_id):

@@ -85,10 +85,11 @@ class _Batches:
             yield [(epoch, int(index)) for index in members[self.rank :: self.world]]
 
 
-def view_loader(layout, ids, scales, labelled=True, max_side=0, tolerant=False, num_workers=0, pin_memory=False):
+def view_loader(layout, ids, scales, labelled=True, max_side=None, tolerant=False, num_workers=0, pin_memory=False):
     """Yield (ID, views, (H, W), label (C,)) of each image in order, for inference; labelled=False: label is None.
 
-    max_side  shrink an image with a longer side to it before its views, unless it is 0; (H, W) is then the shrunk size
+    max_side  shrink an image with a longer side to it before its views, unless it is 0; (H, W) is then the shrunk size.
+              None: the stage has no flag for it
     tolerant  yield (ID, None, error, None) for an image that cannot be read
     """
     return DataLoader(_Views(layout, ids, scales, labelled, max_side, tolerant), batch_size=None,

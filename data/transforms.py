@@ -103,8 +103,8 @@ def resize_long(image, long):
 
 
 def shrink(image, max_side):
-    """Resize `image` uint8 (H, W, 3) to a longer side of `max_side` if it has a longer one; 0: never."""
-    return resize_long(image, max_side) if 0 < max_side < max(image.shape[:2]) else image
+    """Resize `image` uint8 (H, W, 3) to a longer side of `max_side` if it has a longer one; 0 or None: never."""
+    return resize_long(image, max_side) if 0 < (max_side or 0) < max(image.shape[:2]) else image
 
 
 def _resize(image, height, width):
@@ -123,6 +123,11 @@ def resize_scores(scores, height, width):
 def resize_labels(labels, height, width):
     """Resize a label map uint8 (H, W): each pixel gets the class of the nearest, none is mixed."""
     return np.array(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
+
+
+def resized_to(labels, size):
+    """Return a label map of a size (H, W): itself if it has that size."""
+    return labels if labels.shape == tuple(size) else resize_labels(labels, *size)
 
 
 def mirror(image):

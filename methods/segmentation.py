@@ -54,3 +54,17 @@ def multi_scale_scores(net, views, size):
         scores = F.interpolate(logits, size, mode="bilinear", align_corners=False).softmax(1)
         total += scores[0] + scores[1].flip(-1)                                 # (C + 1, H, W)
     return total / (2 * len(views))
+
+
+def windows(length, side, overlap):
+    """Cut a length into overlapping windows of `side`, evenly: [(start, stop, first, last)].
+
+    A window spans start .. stop and decides on first .. last; together these cover the length once, and each lies at
+    least half of `overlap` inside its window, but at the image's border.
+    """
+    if length <= side:
+        return [(0, length, 0, length)]
+    count = -(-(length - overlap) // (side - overlap))
+    starts = [i * (length - side) // (count - 1) for i in range(count)]
+    borders = [0, *((start + side + after) // 2 for start, after in zip(starts, starts[1:])), length]
+    return [(start, start + side, *borders[i:i + 2]) for i, start in enumerate(starts)]

@@ -10,7 +10,7 @@ from data.transforms import denormalize
 from methods.cse import CSE, erase, sample_target
 from models.model_oc import start_camnet
 from networks import CAM_NETWORKS, build, describe
-from networks.pretrained import load_weights, named_weights, read_description
+from networks.pretrained import describe_file, load_weights, named_weights, read_description
 from tools import distributed, engine
 from tools.files import save_image
 from tools.flags import option
@@ -24,6 +24,7 @@ PUBLISHED = {
     "random walk": (66.9, "OC-CSE, authors (issue 3 of their repository), tables of later papers"),
     "DeepLab": (68.4, "OC-CSE, authors (issue 3 of their repository), tables of later papers"),
 }
+AUTHORS_FILE = "net_er"
 SAMPLE_TARGET = sample_target
 
 RECIPES = {
@@ -70,7 +71,7 @@ def start(settings, experiment, layout):
 def load_classifier(settings, experiment, layout):
     """Load the ordinary classifier that --cl_init names, with its own backbone; returns it and its weights' digest.
 
-    A file that comes without a network.json is taken for a network with the backbone of these settings.
+    What network a file without a network.json is of, its tensors say; where they fit the settings, those are taken.
     """
     train_one = f"or train one: {experiment.command_for('ckpt/model_oc')}, then --cl_init {experiment.name}/model_oc"
     path = experiment.find_init(settings.cl_init, "cl_init", named_weights(settings.backbone), train_one)
@@ -79,7 +80,8 @@ def load_classifier(settings, experiment, layout):
     if described := experiment.network_of(path):
         read_description(described, CAM_NETWORKS, layout)
     else:
-        described = describe("CAMNet", layout.classes, settings, {"dropout_head": settings.dropout_head})
+        own = describe("CAMNet", layout.classes, settings, {"dropout_head": settings.dropout_head})
+        described = describe_file(path, CAM_NETWORKS, layout, own)
     oc = build(described)
     return oc, engine.start_from(path, "cl_init", partial(load_weights, oc))
 

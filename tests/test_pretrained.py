@@ -360,7 +360,7 @@ def test_a_cut_safetensors(net, state, tmp_path):
 
 @pytest.mark.parametrize(("content", "message"), [
     ([1, 2], "a list, not a dict"),
-    ({"weights": {"conv1a.weight": torch.ones(1)}}, "'weights' is no tensor"),
+    ({"weights": {"conv1a.weight": torch.ones(1)}}, "conv1a.weight is of shape"),
     ({"conv1a.weight": torch.ones(1, dtype=torch.complex64)}, "'conv1a.weight' is no tensor"),
     ({"conv1a.weight": torch.ones(1, device="meta")}, "'conv1a.weight' is no tensor"),
     ({3: torch.ones(1)}, "3 is no tensor"),

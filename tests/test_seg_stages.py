@@ -336,7 +336,8 @@ def test_any_pictures(seg, holidays):
     assert "4 of 6 images are finished" in call("infer_seg", *INFER, "--images", holidays, "--max_side", 128)
     assert label_map(folder / "turned.png").shape == (40, 50) and label_map(folder / "new.png").shape == (30, 20)
     changed = {name for name, value in files("experiment").items() if value != before.get(name)}
-    assert changed == {f"X/seg_my holidays{vis}/{name}.png" for vis in ("", "_vis") for name in ("turned", "new")}
+    assert changed == {f"X/seg_my holidays{vis}/{name}.png" for vis in ("", "_vis") for name in ("turned", "new")} | {
+        "X/seg_my holidays_areas.json"}
 
 
 @pytest.mark.parametrize("crf", [False, True])
@@ -353,7 +354,7 @@ def test_a_broken_picture_among_them(seg, holidays, crf):
 
 
 def test_folders_that_are_none(seg):
-    assert_says(refusal("infer_seg", *INFER, "--images", "nowhere"), "no folder nowhere", "--images")
+    assert_says(refusal("infer_seg", *INFER, "--images", "nowhere"), "no folder or file nowhere", "--images")
     (seg / "empty").mkdir()
     (seg / "empty/notes.txt").write_text("no picture")
     assert_says(refusal("infer_seg", *INFER, "--images", "empty"), "empty (--images) holds no image", ".jpg")

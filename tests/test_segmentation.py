@@ -7,9 +7,10 @@ from PIL import Image
 from torch import nn
 
 from data.dataset import SegSet
-from data.images import ImageFolder, image_size, read_image, voc_palette
+from data.images import image_size, read_image, voc_palette
 from data.layout import VOCLayout
 from data.loader import view_loader
+from data.photos import Photos
 from data.transforms import augment_labelled, normalize, views
 from methods.segmentation import Segmentation, multi_scale_scores
 from tests.conftest import assert_close
@@ -220,7 +221,7 @@ def test_names_of_any_pictures(tmp_path):
     for name in ("b.JPG", "a b.png", "ü.webp", "two.jpg", "two.png", "x.png", "x.png.jpg", "notes.txt", ".hidden.png"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    pictures = ImageFolder(tmp_path)
+    pictures = Photos(tmp_path)
     assert pictures.files == {"a b": "a b.png", "b": "b.JPG", "two.jpg": "two.jpg", "two.png": "two.png",
                               "x": "x.png", "x.png.jpg": "x.png.jpg", "ü": "ü.webp"}
     assert pictures.image_path("b") == tmp_path / "b.JPG"
@@ -239,7 +240,7 @@ def test_a_large_picture_is_shrunk_and_a_broken_one_reported(tmp_path):
     Image.new("RGB", (300, 150)).save(tmp_path / "large.png")
     Image.new("RGB", (30, 15)).save(tmp_path / "small.png")
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    pictures = ImageFolder(tmp_path)
+    pictures = Photos(tmp_path)
     names = list(pictures.files)
     found = {name: (shapes, size) for name, shapes, size, _ in view_loader(
         pictures, names, (1,), labelled=False, max_side=100, tolerant=True)}

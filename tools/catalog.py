@@ -18,6 +18,7 @@ class Model:
     suffix: str
     starts_from: dict = field(default_factory=dict)
     published: dict = field(default_factory=dict)
+    authors_file: str = ""
     settings: tuple = ()                # names of the fields of its Settings
 
 
@@ -33,7 +34,7 @@ def models():
                for field in node.body if isinstance(field, ast.AnnAssign)]
         found[path.stem] = Model(settings=tuple(own), **{
             name.lower(): ast.literal_eval(values[name])
-            for name in ("TITLE", "SUFFIX", "STARTS_FROM", "PUBLISHED") if name in values})
+            for name in ("TITLE", "SUFFIX", "STARTS_FROM", "PUBLISHED", "AUTHORS_FILE") if name in values})
     return found
 
 

@@ -45,11 +45,12 @@ NETWORK = "network.json"
 class Experiment:
     """The folder ROOT/NAME. Paths are given relative to it ("ckpt/model_oc/last.pth").
 
-    advice  function (name of an experiment, path in it) -> the command that writes the path, or None: for errors
+    advice        function (name of an experiment, path in it) -> the command that writes the path, or None: for errors
+    authors_file  {model: how the authors' program names its weights, "net_er" of ckpt/014net_er.pth}
     """
 
-    def __init__(self, root, name, advice=lambda name, path: None):
-        self.root, self.name, self.advice = Path(root), name, advice
+    def __init__(self, root, name, advice=lambda name, path: None, authors_file=None):
+        self.root, self.name, self.advice, self.authors_file = Path(root), name, advice, authors_file or {}
         self.folder = self.root / name
 
     def __truediv__(self, path):
@@ -118,10 +119,18 @@ class Experiment:
     def weights(self, model, which="last"):
         """Return the path of ckpt/MODEL/EEE.pth. which: an epoch's number, last, or best (by the logged mIoU).
 
+        Where there is none of ours, the authors' own file of that epoch is taken: ckpt/014net_er.pth.
         Raises ValueError naming the existing epochs, or the command that trains the model.
         """
         folder = self / f"ckpt/{model}"
         there = sorted((p.stem for p in folder.glob("*.pth") if p.stem.isdecimal()), key=int)
+        theirs = self._authors_weights(model)
+        if theirs and which != "best" and (not there or str(which).isdecimal() and f"{int(which):03d}" not in there):
+            epoch = max(theirs) if which == "last" else int(which) if str(which).isdecimal() else which
+            if epoch in theirs:
+                return theirs[epoch]
+            known = ", ".join([*there, *map(str, sorted(theirs))])
+            raise ValueError(f"{self / 'ckpt'} has no epoch {which} of {model}; there are {known}")
         if not there:
             raise ValueError(f"{folder} holds no weights. To make them, run: {self.command_for(f'ckpt/{model}')}")
         if which == "best":
@@ -138,15 +147,22 @@ class Experiment:
             raise ValueError(f"{folder} has no epoch {which}; there are {there[0]} to {there[-1]}, {len(there)} in all")
         return folder / f"{stem}.pth"
 
+    def _authors_weights(self, model):
+        """Return {epoch: path} of a model's weights that the authors' own program wrote, in ckpt/ or ckpt/MODEL/."""
+        ending = self.authors_file.get(model)
+        files = [p for folder in (self / "ckpt", self / f"ckpt/{model}") for p in folder.glob(f"*{ending}.pth")]
+        epochs = {p: p.stem.removesuffix(str(ending)) for p in files}
+        return {int(epoch): p for p, epoch in epochs.items() if ending and epoch.isdecimal()}
+
     def network_of(self, weights):
-        """Return the path of the network.json beside weights; None if they lie in no experiment and have none.
+        """Return the path of the network.json beside weights; None if they have none and no stage of ours wrote them.
 
         Raises ValueError with the command that writes it where an experiment's weights lack it.
         """
         path, where = Path(weights).with_name(NETWORK), Path(os.path.abspath(weights)).parents
         if path.exists():
             return path
-        if where[1].name != "ckpt":
+        if where[1].name != "ckpt" or not (Path(weights).stem.isdecimal() or Path(weights).stem == "last"):
             return None
         home = Experiment(where[3], where[2].name, self.advice)
         raise ValueError(f"no {path}, which tells what network {where[0].name} is. The command that trained it writes "
@@ -200,7 +216,7 @@ class Experiment:
             return Path(source)
         parts = source.split("/")
         if len(parts) in (2, 3) and (self.root / parts[0]).is_dir():
-            return Experiment(self.root, parts[0], self.advice).weights(parts[1], *parts[2:])
+            return Experiment(self.root, parts[0], self.advice, self.authors_file).weights(parts[1], *parts[2:])
         command = self.advice(parts[0], f"ckpt/{parts[1]}") if len(parts) in (2, 3) else None
         instead = (f"To make them, run: {command}" if command else
                    "The weights to start from: random, imagenet, cam, a file, or EXPERIMENT/MODEL")

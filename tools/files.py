@@ -52,11 +52,14 @@ def save_labels(path, labels, palette):
 def read_labels(path):
     """Read a label map that a stage wrote: uint8 (H, W)."""
     from PIL import Image
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None        # the map of a large photo is as large
     try:
         with Image.open(path) as image:
             return np.array(image)
     except (SyntaxError, ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}): delete it and run the same command again") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def copy_file(source, path):

@@ -81,11 +81,16 @@ def checked_crf(path, layout, size=None, remedy=""):
 def require_kind(folder, kind):
     """Raise ValueError if a folder holds something else than `kind` (cam, crf or png).
 
-    Its record says so; of a folder without one the files' endings tell label maps from others.
+    Its record says so; of a folder without one the files' endings tell label maps from others. The folder above those
+    of alphas holds none at all.
     """
     found = kind_of(folder)
     if not found and is_foreign(folder):
-        endings = {path.suffix for path in Path(folder).iterdir()}
+        inside = sorted(Path(folder).iterdir())
+        endings = {path.suffix for path in inside if path.is_file()}
+        alphas = [str(path) for path in inside if path.is_dir() and _alphas_in(path.name)]
+        if alphas and not endings & {*SUFFIXES, ".png"}:
+            raise ValueError(f"{folder} holds no {KINDS[kind]}, but folders of alphas: name {' or '.join(alphas[:9])}")
         if kind == "png" and not endings & {".png"} and endings & {*SUFFIXES}:
             raise ValueError(f"{folder} holds no label maps (.png), but {' and '.join(sorted(endings & {*SUFFIXES}))} "
                              f"files. {HOW_TO_READ['cam']}")

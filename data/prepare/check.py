@@ -16,7 +16,7 @@ import numpy as np
 
 from data.labels import check_learnable, left_out, read_label_table, read_names_in_xml, read_text, repeated
 from data.layout import IGNORE, VOCLayout, parse_id
-from data.prepare.look import look
+from data.prepare.look import LIMIT, look
 from data.prepare.parallel import cores, spread
 from data.prepare.sheet import write_sheet
 
@@ -228,6 +228,9 @@ def check_looks(layout, looks, found):
             remedy = REMEDIES[kind].format(turn=convert(layout.root), voc=convert(layout.root, "voc"),
                                            file=convert(layout.root, "colours.txt"))
             found.error(f"{len(wrong)} {words}. The first: " + "; ".join(wrong[:FIRST]) + f". {remedy}")
+    if large := [i for i, each in looks.items() if each.pixels > LIMIT]:
+        found.warning(f"{len(large)} images have more than {LIMIT // 1_000_000} million pixels: give the stages "
+                      "--max_side 1024, or save them smaller", large)
     turned = [i for i, each in looks.items() if each.orientation != 1 and each.ids and "exif" not in each.wrong]
     if turned:
         found.warning(f"{len(turned)} photos with a mask are turned or mirrored by EXIF: look at them on the sheet, "

@@ -26,9 +26,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data.images import ORIENTATION, image_size, read_image
+from data.images import image_size, orientation, read_image
 from data.layout import IGNORE
 from data.prepare.masks import ORDER, Converter, find_masks, read_colours, turned_with_photo
 from data.prepare.match import FROM_SUBFOLDERS, choose_classes, from_subfolders, match
@@ -186,8 +185,7 @@ def make_one(job, root, copy, converter):
     try:
         labels, was_turned = converter.read(mask, has_object), False
         if labels.shape != size:
-            with Image.open(path) as image:
-                labels, was_turned = turned_with_photo(labels, size, image.getexif().get(ORIENTATION, 1)), True
+            labels, was_turned = turned_with_photo(labels, size, orientation(path)), True
             if labels is None:
                 raise ValueError(f"{mask} is of another size than its photo {path} ({size[1]}x{size[0]}): resize it by "
                                  "nearest neighbour, or take it out of --masks")

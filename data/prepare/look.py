@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.images import ORIENTATION, decoded
+from data.images import decoded, image_size, orientation
 from data.layout import IGNORE
 
+LIMIT = 2 * Image.MAX_IMAGE_PIXELS          # pixels that Pillow reads; above, an image is read with --max_side
 MASK = "save it again, or remove it"
 
 
@@ -28,28 +29,24 @@ def look(job, classes):
     """Read one image and its mask completely. job: (ID, path of the image, path of its mask or None)."""
     image_id, path, mask = job
     found = Look(image_id, {})
-    size = stored = None
+    size = None
     try:
         found.digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
-        with Image.open(path) as image:
-            stored, found.orientation = image.size[::-1], image.getexif().get(ORIENTATION, 1)
+        size = image_size(path)                                                                 # (H, W), upright
+        found.pixels = size[0] * size[1]
+        with decoded(path, max_side=512 if found.pixels > LIMIT else 0):
+            pass
+        found.orientation = orientation(path)
     except FileNotFoundError:
         found.wrong["unreadable"] = f"{path} is a link to nowhere: put the image there, or take the ID off the lists"
-        return found
-    except Exception:           # Pillow names no set of what a damaged file may raise; decoded() says what it is
-        pass
-    try:
-        with decoded(path) as image:
-            size = image.size[::-1]
-            found.pixels = size[0] * size[1]
     except (ValueError, OSError) as error:
         found.wrong["unreadable"] = str(error)
     if mask is not None:
-        _look_at_mask(found, mask, size, stored, classes)
+        _look_at_mask(found, mask, size, classes)
     return found
 
 
-def _look_at_mask(found, path, size, stored, classes):
+def _look_at_mask(found, path, size, classes):
     try:
         with decoded(path, MASK) as image:
             mode, shape = image.mode, image.size[::-1]
@@ -61,7 +58,7 @@ def _look_at_mask(found, path, size, stored, classes):
         found.wrong["mask"] = str(error)
         return
     if size and shape != size:
-        if shape == stored and found.orientation != 1:
+        if shape == size[::-1] and found.orientation in (5, 6, 7, 8):
             found.wrong["exif"] = (f"{path} is {shape[1]}x{shape[0]}, and its image {size[1]}x{size[0]} as its EXIF "
                                    f"orientation {found.orientation} turns it")
         else:

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from data.images import decoded, voc_palette
+from data.labels import NOT_OBJECTS
 from data.layout import IGNORE, VOC_CLASSES
 from data.prepare.photos import normal
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")         # .jpg changes colours, so it cannot hold a mask
-BACKGROUND = {"background", "bg", "_background_", "__background__"}
-IGNORED = {"ignore", "__ignore__", "_ignore_", "void", "unlabeled", "unlabelled", "border"}
+IGNORED = NOT_OBJECTS - {"background"}
 VOC_COLOURS = list(zip(*[iter(voc_palette())] * 3))                          # (r, g, b) of each id
 ORDER = "name all classes in the order of the masks' ids with --classes A,B,C"
 REMEDY = "save it again, or take it out of the folder of masks"
@@ -33,7 +33,6 @@ def read_colours(source, classes):
         colours = {VOC_COLOURS[k]: i for i, k in enumerate(ids, start=1)}
         return {**colours, VOC_COLOURS[0]: 0, VOC_COLOURS[IGNORE]: IGNORE}
     ids = {name.casefold(): k for k, name in enumerate(classes, start=1)}
-    ids = dict.fromkeys(BACKGROUND, 0) | dict.fromkeys(IGNORED, IGNORE) | ids
     colours = {}
     for number, line in enumerate(_lines(Path(source)), start=1):
         place, found = f"{source} (--mask_colours), line {number}", _parse(line)
@@ -42,14 +41,20 @@ def read_colours(source, classes):
                 continue                                    # a comment or a header
             raise ValueError(f"{place}: {line[:80]!r} is no colour: write \"128 0 0 fox\" (red green blue name)")
         colour, name = found
-        if name.casefold() not in ids:
+        if name.casefold() not in ids and plain(name) not in NOT_OBJECTS:
             raise ValueError(f"{place}: {name!r} is no class; the classes are {', '.join(classes[:30])}, and there "
                              "are background and ignore")
-        if colours.setdefault(colour, ids[name.casefold()]) != ids[name.casefold()]:
+        k = ids.get(name.casefold(), IGNORE if plain(name) in IGNORED else 0)
+        if colours.setdefault(colour, k) != k:
             raise ValueError(f"{place}: the colour {colour} is given to two classes")
     if lacking := [name for k, name in enumerate(classes, start=1) if k not in colours.values()]:
         raise ValueError(f"{source} (--mask_colours) has no colour for {', '.join(lacking[:10])}: add a line for each")
     return colours
+
+
+def plain(name):
+    """Leave out marks and case: _background_ and Background are the same."""
+    return re.sub(r"[\W_]", "", name.casefold())
 
 
 def _lines(path):

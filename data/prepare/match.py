@@ -3,8 +3,9 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from data.labels import NOT_OBJECTS
 from data.layout import IGNORE
-from data.prepare.masks import BACKGROUND, IGNORED
+from data.prepare.masks import plain
 from data.prepare.tables import Labels, read_text, split_names
 
 FROM_SUBFOLDERS = "from-subfolders"
@@ -81,7 +82,7 @@ def match(photos, labels, source):
 def choose_classes(wanted, labels, names):
     """Return the classes in the order of their ids, and drop labels that say there is no object."""
     found = Counter(label for classes in names.values() for label in classes)
-    no_object = {label for label in found if label.casefold() in BACKGROUND | IGNORED}
+    no_object = {label for label in found if plain(label) in NOT_OBJECTS}
     if no_object:
         print(f"{some(sorted(no_object))} is no object class: this label is left out, "
               f"{sum(found[name] for name in no_object)} times")
@@ -91,7 +92,7 @@ def choose_classes(wanted, labels, names):
         source = Path(wanted)
         classes = [line.strip() for line in read_text(source).splitlines() if line.strip()] if source.is_file() \
             else split_names(wanted)
-        if odd := [name for name in classes if name.casefold() in BACKGROUND | IGNORED]:
+        if odd := [name for name in classes if plain(name) in NOT_OBJECTS]:
             raise ValueError(f"--classes: {odd[0]!r} is no object class: list object classes only, background is 0")
         if unknown := {name: n for name, n in found.items() if name not in {*classes, *no_object}}:
             spelled = {name.casefold(): name for name in classes}

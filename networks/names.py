@@ -1,0 +1,97 @@
+"""Names of tensors: ours, the authors', and those of files in which something stands before them.
+
+On disk, weights carry the authors' names: our own without the leading `backbone.` / `pool.`.
+"""
+import re
+
+import torch
+
+OWN = ("module.", "backbone.", "pool.", "model.model.")        # before our own names, and DistributedDataParallel's
+# Where a file holds several networks that fit, the one whose place comes first here is meant; any other is asked for.
+PLACES = ("", "network.", "state_dict.", "model.", "model_state_dict.", "model_state.", "net.", "params.", "weights.")
+
+
+def official(name):
+    """Translate one of our own names, or one of a DistributedDataParallel file, to the authors' name, or timm's."""
+    for start in OWN:
+        name = name.removeprefix(start)
+    return name
+
+
+def fit(given, backbone, head, where):
+    """Find a network's tensors in {name: tensor} of any file.
+
+    backbone, head  the official names that the network needs;  where  the file, for errors
+    Returns ({official name: name in the file}, what stands before the backbone's names there, "" where nothing does).
+    Raises ValueError where several different networks fit, or a tensor is there in two forms.
+    """
+    wanted, places = set(backbone), {}
+    for name in given:
+        for start in starts_of(name):
+            if name[len(start):] in wanted:
+                places.setdefault(start, set()).add(name[len(start):])
+    if not places:
+        return {name: name for name in head if name in given}, ""
+    count = {start: sum(not name.endswith("num_batches_tracked") for name in found) for start, found in places.items()}
+    best = [start for start in places if count[start] == max(count.values())]
+    prefix = best[0] if len(best) == 1 else _meant(given, best, places, where)
+
+    found = {name: prefix + name for name in places[prefix]}
+    for name in head:
+        here = next((start + own + name for start in outwards(prefix) for own in ("", "pool.")
+                     if start + own + name in given), None)
+        if here:
+            found[name] = here
+    for other in given:
+        name = official(other)
+        if name in found and other != found[name]:
+            raise ValueError(f"{where}: {name} is there twice, once as {other if other != name else found[name]}")
+    return found, prefix
+
+
+def starts_of(name):
+    """List what may stand before a name in a.b.c: "", "a.", "a.b."."""
+    return [name[:i] for i in range(len(name)) if i == 0 or name[i - 1] == "."]
+
+
+def outwards(prefix):
+    """List a prefix and those around it: "a.b." gives "a.b.", "a.", ""."""
+    return [prefix, *reversed(starts_of(prefix))]
+
+
+def without_wrappers(name):
+    """Cut off all that may stand before our names: module., backbone., pool., model., in any order."""
+    return re.sub(r"^((module|backbone|pool|model)\.)+", "", name)
+
+
+def home_of(prefix):
+    """Return what stands before the whole network whose backbone is at this prefix: without our own wrappers."""
+    return next(start for start in reversed(outwards(prefix)) if _is_own(prefix.removeprefix(start)))
+
+
+def _meant(given, best, places, where):
+    """Choose between places in a file where equally much fits."""
+    first = best[0]
+    if all(_same(given[start + name], given[first + name]) for start in best[1:]
+           for name in places[start] & places[first]):
+        return min(best, key=len)
+    known = [start for start in best if any(_is_at(start, place) for place in PLACES)]
+    if known:
+        return min(known, key=lambda start: next(i for i, place in enumerate(PLACES) if _is_at(start, place)))
+    there = ", ".join(start.rstrip(".") or "the names without a prefix" for start in best)
+    raise ValueError(f"{where} holds {len(best)} networks that fit ({there}). Take one out: python -m "
+                     f"networks.pretrained {where} --take {best[-1].rstrip('.')} --to {best[-1].split('.')[0]}.pth")
+
+
+def _is_at(start, place):
+    """Tell whether a prefix is a place of PLACES, with nothing but wrappers of ours behind it."""
+    return start.startswith(place) and _is_own(start.removeprefix(place))
+
+
+def _is_own(prefix):
+    """Tell whether a prefix consists of wrappers of ours and model."""
+    return without_wrappers(prefix) == ""
+
+
+def _same(a, b):
+    return a is b or a.shape == b.shape and torch.equal(a, b)

@@ -1,0 +1,42 @@
+"""Which classes photos show and how large they are there: areas.json beside the label maps."""
+import numpy as np
+
+from tools.files import read_json, read_labels, write_json
+
+
+def write_areas(path, folder, files, names, not_read):
+    """Write the areas of photos whose label maps lie in a folder; returns how many those are.
+
+    files  {ID: the photo's file name};  names  of the classes, the background first;  not_read  {file name: why}
+    areas.json: {"classes": names, "images": {ID: {"file", "width", "height", "areas": {name: {"pixels", "percent"}}}},
+    "not_read"}. What an earlier run wrote is kept where the map is no newer, and exists.
+    """
+    known, written = _read(path).get("images", {}), path.stat().st_mtime if path.exists() else 0
+    maps = {i: folder / f"{i}.png" for i in [*known, *files]}
+    images = {}
+    for image_id, place in maps.items():
+        if place.exists():
+            fresh = image_id in known and place.stat().st_mtime < written
+            images[image_id] = known[image_id] if fresh else _measure(files.get(image_id), read_labels(place), names)
+    areas = {"classes": names, "images": dict(sorted(images.items())), "not_read": not_read}
+    if _read(path) != areas:
+        write_json(path, areas)
+    return len(images)
+
+
+def _measure(file, labels, names):
+    """Count the pixels of each class that a label map (H, W) holds."""
+    pixels = np.bincount(labels.ravel(), minlength=len(names))
+    height, width = labels.shape
+    return {"file": file, "width": width, "height": height,
+            "areas": {name: {"pixels": int(count), "percent": round(100 * int(count) / labels.size, 3)}
+                      for name, count in zip(names, pixels) if count}}
+
+
+def _read(path):
+    """Read what an earlier run wrote; empty if that is damaged or absent: everything is measured again."""
+    try:
+        found = read_json(path) if path.exists() else {}
+        return found if isinstance(found, dict) and isinstance(found.get("images"), dict) else {}
+    except (ValueError, OSError):
+        return {}
