@@ -1,6 +1,7 @@
 """reproduce.py on photos with labels alone: no ground truth, few of them, flags for the trainings."""
 import importlib
 import json
+import shlex
 import shutil
 from types import SimpleNamespace
 
@@ -192,3 +193,37 @@ def test_one_photo_is_enough_to_train(place):
     assert "--batch_size 16 becomes 1" in call(*line)
     assert "nothing to do" in call(*line)
     assert VOCLayout(folder).ids("one") == ["train_0000"]
+
+
+# ---- the commands that errors name ----
+
+def named(message):
+    """Return the command that a message names: script, words."""
+    line = message[message.index("python ") + len("python "):].split(". ")[0].strip()
+    return line.split()[0], shlex.split(line)[1:]
+
+
+def test_the_commands_in_errors_can_be_run_where_there_is_no_train_aug(place):
+    """From the last stage back to the first, each error names a command that comes as far as the next error."""
+    folder = own_data(place)
+    (folder / "ImageSets/Segmentation/train_aug.txt").unlink()
+    script, words = "train_seg.py", ["--recipe", "demo", "--name", "N", "--train_list", "train", "--label_dir",
+                                     "rw/04_24", "--num_workers", "0"]
+    seen = []
+    while script != "train.py" or "model_oc" not in words:
+        script, words = named(refusal(script.removesuffix(".py"), *words))
+        seen.append(script)
+        assert "train_aug" not in words and words[words.index("--recipe") + 1] == "demo"
+    assert seen == ["infer_aff.py", "infer.py", "train.py", "train.py"]
+    assert words[words.index("--train_list") + 1] == "train"
+    # So does a stage whose own list is another one: the pair of lists is the dataset's.
+    for stage, more in (("infer", ["--dict"]), ("infer_seg", []), ("infer_aff", ["--infer_list", "train"])):
+        script, words = named(refusal(stage, "--recipe", "demo", "--name", "N", *more))
+        assert "train_aug" not in words and "train" in words, (stage, words)
+
+
+def test_where_train_aug_is_there_the_commands_are_the_short_ones(place):
+    script, words = named(refusal("infer", *DEMO[:2], "--name", "N", "--dict"))
+    assert script == "train.py" and "--train_list" not in words
+    script, words = named(refusal("train_seg", *DEMO, "--name", "X", "--train_list", "train", "--label_dir", "rw/9_10"))
+    assert words[words.index("--infer_list") + 1] == "train"

@@ -106,7 +106,7 @@ def test_a_csv_of_a_spreadsheet_in_hangul(place, encoding):
     """Photos and classes in Hangul; on macOS file names are stored decomposed."""
     os.rename("photos/1.jpg", f"photos/{unicodedata.normalize('NFD', '여우 사진')}.JPG")
     write("파일,라벨\r\n여우 사진.jpg,여우\r\n2.jpg,부엉이\r\n3.jpg,여우;부엉이\r\n", encoding=encoding)
-    layout = folder("--val", 0)
+    layout = folder("--val_share", 0)
     assert layout.classes == ["부엉이", "여우"] and labels_of(layout)["여우_사진"] == ["여우"]
     assert layout.image_path("여우_사진").exists()
     assert "여우 사진.JPG,여우_사진" in (layout.root / "names.csv").read_text("utf-8").splitlines()
@@ -133,7 +133,7 @@ def test_subfolders(place, capsys):
     (place / "photos/owl/3.jpg").write_bytes((place / "photos/fox/3.jpg").read_bytes())
     photo(place / "photos/owl/1.jpg", seed=99)
     photo(place / "photos/background/7.PNG", seed=7)
-    layout = folder("--val", 0, labels="from-subfolders")
+    layout = folder("--val_share", 0, labels="from-subfolders")
     assert labels_of(layout) == {"fox_1": ["fox"], "owl_1": ["owl"], "2": ["owl"], "3": ["fox", "owl"], "5": ["owl"],
                                  "7": []}
     assert_says(capsys.readouterr().out, "2 photos lie in no subfolder", "4.jpg", "1 photos lie in several",
@@ -240,7 +240,7 @@ def test_names_become_ids(place):
     for i, name in enumerate(names):
         photo(place / "photos" / name, seed=i)
     write(json.dumps({name: ["fox"] for name in names}), "labels.json")
-    layout = folder("--val", 0, labels="labels.json")
+    layout = folder("--val_share", 0, labels="labels.json")
     ids = layout.ids("train")
     assert len({i.casefold() for i in ids}) == len(names) and {"A_B", "v1.2", "x_y"} <= set(ids)
     layout.check(ids)
@@ -252,7 +252,7 @@ def test_a_name_that_is_not_unicode(place):
     os.rename("photos/1.jpg", b"photos/fox\xff.jpg")
     (place / "photos/fox").mkdir()
     os.rename(b"photos/fox\xff.jpg", b"photos/fox/\xff.jpg")
-    layout = folder("--val", 0, labels="from-subfolders")
+    layout = folder("--val_share", 0, labels="from-subfolders")
     layout.check(layout.ids("train"))
     assert "fox/\\xff.jpg" in (layout.root / "names.csv").read_text("utf-8")
 
@@ -266,7 +266,7 @@ def test_kinds_of_photos(place, capsys):
     (place / "photos/.hidden.jpg").write_bytes(b"")
     (place / "photos/notes.txt").write_text("hello")
     write("file,label\n" + "".join(f"{c},fox\n" for c in "abcdef"))
-    layout = folder("--val", 0)
+    layout = folder("--val_share", 0)
     for image_id, name in zip("abcdef", ("a.JPEG", "b.PNG", "c.bmp", "d.TIFF", "e.webp", "f.Jpg")):
         np.testing.assert_array_equal(read_image(layout.image_path(image_id)), read_image(place / "photos" / name))
     assert_says(capsys.readouterr().out, "1 .gif", "1 .heic")
@@ -305,7 +305,7 @@ def test_the_split_depends_on_the_seed_alone(place):
     write("file,label\n" + "".join(f"{i}.jpg,{'fox' if i % 2 else 'owl'}\n" for i in range(1, 7)))
     lists = []
     for seed in (0, 0, 1, 2, 3):
-        layout = folder("--val", 0.34, "--seed", seed)
+        layout = folder("--val_share", 0.34, "--seed", seed)
         lists.append(tuple(layout.ids("val")))
         for split in ("train", "val"):          # every class in both
             assert {n for i in layout.ids(split) for n in labels_of(layout)[i]} == {"fox", "owl"}
@@ -316,13 +316,13 @@ def test_the_split_depends_on_the_seed_alone(place):
 
 def test_no_val_and_the_tables_own_splits(place):
     write(TABLES["names"])
-    assert not (folder("--val", 0).root / "ImageSets/Segmentation/val.txt").exists()
+    assert not (folder("--val_share", 0).root / "ImageSets/Segmentation/val.txt").exists()
     os.rename("out", "before")
     write("file,label,split\n1.jpg,fox,train\n2.jpg,owl,Validation\n3.jpg,owl,training\n4.jpg,fox,test\n")
     layout = folder()
     assert [layout.ids(s) for s in ("train", "val", "test")] == [["1", "3"], ["2"], ["4"]]
     os.rename("out", "splits")
-    assert_says(refused("--val", 1), "--val")
+    assert_says(refused("--val_share", 1), "--val_share")
 
 
 def test_the_order_of_classes(place):

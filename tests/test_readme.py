@@ -27,3 +27,14 @@ def test_the_flags_of_the_commands_exist():
     assert {stage for stage, _ in lines} == set(stages)
     for stage, words in lines:
         parse(stages[stage], words.split())
+
+
+def test_the_flags_of_data_prepare_exist():
+    import argparse
+    from data.prepare import COMMANDS
+    lines = re.findall(r"^python -m data\.prepare (\w+) ([^#\n]*)", (ROOT / "README.md").read_text("utf-8"), re.M)
+    assert {command for command, _ in lines} >= {"voc", "coco", "folder", "check"}
+    for command, words in lines:
+        parser = argparse.ArgumentParser()
+        COMMANDS[command].add_arguments(parser)
+        parser.parse_args(words.split())

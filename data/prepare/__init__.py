@@ -22,8 +22,11 @@ def main(words=None):
     try:
         COMMANDS[args.command].run(args)
     except (ValueError, OSError, ImportError) as error:
+        sys.stdout.flush()                                      # the error is the last line, into a file too
         sys.exit(f"error: {error}")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
+    def _get_help_string(self, action):
+        known = action.default is None or action.default is False or action.default == []
+        return action.help if known else super()._get_help_string(action)

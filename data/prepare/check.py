@@ -216,8 +216,6 @@ def check_splits(lists, labels, classes, looks, layout, found):
         if lacking:
             found.error(f"{split} has classes of which no list to learn from has an image: {', '.join(lacking)}. Move "
                         "some images")
-    if labels and (never := [c for c in classes if not any(c in names for names in labels.values())]):
-        found.warning(f"no image has the label {', '.join(never)}: it stays in the tables as a class without a score")
 
 
 # ---- images and masks ----

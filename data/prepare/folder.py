@@ -14,7 +14,7 @@ Run     python -m data.prepare folder --images photos --labels labels.csv --root
 
 JPEG and PNG files are linked (--copy: copied), others are converted to PNG. The same command again resumes. train_aug,
 the list that training takes without --train_list, is train here. If a CSV has a column `split` with train, val and
-test, that is taken instead of --val.
+test, that is taken instead of --val_share.
 """
 import csv
 import hashlib
@@ -57,11 +57,11 @@ def add_arguments(parser):
     parser.add_argument("--masks", type=Path, metavar="DIR", help="folder of the ground truth; not all photos need one")
     parser.add_argument("--mask_colours", metavar="voc|FILE", help="masks hold colours, not ids: VOC's, or those of a "
                         "file with a line \"128 0 0 fox\" for each class")
-    parser.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="share of the photos of each class "
-                        "that goes to val; 0: none")
+    parser.add_argument("--val_share", type=float, default=0.2, metavar="SHARE", help="share of each class's "
+                        "photos that goes to val; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     parser.add_argument("--lists", type=Path, metavar="DIR", help="folder of lists, train.txt and val.txt, instead of "
-                        "a split by --val and --seed")
+                        "a split by --val_share and --seed")
     parser.add_argument("--copy", action="store_true", help="copy the photos instead of linking to them")
     parser.add_argument("--leave_out", action="store_true", help="go on without photos and masks that cannot be used")
     parser.add_argument("--file_column", metavar="NAME", help="column of a CSV that names the photos, if it is "
@@ -71,12 +71,13 @@ def add_arguments(parser):
 
 
 def run(args):
-    if not 0 <= args.val < 1:
-        raise ValueError("--val takes a share from 0 to below 1")
+    if not 0 <= args.val_share < 1:
+        raise ValueError("--val_share takes a number from 0 to below 1")
     if args.mask_colours and not args.masks:
         raise ValueError("--mask_colours says how to read masks: name their folder with --masks")
     photos = Photos(args.images)
-    if args.labels == FROM_SUBFOLDERS:
+    if args.labels.replace("_", "-") == FROM_SUBFOLDERS:
+        args.labels = FROM_SUBFOLDERS
         labels = from_subfolders(photos)
     else:
         labels = read_labels(Path(args.labels), lambda name: bool(photos.find(name)), args.file_column,
@@ -106,7 +107,7 @@ def run(args):
     names = {name: names[name] for name in names if made[name] is not None}
     if args.masks:
         compare(names, {name: found for name, found in made.items() if found}, classes)
-    splits = listed(lists, names, ids) if lists else divide(names, splits, ids, args.val, args.seed)
+    splits = listed(lists, names, ids) if lists else divide(names, splits, ids, args.val_share, args.seed)
     write_tables(args, names, ids, classes, splits, made)
 
 
@@ -134,7 +135,7 @@ def claim(root, args, names, splits, classes, converter):
     content = hashlib.sha256(json.dumps([names, splits], sort_keys=True).encode()).hexdigest()
     colours = sorted([*c, k] for c, k in converter.colours.items()) if converter and converter.colours else None
     asked = {"stage": "data.prepare folder", "labels_sha256": content, "classes": classes, "masks": bool(args.masks),
-             "mask_colours": colours, "val": args.val, "seed": args.seed}
+             "mask_colours": colours, "val_share": args.val_share, "seed": args.seed}
     record = root / "made_by.json"
     if root.exists() and not root.is_dir():
         raise FileExistsError(f"{root} is a file: name a folder with --root")
@@ -267,7 +268,7 @@ def divide(names, given, ids, share, seed):
         print(f"{len(bare)} photos have no object, so they stay out of train")
     result["train"] = [name for name in result["train"] if names[name]]
     if not result["train"]:
-        raise ValueError("no photo with a label is left for train: a smaller --val, or other splits in the CSV")
+        raise ValueError("no photo with a label is left for train: a smaller --val_share, or other splits in the CSV")
     result["train_aug"] = result["train"]
     return {split: [ids[name] for name in photos] for split, photos in result.items() if photos}
 
