@@ -31,6 +31,7 @@ def test_the_flags_of_the_commands_exist():
 
 def test_the_flags_of_data_prepare_exist():
     import argparse
+
     from data.prepare import COMMANDS
     lines = re.findall(r"^python -m data\.prepare (\w+) ([^#\n]*)", (ROOT / "README.md").read_text("utf-8"), re.M)
     assert {command for command, _ in lines} >= {"voc", "coco", "folder", "check"}
