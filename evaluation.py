@@ -46,7 +46,9 @@ def main():
     result = (evaluate_cams if settings.task == "cam" else evaluate_labels)(settings, layout, paths)
     truth = settings.gt_dir or str(layout.root / "SegmentationClass")
     result |= {"images": len(ids), "list": settings.list, "truth": truth, "made_by": digest(folder)}
-    print_report(result, f"{settings.task} of {folder} on {settings.list}: {len(ids)} images, truth {truth}")
+    if kind := layout.ground_truth_kind(settings.gt_dir):
+        result["ground_truth"], truth = kind, f"{truth} ({kind})"
+    print_report(result, f"{settings.task} of {folder} on {settings.list}: {len(ids)} images, ground truth {truth}")
 
     path = experiment / result_file(settings.task, settings.dict_dir, settings.list)
     write_json(path, result)

@@ -19,7 +19,7 @@ from data.transforms import augment_mapped
 from methods.affinity import AffinityLearning, confident_labels
 from networks import build, describe, parameter_groups
 from networks.pretrained import load_start, named_weights, official_state
-from pipeline import experiment_of, to_make
+from pipeline import command_line, experiment_of, to_make
 from tools import distributed, engine, flags
 from tools.maps import (
     NOT_COMPLETED,
@@ -27,6 +27,7 @@ from tools.maps import (
     alpha_pair,
     checked_crf,
     find_maps,
+    holds_maps,
     is_foreign,
     lacking,
     pair_alphas,
@@ -84,10 +85,15 @@ def crf_folders(settings, experiment, layout):
 def crf_folder(settings, experiment, alpha):
     """Find the folder of an alpha's maps: crf/04, 4 or 4.0, or, as psa and SEAM name it, crf_4.0."""
     names = [f"{settings.crf_dir}{between}{alpha_name(alpha)}" for between in "/_"]
-    above, _, own = settings.crf_dir.rstrip("/").rpartition("/")
-    if above and pair_alphas(f"{own}_{own}") and not experiment.find_folder(names[0]).is_dir():
-        raise ValueError(f"--crf_dir {settings.crf_dir} is the folder of one alpha. Name the one above: {above}")
-    return next((folder for folder in map(experiment.find_folder, names) if folder.is_dir()), Path(names[0]))
+    found = next((folder for folder in map(experiment.find_folder, names) if folder.is_dir()), None)
+    if not found and holds_maps(experiment.find_folder(settings.crf_dir)):
+        above, _, own = settings.crf_dir.rstrip("/").rpartition("/")
+        advice = f"Name the one above: {above}" if above and pair_alphas(f"{own}_{own}") else (
+            "To make CRF maps of CAMs, run: " + command_line(settings, settings.name, "infer.py", [
+                "--crf", "--alphas", f"{settings.low:g}", f"{settings.high:g}", "--dict_dir", settings.crf_dir,
+                "--infer_list", settings.train_list]))
+        raise ValueError(f"--crf_dir {settings.crf_dir} holds maps itself, not a folder for each alpha. {advice}")
+    return found or Path(names[0])
 
 
 def find_pairs(settings, experiment, folders, ids):
