@@ -15,11 +15,12 @@ import torch
 from data.dataset import AffinitySet
 from data.layout import VOCLayout
 from data.loader import Plan, train_loader
+from data.signatures import signatures
 from data.transforms import augment_mapped
 from methods.affinity import AffinityLearning, confident_labels
 from networks import build, describe, parameter_groups
 from networks.pretrained import load_start, named_weights, official_state
-from pipeline import command_line, experiment_of, to_make
+from pipeline import command_line, experiment_of, to_make, verify_maps
 from tools import distributed, engine, flags
 from tools.maps import (
     NOT_COMPLETED,
@@ -33,7 +34,7 @@ from tools.maps import (
     pair_alphas,
     require_kind,
 )
-from tools.provenance import digest, digests, made_with, verify
+from tools.provenance import digest, digests, made_with
 
 
 def main():
@@ -43,7 +44,8 @@ def main():
     ids = layout.ids(settings.train_list)
     engine.fit_batch(settings, len(ids))
     plan = Plan(len(ids), [settings.batch_size] * settings.max_epochs, settings.seed)
-    folders = crf_folders(settings, experiment, layout)
+    images = distributed.on_main(lambda: signatures(layout, ids, settings.train_list))
+    folders = crf_folders(settings, experiment, layout, images)
     change = partial(augment_mapped, crop_size=settings.crop, jitter_amounts=settings.jitter)
     pairs = find_pairs(settings, experiment, folders, ids)
     remedy = to_make(settings, settings.crf_dir, settings.train_list, "crf", [settings.low, settings.high])
@@ -65,11 +67,11 @@ def main():
 
     record = flags.content(settings) | {"classes": layout.classes, "inputs": inputs | digests(layout.sources())}
     model = f"aff_{alpha_pair(settings.low, settings.high)}"
-    run = engine.Run(experiment, model, settings, record, description, plan, device, official_state, ids)
+    run = engine.Run(experiment, model, settings, record, description, plan, device, official_state, ids, images)
     engine.run_training(objective, network, groups, partial(train_loader, dataset, plan), run)
 
 
-def crf_folders(settings, experiment, layout):
+def crf_folders(settings, experiment, layout, images):
     """Find the folders of both alphas' maps; ValueError for one that was made of another alpha, or of other data."""
     folders = [crf_folder(settings, experiment, alpha) for alpha in (settings.low, settings.high)]
     for folder, alpha in zip(folders, (settings.low, settings.high)):
@@ -78,7 +80,7 @@ def crf_folders(settings, experiment, layout):
         if made != alpha:
             raise ValueError(f"{folder} holds CRF maps of alpha {made:g}, not {alpha:g}: give it back its name. "
                              f"{to_make(settings, settings.crf_dir, settings.train_list, 'crf', [alpha])}")
-        verify(folder, experiment.folder, digests(layout.sources()))
+        verify_maps(settings, experiment, folder, layout, images, settings.train_list)
     return folders
 
 
