@@ -12,10 +12,13 @@ from pathlib import Path
 import config
 
 from tools import flags
-from tools.catalog import made_from, models
+from tools.catalog import made_from, models, recorded_flags, task_of
 from tools.experiment import Experiment
 from tools.maps import NOT_COMPLETED, alpha_name, alpha_pair, is_foreign, pair_alphas
+from tools.provenance import digests, made_with, verify
+from tools.signatures import StaleImages
 
+MAKERS = {"infer": config.Infer, "infer_aff": config.InferAff, "infer_seg": config.InferSeg}
 PLACE = ("recipe", "data_root", "experiment_root")      # flags that all stages of an experiment share
 
 
@@ -277,6 +280,25 @@ def to_make(settings, folder, list_name, task, alphas=()):
         return "To make it, run the stage that writes this folder"
     words = [*stage.words(known, ""), *own, stage.list_flag, list_name]
     return f"To make it, run: {command_line(settings, name, stage.script, words)}"
+
+
+def verify_maps(settings, experiment, folder, layout, images, list_name):
+    """Raise ValueError if a folder of maps is stale; where images have changed, with the command that fixes it."""
+    try:
+        verify(folder, experiment.folder, digests(layout.sources()), images=images)
+    except StaleImages as error:
+        raise ValueError(f"{error}. {_again(settings, error.folder, list_name)}") from None
+
+
+def _again(settings, folder, list_name):
+    """Say how the maps of changed images are made again, with the flags that the folder's record tells."""
+    name, path = _home_of(settings, folder)
+    experiment, alpha = Experiment(settings.experiment_root, name), made_with(folder).get("alpha")
+    task = task_of(experiment, path)
+    line = (to_make(settings, Path(folder).parent, list_name, task, [alpha]) if task == "crf" and alpha else
+            to_make(settings, folder, list_name, task))
+    words = recorded_flags(experiment, path, MAKERS, settings.recipe) if "python" in line else []
+    return " ".join([line, *map(shlex.quote, words), "--overwrite"])
 
 
 def _stage_for(settings, name, path, alphas=()):

@@ -202,7 +202,8 @@ def collect(settings, experiment, chain, runs):
                      "paper": paper if settings.recipe == "voc" else None,
                      "paper_source": source if settings.recipe == "voc" else None,
                      "seconds": [seconds for *_, seconds in found], "command": found[0][1],
-                     "init": init, "backbone": backbone})
+                     "init": init, "backbone": backbone,
+                     **{key: evals[0][key] for key in ("ground_truth",) if key in evals[0]}})
     return rows
 
 
@@ -237,6 +238,8 @@ def print_table(rows, settings):
               f"{row['command']}")
     print("best: the threshold of CAMs is chosen on the ground truth, as the papers do; fixed: a threshold set "
           "beforehand; time: of all stages since the row above, for one seed")
+    for kind in dict.fromkeys(row["ground_truth"] for row in rows if "ground_truth" in row):
+        print(f"ground truth: {kind}")
     for network in dict.fromkeys(f"{row['backbone']}; started from {row['init']}" for row in rows):
         print(f"network: {network}")
 

@@ -6,6 +6,7 @@
     ROOT/labels.json                            {ID: [class name, ...]}; absent: Annotations/ID.xml
     ROOT/SegmentationClass/ID.png               0 background, 255 ignore; read for evaluation alone
 """
+import json
 import re
 from functools import cached_property
 from pathlib import Path
@@ -185,6 +186,15 @@ class VOCLayout:
 
     def has_ground_truth(self, image_id, gt_dir=None):
         return find_label_map(gt_dir or self.root / "SegmentationClass", image_id) is not None
+
+    def ground_truth_kind(self, gt_dir=None):
+        """Say what kind of ground truth a prepared set has, where it is not usual: every table says so; else ""."""
+        path = self.root / "made_by.json"
+        try:
+            kind = json.loads(path.read_text("utf-8")).get("ground_truth", "")
+        except (OSError, ValueError, AttributeError):
+            kind = ""
+        return kind if isinstance(kind, str) and not gt_dir else ""
 
     def without_map(self, folder, ids):
         """Say what lies there in place of the label maps of these images, and how to convert it; "" if nothing does."""

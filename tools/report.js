@@ -160,10 +160,11 @@ function drawResults() {
   const shown = table(head, rows.map(cells), head.flatMap((text, i) =>
     ["stage", "split", "init"].includes(text) ? [] : [i]));
   const fixed = [...new Set(known(data.evals.map(e => e.fixed_threshold)))].join(", ");
+  const kinds = [...new Set(data.evals.map(e => e.ground_truth))].filter(Boolean).join("; ");
   const caption = make("p", {class: "soft"}, [
-    "Best: the threshold of the highest mIoU, chosen on pixel truth, as the papers do. Fixed: one set beforehand",
+    "Best: the threshold of the highest mIoU, chosen on the ground truth, as the papers do. Fixed: one set beforehand",
     fixed && ` (${fixed})`, own.length ? ". Time: of all stages since the row before." : ". Read from eval/: reproduce.py adds times and the paper's numbers.",
-    seeds > 1 && ` Mean and standard deviation of ${seeds} seeds; what follows is of the first.`, networks && ` Network: ${networks}.`].filter(Boolean));
+    seeds > 1 && ` Mean and standard deviation of ${seeds} seeds; what follows is of the first.`, kinds && ` Ground truth: ${kinds}.`, networks && ` Network: ${networks}.`].filter(Boolean));
   return section("Results", make("div", {class: "scroll"}, shown), caption);
 }
 
@@ -300,7 +301,7 @@ function drawThresholds() {
     {width: Math.min(640, Math.max(360, innerWidth - 40)), height: 300});
   section("mIoU against threshold", chart ? make("div", {class: "charts wide"}, chart) :
     nothing("No CAMs are evaluated yet.", "evaluation"),
-    chart && make("p", {class: "soft"}, "Filled: the best, chosen on pixel truth. Open: the fixed threshold.",
+    chart && make("p", {class: "soft"}, "Filled: the best, chosen on the ground truth. Open: the fixed threshold.",
       data.evals.filter(e => e.whole).map(e => ` ${nameOf(e)}: the best lies at an end of the range; ` +
         `over 0 to 1 it is ${one(e.whole[1])} at ${e.whole[0]}.`)));
 }

@@ -202,6 +202,7 @@ def _read_eval(path, experiment, folders, title_of):
     return {"file": f"eval/{path.name}", "task": task, "folder": folder, "stage": title_of(folder),
             "list": result["list"], "images": int(result["images"]),
             **{key: _number(result[key]) for key in ("miou", "threshold", "fixed_threshold", "fixed_miou")},
+            "ground_truth": str(result.get("ground_truth") or ""),
             "curve": [[_number(t), _number(miou)] for t, miou in result["curve"]],
             "whole": [_number(v) for v in result["whole_range"]] if result.get("at_an_end") else None,
             "best": _per_class(result), "fixed": _per_class(fixed) if fixed else None,
