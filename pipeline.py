@@ -248,8 +248,6 @@ def command_line(settings, name, script, words):
 def command_for(settings, name, path, list_name=""):
     """Return the command that writes a path of an experiment: ckpt/model_oc, dict, rw/04_24, seg; None if unknown."""
     stage, path = _stage_for(settings, name, path)
-    if stage and stage.list_flag == "--train_list" and not list_name:
-        list_name = _list_to_train_on(settings)
     return stage and command_line(settings, name, stage.script, stage.words(path, list_name or None))
 
 
@@ -311,26 +309,12 @@ def _stage_for(settings, name, path, alphas=()):
         if path.startswith(start) and (pair := pair_alphas(path.removeprefix(start))):
             values = replace(values, low=float(pair[0]), high=float(pair[1]))
             path = start + alpha_pair(values.low, values.high)
-    learned, measured = _lists_of(settings)
+    learned, measured = _list_to_train_on(settings), values.measured
+    if learned and not Path(settings.data_root, "ImageSets/Segmentation", f"{measured}.txt").is_file():
+        measured = learned
     values = replace(values, alphas=tuple(alphas) or (values.low, values.high), train_list=learned, measured=measured)
     chains = (chain(replace(values, model=model)) for model in dict.fromkeys((values.model, *models())))
     return next((stage for rows in chains for stage in rows if path in stage.writes), None), path
-
-
-def _lists_of(settings):
-    """Choose the lists for the commands that a stage names: the one learned from ("": the scripts' default), measured.
-
-    The stage's own flag tells the first; else it is `train` where the dataset has no train_aug.
-    """
-    lists, usual = Path(settings.data_root, "ImageSets/Segmentation"), config.Train.train_list
-    measured = config.Infer.infer_list
-    flag = "train_list" if hasattr(settings, "train_list") else "infer_list"
-    own = flag == "train_list" or isinstance(settings, config.InferAff)         # of the others it is another list
-    learned, has_measured = getattr(settings, flag) if own else usual, (lists / f"{measured}.txt").is_file()
-    if learned == usual and has_measured and not (lists / f"{usual}.txt").is_file():
-        learned = measured
-    learned = "" if learned == usual else learned
-    return learned, measured if has_measured or not learned else learned
 
 
 def _home_of(settings, folder):
