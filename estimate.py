@@ -31,7 +31,7 @@ STARTED = time.perf_counter()
 
 
 def main():
-    own, handed = pipeline.split_words(sys.argv[1:])
+    own, handed = flags.split_words(sys.argv[1:])
     settings = flags.parse(config.Reproduce, own, dict.fromkeys(catalog.models(), config.Reproduce))
     settings.name = settings.name or settings.recipe
     layout = VOCLayout(settings.data_root)

@@ -162,12 +162,6 @@ def _ids(layout, list_name):
         return None
 
 
-def split_words(words):
-    """Split reproduce.py's command line at --: its own words, and those that it hands on to the trainings."""
-    end = words.index("--") if "--" in words else len(words)
-    return words[:end], words[end + 1:]
-
-
 def hand_on(rows, words):
     """Add flags to the commands of those training stages of a chain that have them, and return the chain.
 
@@ -183,7 +177,7 @@ def hand_on(rows, words):
     known = [_training_flags(row) for row in rows]
     for flag, *_ in groups:
         name = flag.partition("=")[0]
-        if name in _flags_of(config.Reproduce):
+        if name in flags.flags_of(config.Reproduce):
             raise ValueError(f"{name} is a flag of reproduce.py itself: write it before the --")
         if not any(name in own for own in known):
             raise ValueError(f"{name} is a flag of no training stage: after -- stand flags of train.py, train_aff.py "
@@ -196,12 +190,8 @@ def _training_flags(row):
     """Return the flags of a training stage's command; none of another stage."""
     if row.script == "train.py":
         model = row.flags[row.flags.index("--model") + 1]
-        return {*_flags_of(config.Train), *(f"--{name}" for name in models()[model].settings)}
-    return _flags_of({"train_aff.py": config.TrainAff, "train_seg.py": config.TrainSeg}.get(row.script))
-
-
-def _flags_of(cls):
-    return {f"--{name.rstrip('_')}" for name in getattr(cls, "__dataclass_fields__", ())}
+        return {*flags.flags_of(config.Train), *(f"--{name}" for name in models()[model].settings)}
+    return flags.flags_of({"train_aff.py": config.TrainAff, "train_seg.py": config.TrainSeg}.get(row.script))
 
 
 def network_behind(rows, stage):

@@ -35,7 +35,7 @@ STOPPED = 75        # exit code of a stage that was asked to stop: the next one 
 
 
 def main():
-    words, handed = pipeline.split_words(sys.argv[1:])
+    words, handed = flags.split_words(sys.argv[1:])
     settings = flags.parse(config.Reproduce, words, dict.fromkeys(catalog.models(), config.Reproduce))
     other = settings.model != config.Reproduce.model
     settings.name = settings.name or (settings.recipe + "_plain" * settings.plain + f"_{settings.model}" * other)

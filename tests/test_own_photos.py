@@ -9,12 +9,11 @@ import config
 
 import pytest
 
-import pipeline
 from data.layout import VOCLayout
 from tests.stages import DEMO, call, own_data, refusal
 from tests.test_bad_input import assert_says
 from tests.test_pipeline import ALPHAS, commands_of
-from tools import engine
+from tools import engine, flags
 
 
 @pytest.fixture
@@ -162,8 +161,8 @@ def test_flags_that_no_training_has(photos, words, says):
 
 def test_nothing_after_two_dashes_is_nothing(photos):
     assert planned("--") == planned()
-    assert pipeline.split_words(["--name", "X"]) == (["--name", "X"], [])
-    assert pipeline.split_words(["--", "--a", "--"]) == ([], ["--a", "--"])
+    assert flags.split_words(["--name", "X"]) == (["--name", "X"], [])
+    assert flags.split_words(["--", "--a", "--"]) == ([], ["--a", "--"])
 
 
 # ---- fewer photos than a batch ----

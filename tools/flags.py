@@ -69,6 +69,17 @@ def defaults(cls, recipe="voc"):
     return values
 
 
+def flags_of(cls):
+    """List the flags of a class of settings, as they are typed; none of None."""
+    return {f"--{name.rstrip('_')}" for name in getattr(cls, "__dataclass_fields__", ())}
+
+
+def split_words(words):
+    """Split a command line at --: the words before it, and those after it, which are handed on."""
+    end = words.index("--") if "--" in words else len(words)
+    return words[:end], words[end + 1:]
+
+
 def content(settings):
     """Return the settings that change numbers: {field: value}, ready for JSON."""
     return {name: value for name, value in as_json(settings).items()
