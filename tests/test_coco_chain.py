@@ -57,7 +57,8 @@ def test_the_label_maps_are_those_drawn(coco):
 @pytest.mark.slow
 def test_the_recipe_coco(coco_place):
     """Every stage, of a tiny width and small crops, from random starts; each table names its ground truth."""
-    place, small = ("--recipe", "coco", "--name", "X", "--num_workers", 0), ("--width", 0.0625, "--max_epochs", 1, "--crop", 128)
+    place = ("--recipe", "coco", "--name", "X", "--num_workers", 0)
+    small = ("--width", 0.0625, "--max_epochs", 1, "--crop", 128)
     call("train", *place, *small, "--model", "model_oc", "--er_init", "random", "--val_every", 0)
     call("train", *place, *small, "--cl_init", "X/model_oc", "--er_init", "random", "--val_every", 0)
     call("infer", *place, "--dict", "--crf", "--scales", 1, "--alphas", 4, 24, "--infer_list", "train_aug")
