@@ -3,6 +3,7 @@
 On disk, weights carry the authors' names: our own without the leading `backbone.` / `pool.`.
 """
 import re
+import shlex
 
 import torch
 
@@ -79,8 +80,9 @@ def _meant(given, best, places, where):
     if known:
         return min(known, key=lambda start: next(i for i, place in enumerate(PLACES) if _is_at(start, place)))
     there = ", ".join(start.rstrip(".") or "the names without a prefix" for start in best)
+    last = home_of(best[-1]).rstrip(".") or best[-1].rstrip(".")
     raise ValueError(f"{where} holds {len(best)} networks that fit ({there}). Take one out: python -m "
-                     f"networks.pretrained {where} --take {best[-1].rstrip('.')} --to {best[-1].split('.')[0]}.pth")
+                     f"networks.pretrained {shlex.quote(str(where))} --take {last} --to {last.split('.')[-1]}.pth")
 
 
 def _is_at(start, place):

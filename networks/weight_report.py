@@ -82,7 +82,7 @@ def _about(one, tensors, path, several):
     if several:
         own = home_of(one.prefix).rstrip(".")
         return [*lines, f"            python -m networks.pretrained {shlex.quote(path)} --take {own} --to "
-                f"{own.split('.')[0]}.pth       (then name that file)"]
+                f"{own.split('.')[-1]}.pth       (then name that file)"]
     state, name, file = state_of(one, tensors), one.backbone["name"], shlex.quote(path)
     words = {"file": file, "backbone": f"{one.flags()} " if one.flags() else ""}
     for kind, command in _TRAININGS.items():

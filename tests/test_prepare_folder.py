@@ -316,7 +316,9 @@ def test_the_split_depends_on_the_seed_alone(place):
 
 def test_no_val_and_the_tables_own_splits(place):
     write(TABLES["names"])
-    assert not (folder("--val_share", 0).root / "ImageSets/Segmentation/val.txt").exists()
+    layout = folder("--val_share", 0)
+    assert not (layout.root / "ImageSets/Segmentation/val.txt").exists()
+    assert layout.ids("train") == ["1", "2", "3", "4", "5"]     # 6 shows no object
     os.rename("out", "before")
     write("file,label,split\n1.jpg,fox,train\n2.jpg,owl,Validation\n3.jpg,owl,training\n4.jpg,fox,test\n")
     layout = folder()

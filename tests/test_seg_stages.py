@@ -21,7 +21,7 @@ from tests.stages import DEMO, call, copy_place, files, own_data, refusal, torch
 from tests.test_bad_input import assert_says, cut, mend_labels
 from tests.test_pipeline import rows_of, slow_miou, voc, voc_place  # noqa: F401 (fixtures)
 from tools import crf, engine, interrupt
-from tools.files import save_labels
+from tools.files import save_labels, write_json
 from tools.maps import read_crf
 
 SEG = (*DEMO, "--label_dir", "rw/02_24", "--batch_size", 4, "--max_epochs", 2)
@@ -369,6 +369,8 @@ def test_no_labels(seg):
                 "python infer_aff.py --name X --low 4 --high 24 --infer_list train_aug")
     for number in range(7):
         (seg / f"experiment/X/rw/02_24/train_{number:04d}.png").unlink()
+    assert_says(refusal("train_seg", *SEG), "7 of the 12 images", "No stage wrote that folder")
+    write_json(seg / "experiment/X/rw/02_24/made_by.json", {"stage": "infer_aff", "settings": {}, "inputs": {}})
     assert_says(refusal("train_seg", *SEG), "7 of the 12 images of train_aug have no label map in experiment/X/rw",
                 "train_0000, train_0001, train_0002, train_0003, train_0004 ...",
                 "python infer_aff.py --name X --low 2 --high 24")

@@ -24,6 +24,8 @@ def main(words=None):
     except (ValueError, OSError, ImportError) as error:
         sys.stdout.flush()                                      # the error is the last line, into a file too
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped. Files that were written are complete: run the same command again")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -1,6 +1,7 @@
 """One function over many files, in several processes, with a progress bar."""
 import gc
 import os
+import signal
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -43,6 +44,7 @@ def spread(work, jobs, processes, words):
 def _start(work, parent):
     global _work
     _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)            # Ctrl-C ends the parent, and that ends its processes
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
