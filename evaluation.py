@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 from data.folders import find_label_map
 from data.layout import IGNORE, VOCLayout
-from pipeline import experiment_of, result_file, to_make
+from data.signatures import signatures
+from pipeline import experiment_of, result_file, to_make, verify_maps
 from tools import flags
 from tools.files import write_json, written_aside
 from tools.maps import checked_cam, checked_crf, compare_with_labels, find_maps, lacking, require_kind
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
-from tools.provenance import digest, digests, verify
+from tools.provenance import digest
 from tools.visualize import draw_curve
 
 WHOLE_RANGE = [t / 100 for t in range(101)]
@@ -39,7 +40,7 @@ def main():
     ids = layout.ids(settings.list)
     paths = find_predictions(folder, ids, settings)
     require_truth(layout, ids, settings)
-    verify(folder, experiment.folder, digests(layout.sources()))
+    verify_maps(settings, experiment, folder, layout, signatures(layout, ids), settings.list)
     if settings.task == "cam" and (doubt := compare_with_labels(folder, paths, layout)):
         print(doubt)
 

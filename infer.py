@@ -15,12 +15,13 @@ import config
 from data.images import image_size, mean_pixels, read_image, ten_of
 from data.layout import VOCLayout
 from data.loader import view_loader
+from data.signatures import signatures
 from data.transforms import resize_scores, shrink
 from methods.cam import image_cams
 from models import MODELS
 from networks import CAM_NETWORKS, build
 from networks.pretrained import describe_file, load_weights, read_description
-from pipeline import experiment_of, to_make
+from pipeline import experiment_of, to_make, verify_maps
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, import_pydensecrf, refine_all
 from tools.files import save_image
@@ -36,7 +37,7 @@ from tools.maps import (
     save_cam,
     save_crf,
 )
-from tools.provenance import digests, verify
+from tools.provenance import digests
 from tools.visualize import OVERLAY_SIDE, overlay
 
 CRF_SHRINKS_TO = 0.3        # a deflated CRF map beside plain float16; .20 to .32 on the critters
@@ -148,7 +149,7 @@ def given_cams(settings, experiment, layout, ids):
     if missing := [i for i, path in cams.items() if path is None]:
         raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
                          f"{to_make(settings, settings.dict_dir, settings.infer_list, 'cam')}")
-    verify(folder, experiment.folder, digests(layout.sources()))
+    verify_maps(settings, experiment, folder, layout, signatures(layout, ids), settings.infer_list)
     if doubt := compare_with_labels(folder, cams, layout):
         distributed.say(doubt)
     return folder
@@ -184,7 +185,8 @@ def open_outputs(settings, experiment, layout, source, ids):
         outputs["vis"] = (settings.vis_dir or f"infer{suffix}", "infer vis", {}, [cams])
     return experiment.open_outputs(f"infer_{settings.model}", flags.as_json(settings), outputs,
                                    partial(size_of_missing, settings, layout, ids, given),
-                                   f"{len(ids)} images of {settings.infer_list} with {source}")
+                                   f"{len(ids)} images of {settings.infer_list} with {source}",
+                                   signatures(layout, ids, settings.infer_list, settings.labels == "given"))
 
 
 def size_of_missing(settings, layout, ids, given, folders):

@@ -17,16 +17,17 @@ import torch
 from data.images import mean_pixels, read_image, voc_palette
 from data.layout import VOCLayout
 from data.loader import view_loader
+from data.signatures import signatures
 from data.transforms import MEAN
 from methods.random_walk import walk_cams
 from networks import build
 from networks.pretrained import load_weights, read_description
-from pipeline import experiment_of, to_make
+from pipeline import experiment_of, to_make, verify_maps
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, refine_all
 from tools.files import save_labels
 from tools.maps import alpha_pair, checked_cam, compare_with_labels, find_maps, lacking, require_kind
-from tools.provenance import digests, verify
+from tools.provenance import digests
 
 LESS_MEMORY = "--precision bf16 needs less, and so does a smaller copy of the image in JPEGImages/ (and of its maps)"
 
@@ -60,7 +61,7 @@ def find_cams(settings, experiment, layout, ids):
     if missing := [i for i, path in cams.items() if path is None]:
         raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
                          f"{to_make(settings, settings.dict_dir, settings.infer_list, 'cam')}")
-    verify(folder, experiment.folder, digests(layout.sources()))
+    verify_maps(settings, experiment, folder, layout, signatures(layout, ids), settings.infer_list)
     if doubt := compare_with_labels(folder, cams, layout):
         distributed.say(doubt)
     return cams
@@ -75,7 +76,8 @@ def open_outputs(settings, experiment, layout, weights, pair, ids):
     return experiment.open_outputs("infer_aff", flags.as_json(settings),
                                    {"rw": (settings.rw_dir or f"rw/{pair}", "infer_aff", made, inputs)},
                                    partial(size_of_missing, layout, ids),
-                                   f"{len(ids)} images of {settings.infer_list} with {weights}")
+                                   f"{len(ids)} images of {settings.infer_list} with {weights}",
+                                   signatures(layout, ids, settings.infer_list))
 
 
 def size_of_missing(layout, ids, folders):

@@ -21,6 +21,7 @@ from data.images import image_size, mean_pixels, read_image, voc_palette
 from data.layout import VOCLayout
 from data.loader import view_loader
 from data.photos import Photos
+from data.signatures import signatures
 from data.transforms import resized_to, shrink, views
 from methods.segmentation import multi_scale_scores, windows
 from networks import PIXEL_NETWORKS, build
@@ -128,7 +129,8 @@ def open_outputs(settings, experiment, names, layout, weights, classes, ids, ima
         outputs["vis"] = (names["vis"], "infer_seg vis", {}, [experiment / names["seg"]])
     return experiment.open_outputs("infer_seg", flags.as_json(settings), outputs,
                                    partial(size_of_missing, settings, images, ids),
-                                   f"{len(ids)} images of {settings.images or settings.infer_list} with {weights}")
+                                   f"{len(ids)} images of {settings.images or settings.infer_list} with {weights}",
+                                   layout and signatures(layout, ids, settings.infer_list, labels=False))
 
 
 def size_of_missing(settings, images, ids, folders):

@@ -12,10 +12,13 @@ from pathlib import Path
 import config
 
 from tools import flags
-from tools.catalog import made_from, models
+from tools.catalog import made_from, models, recorded_flags, task_of
 from tools.experiment import Experiment
 from tools.maps import NOT_COMPLETED, alpha_name, alpha_pair, is_foreign, pair_alphas
+from tools.provenance import digests, made_with, verify
+from tools.signatures import StaleImages
 
+MAKERS = {"infer": config.Infer, "infer_aff": config.InferAff, "infer_seg": config.InferSeg}
 PLACE = ("recipe", "data_root", "experiment_root")      # flags that all stages of an experiment share
 
 
@@ -245,8 +248,6 @@ def command_line(settings, name, script, words):
 def command_for(settings, name, path, list_name=""):
     """Return the command that writes a path of an experiment: ckpt/model_oc, dict, rw/04_24, seg; None if unknown."""
     stage, path = _stage_for(settings, name, path)
-    if stage and stage.list_flag == "--train_list" and not list_name:
-        list_name = _list_to_train_on(settings)
     return stage and command_line(settings, name, stage.script, stage.words(path, list_name or None))
 
 
@@ -281,6 +282,25 @@ def to_make(settings, folder, list_name, task, alphas=()):
     return f"To make it, run: {command_line(settings, name, stage.script, words)}"
 
 
+def verify_maps(settings, experiment, folder, layout, images, list_name):
+    """Raise ValueError if a folder of maps is stale; where images have changed, with the command that fixes it."""
+    try:
+        verify(folder, experiment.folder, digests(layout.sources()), images=images)
+    except StaleImages as error:
+        raise ValueError(f"{error}. {_again(settings, error.folder, list_name)}") from None
+
+
+def _again(settings, folder, list_name):
+    """Say how the maps of changed images are made again, with the flags that the folder's record tells."""
+    name, path = _home_of(settings, folder)
+    experiment, alpha = Experiment(settings.experiment_root, name), made_with(folder).get("alpha")
+    task = task_of(experiment, path)
+    line = (to_make(settings, Path(folder).parent, list_name, task, [alpha]) if task == "crf" and alpha else
+            to_make(settings, folder, list_name, task))
+    words = recorded_flags(experiment, path, MAKERS, settings.recipe) if "python" in line else []
+    return " ".join([line, *map(shlex.quote, words), "--overwrite"])
+
+
 def _stage_for(settings, name, path, alphas=()):
     """Find the row that writes a path: the row, or None, and the path as it is written there. alphas: of crf."""
     experiment = Experiment(settings.experiment_root, name)
@@ -289,26 +309,12 @@ def _stage_for(settings, name, path, alphas=()):
         if path.startswith(start) and (pair := pair_alphas(path.removeprefix(start))):
             values = replace(values, low=float(pair[0]), high=float(pair[1]))
             path = start + alpha_pair(values.low, values.high)
-    learned, measured = _lists_of(settings)
+    learned, measured = _list_to_train_on(settings), values.measured
+    if learned and not Path(settings.data_root, "ImageSets/Segmentation", f"{measured}.txt").is_file():
+        measured = learned
     values = replace(values, alphas=tuple(alphas) or (values.low, values.high), train_list=learned, measured=measured)
     chains = (chain(replace(values, model=model)) for model in dict.fromkeys((values.model, *models())))
     return next((stage for rows in chains for stage in rows if path in stage.writes), None), path
-
-
-def _lists_of(settings):
-    """Choose the lists for the commands that a stage names: the one learned from ("": the scripts' default), measured.
-
-    The stage's own flag tells the first; else it is `train` where the dataset has no train_aug.
-    """
-    lists, usual = Path(settings.data_root, "ImageSets/Segmentation"), config.Train.train_list
-    measured = config.Infer.infer_list
-    flag = "train_list" if hasattr(settings, "train_list") else "infer_list"
-    own = flag == "train_list" or isinstance(settings, config.InferAff)         # of the others it is another list
-    learned, has_measured = getattr(settings, flag) if own else usual, (lists / f"{measured}.txt").is_file()
-    if learned == usual and has_measured and not (lists / f"{usual}.txt").is_file():
-        learned = measured
-    learned = "" if learned == usual else learned
-    return learned, measured if has_measured or not learned else learned
 
 
 def _home_of(settings, folder):

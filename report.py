@@ -17,6 +17,7 @@ from tqdm import tqdm
 import pipeline
 from data.images import read_image, voc_palette
 from data.layout import VOCLayout
+from data.signatures import signatures
 from tools import catalog, flags
 from tools.files import save_text
 from tools.maps import find_maps, pair_alphas, read_cam, read_crf
@@ -111,7 +112,8 @@ def open_columns(settings, experiment, layout, ids, evals, notes):
             continue
         title, task = catalog.title_of(experiment, folder), catalog.task_of(experiment, folder)
         try:
-            verify(experiment / folder, experiment.folder, digests(layout.sources()))
+            verify(experiment / folder, experiment.folder, digests(layout.sources()),
+                   images=signatures(layout, ids))
         except (ValueError, OSError) as error:
             notes.append({"what": f"{title} is left out: {error}"})
             continue

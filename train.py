@@ -18,6 +18,7 @@ from data.dataset import TrainSet
 from data.labels import check_learnable
 from data.layout import IGNORE, VOCLayout
 from data.loader import Plan, train_loader, view_loader
+from data.signatures import signatures
 from data.transforms import augment, resize_scores
 from methods.cam import image_cams
 from models import MODELS
@@ -45,8 +46,9 @@ def main():
 
     record = flags.content(settings) | {"classes": layout.classes, "inputs": inputs | digests(layout.sources())}
     record |= {"max_side": settings.max_side} if settings.max_side else {}      # so that older trainings resume
+    images = distributed.on_main(lambda: signatures(layout, dataset.ids, settings.train_list))
     run = engine.Run(experiment, settings.model, settings, record, description, plan, device, official_state,
-                     dataset.ids)
+                     dataset.ids, images)
     own = vars(model)           # what the model has of its own: see models/__init__.py
     engine.run_training(
         objective, network, groups, partial(train_loader, dataset, plan), run,

@@ -15,11 +15,12 @@ import torch
 from data.dataset import AffinitySet
 from data.layout import VOCLayout
 from data.loader import Plan, train_loader
+from data.signatures import signatures
 from data.transforms import augment_mapped
 from methods.affinity import AffinityLearning, confident_labels
 from networks import build, describe, parameter_groups
 from networks.pretrained import load_start, named_weights, official_state
-from pipeline import experiment_of, to_make
+from pipeline import command_line, experiment_of, to_make, verify_maps
 from tools import distributed, engine, flags
 from tools.maps import (
     NOT_COMPLETED,
@@ -27,12 +28,13 @@ from tools.maps import (
     alpha_pair,
     checked_crf,
     find_maps,
+    holds_maps,
     is_foreign,
     lacking,
     pair_alphas,
     require_kind,
 )
-from tools.provenance import digest, digests, made_with, verify
+from tools.provenance import digest, digests, made_with
 
 
 def main():
@@ -42,7 +44,8 @@ def main():
     ids = layout.ids(settings.train_list)
     engine.fit_batch(settings, len(ids))
     plan = Plan(len(ids), [settings.batch_size] * settings.max_epochs, settings.seed)
-    folders = crf_folders(settings, experiment, layout)
+    images = distributed.on_main(lambda: signatures(layout, ids, settings.train_list))
+    folders = crf_folders(settings, experiment, layout, images)
     change = partial(augment_mapped, crop_size=settings.crop, jitter_amounts=settings.jitter)
     pairs = find_pairs(settings, experiment, folders, ids)
     remedy = to_make(settings, settings.crf_dir, settings.train_list, "crf", [settings.low, settings.high])
@@ -64,11 +67,11 @@ def main():
 
     record = flags.content(settings) | {"classes": layout.classes, "inputs": inputs | digests(layout.sources())}
     model = f"aff_{alpha_pair(settings.low, settings.high)}"
-    run = engine.Run(experiment, model, settings, record, description, plan, device, official_state, ids)
+    run = engine.Run(experiment, model, settings, record, description, plan, device, official_state, ids, images)
     engine.run_training(objective, network, groups, partial(train_loader, dataset, plan), run)
 
 
-def crf_folders(settings, experiment, layout):
+def crf_folders(settings, experiment, layout, images):
     """Find the folders of both alphas' maps; ValueError for one that was made of another alpha, or of other data."""
     folders = [crf_folder(settings, experiment, alpha) for alpha in (settings.low, settings.high)]
     for folder, alpha in zip(folders, (settings.low, settings.high)):
@@ -77,17 +80,22 @@ def crf_folders(settings, experiment, layout):
         if made != alpha:
             raise ValueError(f"{folder} holds CRF maps of alpha {made:g}, not {alpha:g}: give it back its name. "
                              f"{to_make(settings, settings.crf_dir, settings.train_list, 'crf', [alpha])}")
-        verify(folder, experiment.folder, digests(layout.sources()))
+        verify_maps(settings, experiment, folder, layout, images, settings.train_list)
     return folders
 
 
 def crf_folder(settings, experiment, alpha):
     """Find the folder of an alpha's maps: crf/04, 4 or 4.0, or, as psa and SEAM name it, crf_4.0."""
     names = [f"{settings.crf_dir}{between}{alpha_name(alpha)}" for between in "/_"]
-    above, _, own = settings.crf_dir.rstrip("/").rpartition("/")
-    if above and pair_alphas(f"{own}_{own}") and not experiment.find_folder(names[0]).is_dir():
-        raise ValueError(f"--crf_dir {settings.crf_dir} is the folder of one alpha. Name the one above: {above}")
-    return next((folder for folder in map(experiment.find_folder, names) if folder.is_dir()), Path(names[0]))
+    found = next((folder for folder in map(experiment.find_folder, names) if folder.is_dir()), None)
+    if not found and holds_maps(experiment.find_folder(settings.crf_dir)):
+        above, _, own = settings.crf_dir.rstrip("/").rpartition("/")
+        advice = f"Name the one above: {above}" if above and pair_alphas(f"{own}_{own}") else (
+            "To make CRF maps of CAMs, run: " + command_line(settings, settings.name, "infer.py", [
+                "--crf", "--alphas", f"{settings.low:g}", f"{settings.high:g}", "--dict_dir", settings.crf_dir,
+                "--infer_list", settings.train_list]))
+        raise ValueError(f"--crf_dir {settings.crf_dir} holds maps itself, not a folder for each alpha. {advice}")
+    return found or Path(names[0])
 
 
 def find_pairs(settings, experiment, folders, ids):

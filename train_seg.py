@@ -21,15 +21,15 @@ from data.folders import find_label_map
 from data.images import image_size
 from data.layout import IGNORE, VOCLayout
 from data.loader import Plan, train_loader
+from data.signatures import signatures
 from data.transforms import augment_labelled
 from methods.segmentation import Segmentation
 from networks import build, describe, parameter_groups
 from networks.deeplab import HEADS
 from networks.pretrained import load_start, named_weights, official_state
-from pipeline import experiment_of, to_make
+from pipeline import experiment_of, to_make, verify_maps
 from tools import distributed, engine, flags
 from tools.maps import lacking, require_kind
-from tools.provenance import digests, verify
 
 
 def main():
@@ -53,7 +53,8 @@ def main():
     groups = parameter_groups(network, settings.lr, settings.wt_dec, network.new_layers)
 
     record = flags.content(settings) | {"classes": layout.classes, "inputs": inputs}
-    run = engine.Run(experiment, "seg", settings, record, description, plan, device, official_state, ids)
+    images = distributed.on_main(lambda: signatures(layout, ids, settings.train_list, labels=False))
+    run = engine.Run(experiment, "seg", settings, record, description, plan, device, official_state, ids, images)
     engine.run_training(objective, network, groups, partial(train_loader, dataset, plan), run)
 
 
@@ -67,7 +68,7 @@ def label_folder(settings, experiment, layout, ids):
                 f"no folder of label maps: neither {experiment / settings.label_dir} nor {folder}")
         raise ValueError(f"{what}. " + (layout.without_map(folder, missing) or to_make(
             settings, settings.label_dir, settings.train_list, "png")))
-    verify(folder, experiment.folder, digests(layout.sources()))
+    verify_maps(settings, experiment, folder, layout, signatures(layout, ids), settings.train_list)
     return folder
 
 

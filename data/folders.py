@@ -62,27 +62,27 @@ def why_no_dataset(root):
     """Say how to get from a folder that is no dataset to one: it lies deeper or higher, or can be made from this."""
     root = Path(root)
     if not root.is_dir():
-        return f"To fetch it: {prepare('voc', root=root)} --download. " if root.name == "VOC2012" else ""
+        return f"to fetch it: {prepare('voc', root=root)} --download" if root.name == "VOC2012" else ""
     inside = _subfolders(root)
     inside += [path for folder in inside[:300] for path in _subfolders(folder)]
     if found := [path for path in inside if _is_dataset(path)][:4]:
-        return f"It lies deeper: {' or '.join(f'--data_root {shlex.quote(str(path))}' for path in found)}. "
+        return f"it lies deeper: {' or '.join(f'--data_root {shlex.quote(str(path))}' for path in found)}"
     for above in (root.absolute().parent, root.absolute().parent.parent):
         if _is_dataset(above):
             path = above if root.is_absolute() else os.path.relpath(above)
-            return f"It begins further up: --data_root {shlex.quote(str(path))}. "
+            return f"it begins further up: --data_root {shlex.quote(str(path))}"
     if found := sorted([*root.glob("instances*.json"), *root.glob("annotations/instances*.json")]):
         photos = root / found[0].stem.removeprefix("instances_")
-        return ("It holds COCO's annotations. To make a dataset of them: "
-                f"{prepare('coco', root=f'{root}_dataset', images=photos, annotations=found[0])}. ")
+        return ("it holds COCO's annotations. To make a dataset of them: "
+                f"{prepare('coco', root=f'{root}_dataset', images=photos, annotations=found[0])}")
     if found := [path for path in sorted(root.glob("*.tar")) if "voc" in path.name.lower()]:
-        return f"To unpack VOC's archive: {prepare('voc', root=root / 'VOC2012', archive=found[0])}. "
+        return f"to unpack VOC's archive: {prepare('voc', root=root / 'VOC2012', archive=found[0])}"
     files = [path for folder in (root, *inside) for path in islice(folder.iterdir(), 300)]
     if found := [path for path in files if path.suffix.lower() in IMAGE_ENDINGS]:
         tables = sorted([*root.glob("*.csv"), *root.glob("labels.json")])
         labels = tables[0] if tables else "labels.csv" if found[0].parent == root else "from-subfolders"
-        return ("It holds photos. To make a dataset of them: "
-                f"{prepare('folder', images=root, labels=labels, root=f'{root}_dataset')}. ")
+        return ("it holds photos. To make a dataset of them: "
+                f"{prepare('folder', images=root, labels=labels, root=f'{root}_dataset')}")
     return ""
 
 

@@ -106,8 +106,8 @@ def _remedy_of_large(most, max_side):
     smaller = "save it smaller (a longer side of 2000 pixels is plenty), or take it off the list"
     if max_side == 0 and most < LARGEST:
         return f"--max_side 1024 reads it smaller (with --overwrite where the stage has begun without); or {smaller}"
-    return f"{smaller[0].upper()}{smaller[1:]}" + (
-        "; infer.py and infer_seg.py read it with --max_side 1024" if max_side is None and most < LARGEST else "")
+    elsewhere = "; infer.py, and infer_seg.py with --images, read it with --max_side 1024"
+    return f"{smaller[0].upper()}{smaller[1:]}" + elsewhere * (max_side is None and most < LARGEST)
 
 
 @contextmanager

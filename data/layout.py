@@ -36,11 +36,12 @@ class VOCLayout:
     def __init__(self, root):
         self.root = Path(root)
         if not any((self.root / folder).is_dir() for folder in PARTS):
-            raise FileNotFoundError(
-                f"no dataset at {self.root}: expected JPEGImages/ID.jpg, ImageSets/Segmentation/SPLIT.txt and "
-                f"labels.json (or Annotations/ID.xml) in it. {why_no_dataset(self.root)}Name another folder with "
-                "--data_root, or make one: python -m data.prepare --help; the embedded set: python -m data.prepare "
-                "critters --out data/critters")
+            words = why_no_dataset(self.root)
+            raise FileNotFoundError(f"no dataset at {self.root}: " + (
+                f"{words}. Or name another folder with --data_root" if words else
+                "expected JPEGImages/ID.jpg, ImageSets/Segmentation/SPLIT.txt and labels.json (or Annotations/ID.xml) "
+                "in it. Name another folder with --data_root, or make one: python -m data.prepare --help; the embedded "
+                "set: python -m data.prepare critters --out data/critters"))
         self._image_files = {}
 
     @cached_property

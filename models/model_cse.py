@@ -81,7 +81,10 @@ def load_classifier(settings, experiment, layout):
         read_description(described, CAM_NETWORKS, layout)
     else:
         own = describe("CAMNet", layout.classes, settings, {"dropout_head": settings.dropout_head})
-        described = describe_file(path, CAM_NETWORKS, layout, own)
+        try:
+            described = describe_file(path, CAM_NETWORKS, layout, own)
+        except ValueError as error:
+            raise ValueError(f"{error}; {train_one}") from None
     oc = build(described)
     return oc, engine.start_from(path, "cl_init", partial(load_weights, oc))
 

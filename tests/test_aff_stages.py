@@ -90,7 +90,8 @@ def test_the_files_of_training(walked):
 def test_the_files_of_the_walk(walked):
     folder, layout = walked / "experiment/X", VOCLayout(walked / "data/critters")
     ids = layout.ids("train_aug")
-    assert sorted(p.name for p in (folder / "rw/02_24").iterdir()) == ["made_by.json", *(f"{i}.png" for i in ids)]
+    assert sorted(p.name for p in (folder / "rw/02_24").iterdir()) == [
+        "made_by.images.json", "made_by.json", *(f"{i}.png" for i in ids)]
     for image_id in ids:
         with Image.open(folder / f"rw/02_24/{image_id}.png") as picture:
             assert picture.mode == "P" and picture.size == (128, 128)
@@ -538,7 +539,7 @@ def test_labels_that_were_changed(aff):
     data = own_data(aff)
     mend_labels(data, lambda table: table.update(train_0001=["fox"]))
     for stage, line in (("infer_aff", WALK), ("train_aff", TRAIN)):
-        assert_says(refusal(stage, *line), "is stale: the dataset's labels.json has changed")
+        assert_says(refusal(stage, *line), "is stale", "train_0001", "labels.json", "--overwrite")
 
 
 def test_weights_that_are_not_there(aff):

@@ -333,9 +333,11 @@ def test_cams_of_weights_that_were_trained_again(place):
 def test_labels_that_were_changed(place):
     data = own_data(place)
     mend_labels(data, lambda table: table.update(train_0001=["owl"]))
-    assert_says(refusal("train", *DEMO, *small("model_oc")), "last.pth was trained with other settings", "labels.json")
-    assert_says(refusal("infer", *DEMO, "--dict"), "dict was made differently", "data labels.json: then")
-    assert_says(refusal("evaluation", *DEMO), "dict is stale", "labels.json has changed")
+    assert_says(refusal("train", *DEMO, *small("model_oc")), "last.pth was trained on other", "label of 1 image",
+                "train_0001", "labels.json", "--overwrite", "--er_init X/model_oc")
+    assert_says(refusal("infer", *DEMO, "--dict"), "dict is stale", "train_0001", "labels.json", "--overwrite")
+    assert_says(refusal("evaluation", *DEMO), "dict is stale", "train_0001", "labels.json", "--overwrite",
+                "python infer.py --name X --model model_cse --dict --infer_list train")
 
 
 def test_cams_are_no_crf_maps(place):

@@ -162,6 +162,8 @@ def test_the_folder_above_or_below(place):
         assert "python" not in message
     assert_says(refusal("infer_aff", *AFF, "--dict_dir", "crf"), "X/crf holds no CAMs", "X/crf/02")
     assert_says(refusal("train_aff", *AFF, "--crf_dir", "crf/02"), "--crf_dir crf/02", "the one above: crf")
+    assert_says(refusal("train_aff", *AFF, "--crf_dir", "dict"), "--crf_dir dict holds maps itself",
+                "python infer.py --name X --crf --alphas 2 24 --dict_dir dict --infer_list train_aug --recipe demo")
     (place / "experiment/X/rw").mkdir()
     shutil.copytree(place / "data/critters/SegmentationClass", place / "experiment/X/rw/02_24")
     for stage, words in (("train_seg", ("--label_dir", "rw")), ("evaluation", ("--task", "png", "--dict_dir", "rw"))):

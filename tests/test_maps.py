@@ -234,3 +234,12 @@ def test_what_a_folder_lacks():
     ids = list("abcdefgh")
     assert lacking("CAMs", "X/dict", ids[:2], ids, "val") == "2 of the 8 images of val have no CAMs in X/dict (a, b)"
     assert lacking("CAMs", "X/dict", ids[:6], ids, "val").endswith("(a, b, c, d, e ...)")
+
+
+def test_maps_of_a_lying_photo_that_exif_turns(tmp_path):
+    save_cam(tmp_path / "a.npz", [1], np.ones((1, 4, 6)))
+    with pytest.raises(ValueError, match="EXIF"):
+        read_cam(tmp_path / "a.npz", (6, 4))
+    with pytest.raises(ValueError) as error:
+        read_cam(tmp_path / "a.npz", (6, 5))
+    assert "EXIF" not in str(error.value)

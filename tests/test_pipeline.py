@@ -184,7 +184,8 @@ def test_nothing_is_done_twice(place):
 
 def test_one_picture_alone(place):
     call("infer", *DEMO, "--name", "X", "--dict", "--dict_dir", "one", "--only", "train_0004")
-    assert sorted(p.name for p in (place / "experiment/X/one").iterdir()) == ["made_by.json", "train_0004.npz"]
+    assert sorted(p.name for p in (place / "experiment/X/one").iterdir()) == [
+        "made_by.images.json", "made_by.json", "train_0004.npz"]
     whole, one = (read_cam(place / f"experiment/X/{d}/train_0004.npz") for d in ("dict", "one"))
     np.testing.assert_array_equal(whole[1], one[1])
 

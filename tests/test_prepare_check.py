@@ -203,7 +203,22 @@ def test_a_mirrored_photo_is_only_mentioned(root, check):
 @pytest.mark.parametrize("names", [["FOX"], ["wolf"], "fox", {"fox": 1}])
 def test_wrong_labels(root, check, names):
     write_labels(root, LABELS | {"1": names})
-    one_error(check(), "labels.json", "'1'")
+    assert any(all(word in line for word in ("labels.json", "'1'")) for line in errors(check()[0]))
+
+
+def test_wrong_labels_do_not_hide_other_faults(root, check):
+    write_labels(root, {k: v for k, v in LABELS.items() if k != "2"} | {"1": ["FOX"]})
+    mask(root / "SegmentationClass/4.png", labels_of(["owl"]))
+    printed, code = check()
+    assert_says("\n".join(errors(printed)), "'FOX'", "1 images have no label", "(2)")
+    assert "none of the classes of their labels (4)" in "\n".join(warnings(printed))
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "3", '{"1": [["fox"]]}', '{"1": ["fox"], "1": ["owl"]}'])
+def test_labels_of_another_form(root, check, text):
+    (root / "labels.json").write_text(text)
+    printed, code = check()
+    assert any("labels.json" in line for line in errors(printed)) and "error" in code
 
 
 def test_labels_of_no_image_and_images_of_no_list(root, check):

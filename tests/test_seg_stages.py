@@ -111,7 +111,8 @@ def test_the_histogram_of_the_labels(trained):
 def test_the_files_of_inference(trained):
     folder, layout = trained / "experiment/X", VOCLayout(trained / "data/critters")
     ids = layout.ids("val")
-    assert sorted(p.name for p in (folder / "seg").iterdir()) == ["made_by.json", *(f"{i}.png" for i in ids)]
+    assert sorted(p.name for p in (folder / "seg").iterdir()) == [
+        "made_by.images.json", "made_by.json", *(f"{i}.png" for i in ids)]
     for image_id in ids:
         with Image.open(folder / f"seg/{image_id}.png") as picture:
             assert picture.mode == "P" and picture.size == (128, 128)

@@ -90,7 +90,7 @@ def test_weights_that_do_not_fit_are_named_with_the_way_on(place):
     message = refusal("infer", *Y, "--data_root", "data/more", "--load_epo", 14, "--dict")
     assert "014net_er.pth" in message and "6 classes" in message and "7" in message
     message = refusal("train", *TRAIN, "--data_root", "data/more", "--er_init", "random", "--cl_init", "w.pth")
-    assert "w.pth" in message and "classes" in message
+    assert "w.pth" in message and "classes" in message and "python train.py --name Y --model model_oc" in message
 
 
 def test_a_program_in_a_starting_file_does_not_run(place):

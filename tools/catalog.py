@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from tools import flags
 from tools.maps import pair_alphas
 from tools.provenance import read_made_by
 
@@ -88,6 +89,29 @@ def task_of(experiment, folder):
     if stage == "infer crf" or top in _map_folders("crf"):
         return "crf"
     return "cam" if stage.removeprefix("infer ") in models() or top in _map_folders("dict") else "png"
+
+
+def recorded_flags(experiment, folder, classes, recipe):
+    """List the flags with which a folder of maps, and the CAMs behind it, were made, where they are not the recipe's.
+
+    classes  {first word of the recorded stage: dataclass of its settings}
+    """
+    record, words = _record(experiment, folder), []
+    script = str(record.get("stage")).split(" ")[0]
+    usual = flags.defaults(classes[script], recipe) if script in classes else {}
+    for name, value in record.get("settings", {}).items():
+        name = {"iterations": "crf_iterations"}.get(name, name)
+        values = value if isinstance(value, list) else [value]
+        if name in usual and not isinstance(value, (dict, bool)):
+            own = usual[name][0]
+            if values != (list(own) if isinstance(own, tuple) else [own]):
+                words += [f"--{name}", *map(str, values)]
+    for name in record.get("inputs", {}):
+        if name.endswith(".pth") and Path(name).stem.isdecimal() and usual and "load_epo" in usual:
+            words += ["--load_epo", f"{int(Path(name).stem)}"]
+        elif script == "infer":
+            words += recorded_flags(experiment, name, classes, recipe)
+    return words
 
 
 def _record(experiment, folder):

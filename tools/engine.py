@@ -54,6 +54,7 @@ class Run:
     device: torch.device
     weights: object             # function network -> what EEE.pth holds
     ids: list                   # the images' IDs, to name those of a batch
+    images: object = None       # data.signatures.Signatures of them, compared when it resumes
 
     @property
     def stage(self):
@@ -90,7 +91,8 @@ def run_training(objective, network, groups, train_loader, run, schedule_steps=N
     optimizer, schedule = poly_sgd(groups, settings.lr, schedule_steps or plan.steps, settings.power, settings.momentum)
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     distributed.on_main(lambda: run.experiment.open_training(run.model, vars(settings) | run.record, run.record,
-                                                             run.description, plan.epochs, size, settings.overwrite))
+                                                             run.description, plan.epochs, size, settings.overwrite,
+                                                             run.images))
     loader = partial(train_loader, rank=distributed.rank(), world=distributed.world(),
                      num_workers=settings.num_workers, pin_memory=run.device.type == "cuda")
     fit(objective, network, optimizer, schedule, loader, run, on_step, on_epoch)

@@ -15,8 +15,8 @@ experiment/NAME/
   results.json              reproduce.py's rows
   report.html               all of it on one page
   .lock/                    which runs are writing here
-Each output folder holds made_by.json: which stage wrote it, from what. The formats are in files.py, maps.py and
-provenance.py of tools/.
+Each output folder holds made_by.json: which stage wrote it, from what; and made_by.images.json: what each image was.
+The formats are in files.py, maps.py, provenance.py and signatures.py of tools/.
 """
 import json
 import os
@@ -25,7 +25,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from tools import lock
+from tools import lock, signatures
 from tools.files import (
     discard,
     explained,
@@ -37,7 +37,7 @@ from tools.files import (
     written_aside,
 )
 from tools.maps import find_alike
-from tools.provenance import MADE_BY, differences, digest, read_made_by, revision, versions
+from tools.provenance import MADE_BY, differences, differing, digest, read_made_by, revision, versions
 
 NETWORK = "network.json"
 
@@ -168,19 +168,21 @@ class Experiment:
         raise ValueError(f"no {path}, which tells what network {where[0].name} is. The command that trained it writes "
                          f"the file again and trains nothing: {home.command_for(f'ckpt/{where[0].name}')}")
 
-    def open_training(self, model, settings, record, description, epochs, weights_size, overwrite=False):
+    def open_training(self, model, settings, record, description, epochs, weights_size, overwrite=False,
+                      images=None):
         """Write config/train_MODEL.json and network.json for a training; overwrite deletes what one of another left.
 
         settings, record     all settings; what must be equal for a training to resume
         description          what network it is (network.json)
         epochs, weights_size   how many EEE.pth there will be, and bytes of one
+        images               data.signatures.Signatures of what it is trained on
         Raises OSError if the disk lacks room for them.
         """
         folder = self / f"ckpt/{model}"
         self.lock(f"ckpt/{model}")
         self._sweep_small_files()
         sweep(folder)
-        if overwrite and folder.is_dir() and not _can_resume(folder / "last.pth", record):
+        if overwrite and folder.is_dir() and not _can_resume(folder / "last.pth", record, images):
             discard(folder)
         there = list(folder.glob("[0-9]*.pth"))
         begun = (folder / "last.pth").exists()
@@ -190,7 +192,7 @@ class Experiment:
         if not begun:
             (self / f"log/train_{model}.jsonl").unlink(missing_ok=True)
         files = self / f"config/train_{model}.json", folder / NETWORK
-        if not begun or not all(path.exists() for path in files) and _can_resume(folder / "last.pth", record):
+        if not begun or not all(path.exists() for path in files) and _can_resume(folder / "last.pth", record, images):
             self.save_config(f"train_{model}", settings)
             write_json(folder / NETWORK, description)
         # last.pth holds weights and momentum, and exists twice while it is replaced.
@@ -224,11 +226,12 @@ class Experiment:
 
     # -- output folders
 
-    def claim(self, folder, stage, settings, inputs, overwrite=False, shared=False):
+    def claim(self, folder, stage, settings, inputs, overwrite=False, shared=False, by_image=False):
         """Prepare an output folder for a stage; existing files from the same stage, settings and inputs are kept.
 
         settings  whatever changes the content, for JSON;  inputs  paths: files, or folders with a made_by.json
         shared    other shards may write there at the same time
+        by_image  signatures.record is called next: where it has signatures, they stand for the dataset's files
         Raises ValueError, naming the differences, if the folder was written otherwise; overwrite empties it instead.
         """
         alone = self.lock(folder, shared)
@@ -238,13 +241,13 @@ class Experiment:
         record = {"stage": stage, "settings": json.loads(json.dumps(settings)),
                   "inputs": {self._short(p): digest(p) for p in inputs}}
         found = read_made_by(folder)
-        differs = differences(found, record)
+        differs = differences(found, record, by_image and signatures.recorded(folder))
         if differs and folder.is_dir() and any(folder.iterdir()):
             if found.get("stage") != stage:
                 raise ValueError(f"{folder} was not written by this stage ({differs}): name another folder")
             if not alone:
                 raise ValueError(f"{folder} was made differently ({differs}), and other shards are writing there")
-            if not overwrite and any(path.name != MADE_BY for path in folder.iterdir()):
+            if not overwrite and any(not path.name.startswith(Path(MADE_BY).stem) for path in folder.iterdir()):
                 raise ValueError(f"{folder} was made differently ({differs}). --overwrite makes it again; "
                                  "or write to another folder or experiment")
             discard(folder)
@@ -256,19 +259,23 @@ class Experiment:
             lock.share(self._lock_path(name))
         return folder
 
-    def open_outputs(self, name, settings, outputs, size, text):
+    def open_outputs(self, name, settings, outputs, size, text, images=None):
         """Claim the output folders of an inference stage; then check the disk, and write config/NAME.json and log.txt.
 
         settings  the stage's, for JSON;  outputs  {key: (folder, stage, settings, inputs), as claim takes them}
         size      function {key: path of the folder} -> bytes still to be written
+        images    data.signatures.Signatures of what will be read, to be recorded; existing maps of another are refused
         Returns {key: path of the folder}.
         """
         shared, overwrite = settings["shard"] != "1/1", settings["overwrite"]
         main, *_ = outputs.values()
         if shared:
             self.lock(f"{main[0]}, shard {settings['shard']}")
-        folders = {key: self.claim(*output, overwrite, shared) for key, output in outputs.items()}
+        folders = {key: self.claim(*output, overwrite, shared, images is not None)
+                   for key, output in outputs.items()}
         require_space(self / main[0], size(folders))
+        for folder in folders.values() if images else ():
+            signatures.record(folder, images, settings["shard"], overwrite)
         self.save_config(name, settings)
         self.log(name, text)
         return folders
@@ -281,14 +288,16 @@ class Experiment:
                     path.unlink(missing_ok=True)
 
     def _short(self, path):
-        path = Path(path).resolve()
-        home = self.folder.resolve()
-        return str(path.relative_to(home)) if path.is_relative_to(home) else str(path)
+        """Name an input relative to the experiment, so that the folder of all experiments may be moved."""
+        path, home = Path(path).resolve(), self.folder.resolve()
+        near = path.is_relative_to(home) or path.is_relative_to(self.root.resolve())
+        return os.path.relpath(path, home) if near else str(path)
 
 
-def _can_resume(path, record):
-    """Say whether a last.pth is complete and was trained with these settings."""
+def _can_resume(path, record, images):
+    """Say whether a last.pth is complete and was trained with these settings on these images."""
     try:
-        return load_checkpoint(path)["settings"] == record
-    except (ValueError, OSError, KeyError, TypeError):
+        saved = load_checkpoint(path)
+        return not any(differing(saved, record, images))
+    except (ValueError, OSError, KeyError, TypeError, AttributeError):
         return False

@@ -139,6 +139,11 @@ def discard(folder):
     shutil.rmtree(aside)
 
 
+def delete(paths):
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
 def sweep(folder):
     """Delete the incomplete files and folders of killed runs. No other run may be writing there."""
     for path in folder.glob(".*.tmp"):

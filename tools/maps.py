@@ -274,8 +274,10 @@ def _sized(path, classes, scores, size, remedy=""):
     if size and not len(classes):
         return classes, np.zeros((0, *size), np.float32)
     if size and scores.shape[1:] != tuple(size):
+        turned = ("if EXIF data turn the photo, the maps were made without that: turn them as the photo, or save it "
+                  "upright without EXIF data; otherwise ") * (scores.shape[1:] == tuple(size)[::-1])
         raise ValueError(f"{path} holds maps of size {scores.shape[1:]}, its image is of size {tuple(size)}: "
-                         f"{to_fix(path, remedy)}")
+                         f"{turned}{to_fix(path, remedy)}")
     return classes, scores
 
 

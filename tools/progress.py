@@ -1,4 +1,6 @@
 """How far a training is: its checkpoint last.pth, the weights of each epoch, its log."""
+import shlex
+import sys
 import time
 
 import torch
@@ -7,6 +9,7 @@ from tqdm import tqdm
 from tools import distributed
 from tools.files import load_checkpoint, save_checkpoint
 from tools.meter import Meter
+from tools.provenance import differing
 
 
 class Progress:
@@ -63,6 +66,8 @@ class Progress:
         state = {"settings": self.run.record, "network": self.network.state_dict(),
                  "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "step": self.step,
                  "meter": self.meter.state(), "skipped": self.skipped, "seconds": self.seconds()}
+        if self.run.images:
+            state["images"] = self.run.images.of
         distributed.on_main(lambda: save_checkpoint(self.folder / "last.pth", state))
         self.saved, self.saved_step = time.monotonic(), self.step
 
@@ -74,12 +79,12 @@ class Progress:
         saved = load_checkpoint(path)
         if not isinstance(saved, dict) or not isinstance(saved.get("settings"), dict):
             raise ValueError(f"{path} is not what training leaves to go on with: --overwrite starts again")
-        old, new = saved["settings"], self.run.record
-        different = [f"{k}: then {old.get(k, 'absent')}, now {new.get(k, 'absent')}"
-                     for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k)]
-        if different:
-            raise ValueError(f"{path} was trained with other settings ({'; '.join(different)}). Go on with the old "
-                             "ones, start anew with --overwrite, or take another --name")
+        settings, images = differing(saved, self.run.record, self.run.images)
+        if settings:
+            raise ValueError(f"{path} was trained with other settings ({'; '.join(settings + images)}). Run it again "
+                             "with the old ones, start anew with --overwrite, or take another --name")
+        if images:
+            raise ValueError(f"{path} was trained on other images or labels ({'; '.join(images)}). {self.ways_on()}")
         try:
             self.network.load_state_dict(saved["network"])
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -94,6 +99,20 @@ class Progress:
         if self.run.plan.ends_epoch(self.step):
             self.close_epoch()
         return True
+
+    def ways_on(self):
+        """Say what can be done where the images have changed since a training began."""
+        run, settings = self.run, vars(self.run.settings)
+        words = "Undo the change, and the same command resumes; --overwrite trains anew on what is there now"
+        if "er_init" not in settings or not any(p.stem.isdecimal() for p in self.folder.glob("*.pth")):
+            return words
+        starts = [word for flag, value in settings.items()          # {name}/model_oc would be the new experiment's
+                  if flag.endswith("_init") and flag != "er_init" and isinstance(value, str)
+                  for word in (f"--{flag}", value)]
+        line = [*sys.argv, *starts, "--er_init", f"{run.experiment.name}/{run.model}", "--name",
+                f"{run.experiment.name}_2"]
+        return (f"{words}; or a new experiment starts from the weights of this one (--max_epochs says for how long): "
+                f"python {shlex.join(line)}")
 
     def close_epoch(self):
         """Write EEE.pth of the epoch that has ended, measure and log it, unless that is done, and begin the next."""

@@ -1,22 +1,27 @@
 """Which stage wrote a folder, and from what: made_by.json, {"stage", "settings", "inputs": {path: digest}}."""
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from tools import signatures
 from tools.files import read_json, unread
 
 MADE_BY = "made_by.json"
+DATA = ("labels.json", "made_by.json", "classes.txt")       # of a dataset: where its images are compared, no more is
+FOLDERS = ("crf_dir", "label_dir")                          # of a training's inputs
 
 
-def verify(folder, home, data=None, above=()):
+def verify(folder, home, data=None, above=(), images=None):
     """Raise ValueError if a folder's inputs have changed since it was written. Without made_by.json nothing is checked.
 
-    home  the folder of its experiment: inputs are named relative to it
-    data  {name: digest} of the dataset's files, compared with those in made_by.json
-    above  folders that were written from this one
+    home    the folder of its experiment: inputs are named relative to it
+    data    {name: digest} of the dataset's files, compared with those in made_by.json
+    above   folders that were written from this one
+    images  data.signatures.Signatures of the images whose maps are read, compared with those they were made of
     """
     folder = Path(folder)
     if folder.resolve() in above:
@@ -24,6 +29,8 @@ def verify(folder, home, data=None, above=()):
                          "and run the stage that makes it again")
     record = read_made_by(folder)
     recorded = record.get("settings", {}).get("data", {})
+    if by_image := images is not None and signatures.recorded(folder):
+        recorded = {name: old for name, old in recorded.items() if name not in DATA}
     for name in recorded.keys() & (data or {}).keys():
         if recorded[name] != data[name]:
             raise ValueError(f"{folder} is stale: the dataset's {name} has changed since it was made. Make it "
@@ -32,12 +39,14 @@ def verify(folder, home, data=None, above=()):
         path = home / name                  # an absolute name stays absolute
         # Not Path's tests, which raise if the text cannot be a file name. A device has no digest.
         if os.path.isdir(path):
-            verify(path, home, data, (*above, folder.resolve()))
+            verify(path, home, data, (*above, folder.resolve()), images)
         elif not os.path.isfile(path):
             continue
         if digest(path) != old:
             raise ValueError(f"{folder} is stale: {path} has changed since it was made. Make it again "
                              "(--overwrite), or name another folder")
+    if by_image:
+        signatures.check(folder, images)
 
 
 def made_with(folder):
@@ -75,20 +84,57 @@ def read_made_by(folder):
     return record
 
 
-def differences(found, wanted):
-    """Name what differs between two made_by records; empty if nothing does."""
+def differences(found, wanted, by_image=False):
+    """Name what differs between two made_by records; empty if nothing does.
+
+    by_image  the images of the dataset are compared one by one, its files need not be
+    Inputs are compared by digest: an experiment may be renamed. The name of what has no digest counts.
+    """
     if not found:
         return f"it holds files but no {MADE_BY}"
     words = [] if found.get("stage") == wanted["stage"] else [
         f"by {str(found.get('stage'))[:60]}, now {wanted['stage']}"]
-    for part in ("settings", "inputs"):
-        old, new = (_flat(record.get(part, {})) for record in (found, wanted))
-        for key in sorted(set(old) | set(new)):
-            if old.get(key) != new.get(key):
-                a, b = (str(x.get(key, "absent"))[:60] for x in (old, new))
-                words.append(f"{key[:60]}: then {a:.12}, now {b:.12}" if len(a) == len(b) == 60 else
-                             f"{key[:60]}: then {a}, now {b}")
+    old, new = (_flat(record.get("settings", {})) for record in (found, wanted))
+    skipped = {f"data {name}" for name in DATA} if by_image else set()
+    words += _differing(old, new, skipped)
+    old, new = (record.get("inputs", {}) for record in (found, wanted))
+    if _content(old) != _content(new):
+        words += _differing(old, new)
     return "; ".join(words[:20])
+
+
+def differing(saved, record, images=None):
+    """Say what differs between a last.pth and the training of now: lists of words on the settings, on the images."""
+    by_image = images is not None and isinstance(saved.get("images"), dict)
+    return (training_differences(saved["settings"], record, by_image),
+            signatures.training_changes(saved["images"], images) if by_image else [])
+
+
+def training_differences(old, new, by_image=False):
+    """Name what differs between the settings of a training in last.pth and those of now: a list, empty if nothing does.
+
+    Of weights and folders that it starts from the digest counts, not the name; by_image as of differences.
+    """
+    inputs = [record.get("inputs") if isinstance(record.get("inputs"), dict) else {} for record in (old, new)]
+    skipped = {name for name in inputs[0] if inputs[0][name] == inputs[1].get(name)}
+    skipped |= {*FOLDERS} if inputs[0] and inputs[1] else set()
+    skipped |= {f"inputs {name}" for name in DATA} if by_image else set()
+    return _differing(_flat(old), _flat(new), skipped)
+
+
+def _differing(old, new, skipped=()):
+    words = []
+    for key in sorted({*old, *new} - {*skipped}):
+        if old.get(key) != new.get(key):
+            a, b = (str(x.get(key, "absent"))[:60] for x in (old, new))
+            digests = all(re.fullmatch("[0-9a-f]{60}", text) for text in (a, b))
+            words.append(f"{key[-60:]}: then {a:.12}, now {b:.12}" if digests else f"{key[-60:]}: then {a}, now {b}")
+    return words
+
+
+def _content(inputs):
+    """List what inputs hold, whatever their names: digests, and the names of those without one."""
+    return sorted(name if value == "unknown" else str(value) for name, value in inputs.items())
 
 
 def _flat(table):

@@ -21,6 +21,8 @@ def read_table(content, names):
     """
     if content.startswith(b"\x93NUMPY"):
         return _plain(_read_npy_dict(content), names, len(content))
+    if not content.startswith((b"PK", b"\x80")):        # \x80: a pickle
+        raise ValueError("it does not begin as .npz, .npy and .pth files do")
     if not content.startswith(b"PK"):
         return _plain(_read_legacy_torch(content), names, len(content))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:

@@ -7,7 +7,9 @@ Run     python -m data.prepare check --root data/mine
 An error is what stops a stage or makes its result mean nothing; a warning is what may be meant so. The exit status is 1
 if there is an error.
 """
+import json
 import os
+import shlex
 from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
@@ -31,8 +33,8 @@ KINDS = {                                           # of what may be wrong with 
     "ids": "masks hold values that are no class's id",
 }
 REMEDIES = {
-    "unreadable": "Fetch them again, or take them off the lists",
-    "mask": "Save them again, or remove them",
+    "unreadable": "",                               # the sentence of each says what to do
+    "mask": "",
     "exif": "To turn the masks: {turn}",
     "size": "Resize them by nearest neighbour, or remove them",
     "colour": "To convert masks in VOC's colours: {voc} -- in other colours: write a line \"128 0 0 NAME\" for each "
@@ -162,8 +164,8 @@ def read_labels(layout, classes, lists, listed, images, found):
     if path.exists():
         table = found.tried(lambda: read_label_table(path, classes)) if classes else None
         if table is None:
-            return {}
-        if missing := [i for i in needed if i not in table]:
+            table = what_can_be_read(path, classes)
+        if missing := [i for i in needed if i not in table] if table else []:
             found.error(f"{len(missing)} images have no label in {path}: add them there, or take them off the lists",
                         missing)
         if ghosts := sorted(table.keys() - images.keys()):
@@ -180,6 +182,15 @@ def read_labels(layout, classes, lists, listed, images, found):
     if classes and (words := found.tried(lambda: left_out(list(table.values()), classes, layout.root))):
         found.warning(words)
     return {image_id: names & set(classes) for image_id, names in table.items()}
+
+
+def what_can_be_read(path, classes):
+    """Read the labels of a labels.json that is wrong somewhere, so that the rest of the dataset is checked too."""
+    try:
+        table = json.loads(read_text(path))
+        return {i: set(names) & set(classes) for i, names in table.items() if isinstance(names, list)}
+    except (ValueError, TypeError, AttributeError, OSError, RecursionError):
+        return {}
 
 
 def check_splits(lists, labels, classes, looks, layout, found):
@@ -225,7 +236,8 @@ def check_looks(layout, looks, found):
         if wrong := [each.wrong[kind] for each in looks.values() if kind in each.wrong]:
             remedy = REMEDIES[kind].format(turn=convert(layout.root), voc=convert(layout.root, "voc"),
                                            file=convert(layout.root, "colours.txt"))
-            found.error(f"{len(wrong)} {words}. The first: " + "; ".join(wrong[:FIRST]) + f". {remedy}")
+            first = "; ".join(wrong[:FIRST])
+            found.error(f"{len(wrong)} {words}. The first: {first}" + (f". {remedy}" if remedy else ""))
     if large := [i for i, each in looks.items() if each.pixels > LIMIT]:
         found.warning(f"{len(large)} images have more than {LIMIT // 1_000_000} million pixels: give the stages "
                       "--max_side 1024, or save them smaller", large)
@@ -237,11 +249,13 @@ def check_looks(layout, looks, found):
 
 def convert(root, colours=""):
     """Give the command that makes a dataset with converted masks from the one at `root`."""
-    labels = root / "labels.json" if (root / "labels.json").exists() else "LABELS.csv"
-    classes = f" --classes {root / 'classes.txt'}" if (root / "classes.txt").exists() else ""
-    colours = f" --mask_colours {colours}" if colours else ""
-    return (f"python -m data.prepare folder --images {root / 'JPEGImages'} --labels {labels}{classes} --lists "
-            f"{root / 'ImageSets/Segmentation'} --masks {root / 'SegmentationClass'}{colours} --root {root}_converted")
+    labels, classes = root / "labels.json", root / "classes.txt"
+    words = ["python", "-m", "data.prepare", "folder", "--images", root / "JPEGImages",
+             "--labels", labels if labels.exists() else "LABELS.csv",
+             *(("--classes", classes) if classes.exists() else ()),
+             "--lists", root / "ImageSets/Segmentation", "--masks", root / "SegmentationClass",
+             *(("--mask_colours", colours) if colours else ()), "--root", f"{root}_converted"]
+    return shlex.join(map(str, words))
 
 
 def check_masks(root, looks, labels, classes, lists, masks, images, found):
