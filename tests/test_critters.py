@@ -148,7 +148,7 @@ def test_cut_off_leaves_nothing(tmp_path, monkeypatch):
         return draw(seed, split, index, plain)
 
     monkeypatch.setattr(critters, "draw", cut_off)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="same command again"):
         prepare.main(["critters", "--out", str(tmp_path / "set"), "--train", "2", "--val", "1"])
     assert list(tmp_path.iterdir()) == []
 
