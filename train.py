@@ -55,6 +55,8 @@ def main():
         schedule_steps=own["schedule_steps"](settings, len(dataset)) if "schedule_steps" in own else plan.steps,
         on_step=partial(own["pictures"], settings, experiment, objective, layout) if "pictures" in own else None,
         on_epoch=partial(measure_cams, settings, network, layout, device, plan, listed) if listed else None)
+    if distributed.is_first():
+        warn_if_nothing_is_learned(experiment, settings)
 
 
 def train_set(settings, model, layout):
@@ -117,6 +119,16 @@ def measure_cams(settings, network, layout, device, plan, ids, epoch):
     curve = list(zip(thresholds, iou(histogram.matrices()).mean(-1).tolist()))
     best = max(curve, key=lambda point: point[1])
     return {"miou": best[1], "threshold": best[0], "curve": curve}
+
+
+def warn_if_nothing_is_learned(experiment, settings):
+    """Say so where a classifier, in its last epoch, gave absent classes as much as present ones: it has diverged."""
+    *_, last = [{}, *experiment.epochs(f"train_{settings.model}")]
+    present, absent = last.get("p_present"), last.get("p_absent")
+    if present is not None and absent is not None and present <= absent:
+        print(f"warning: {settings.model} has learned nothing: in its last epoch it gave present classes {present:.2f} "
+              f"and absent ones {absent:.2f}. Its maps will mean nothing. A lower --lr (it is {settings.lr:g}), more "
+              "--max_epochs or more images may help")
 
 
 if __name__ == "__main__":

@@ -151,3 +151,9 @@ def test_training_refuses_the_background_as_a_class(place):
     names = (data / "classes.txt").read_text()
     (data / "classes.txt").write_text(f"_background_\n{names}")
     assert "object classes only" in refusal("train", *TRAIN)
+
+
+@pytest.mark.parametrize("lr, epochs, warned", [(30, 1, True), (0.1, 10, False)])
+def test_a_classifier_that_has_learned_nothing_is_named(place, lr, epochs, warned):
+    said = call("train", *DEMO, *small("model_oc"), "--name", "NEW", "--max_epochs", epochs, "--lr", lr)
+    assert ("learned nothing" in said and f"--lr (it is {lr:g})" in said) == warned
