@@ -2,6 +2,7 @@
 import errno
 import math
 import os
+import threading
 import warnings
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from PIL import Image, ImageOps
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}    # of --images
 ORIENTATION = 0x0112                                # EXIF's tag of how the camera was held
 LARGE, LARGEST = 50_000_000, 2_000_000_000      # pixels: see read_image; the most that anything here reads
+PILLOWS_LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)      # pixels of an image that Pillow by itself refuses
+_OPENING = threading.Lock()                         # the limit is Pillow's global, and images are read in threads, too
 TAKE_OFF = "fetch it again or take it off the list"
 IF_GONE = "If it was there before: is its disk still mounted? Then run the same command again"
 
@@ -65,7 +68,7 @@ def voc_palette():
 @contextmanager
 def decoded(path, remedy=TAKE_OFF, max_side=None):
     """Open an image, decode it and turn it upright. max_side: as of read_image."""
-    with _opened(path, remedy, LARGEST if max_side else Image.MAX_IMAGE_PIXELS * 2, max_side) as image:
+    with _opened(path, remedy, LARGEST if max_side else PILLOWS_LIMIT, max_side) as image:
         if max_side and image.width * image.height > LARGE:
             image.draft(image.mode, (max_side, max_side))       # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size
         image.load()
@@ -113,11 +116,12 @@ def _remedy_of_large(most, max_side):
 @contextmanager
 def _without_limit():
     """Let Pillow open, not decode, images of any size: it would refuse large ones without saying how large they are."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+    with _OPENING:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _check_size(image, path):
