@@ -12,7 +12,6 @@ from PIL import Image, ImageOps
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}    # of --images
 ORIENTATION = 0x0112                                # EXIF's tag of how the camera was held
 LARGE, LARGEST = 50_000_000, 2_000_000_000      # pixels: see read_image; the most that anything here reads
-PILLOWS_LIMIT = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)      # pixels of an image that Pillow by itself refuses
 _OPENING = threading.Lock()                         # the limit is Pillow's global, and images are read in threads, too
 TAKE_OFF = "fetch it again or take it off the list"
 IF_GONE = "If it was there before: is its disk still mounted? Then run the same command again"
@@ -68,7 +67,7 @@ def voc_palette():
 @contextmanager
 def decoded(path, remedy=TAKE_OFF, max_side=None):
     """Open an image, decode it and turn it upright. max_side: as of read_image."""
-    with _opened(path, remedy, LARGEST if max_side else PILLOWS_LIMIT, max_side) as image:
+    with _opened(path, remedy, LARGEST if max_side else pillows_limit(), max_side) as image:
         if max_side and image.width * image.height > LARGE:
             image.draft(image.mode, (max_side, max_side))       # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size
         image.load()
@@ -111,6 +110,12 @@ def _remedy_of_large(most, max_side):
         return f"--max_side 1024 reads it smaller (with --overwrite where the stage has begun without); or {smaller}"
     elsewhere = "; infer.py, and infer_seg.py with --images, read it with --max_side 1024"
     return f"{smaller[0].upper()}{smaller[1:]}" + elsewhere * (max_side is None and most < LARGEST)
+
+
+def pillows_limit():
+    """Return how many pixels an image may have that Pillow by itself reads."""
+    with _OPENING:
+        return 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
 
 
 @contextmanager
