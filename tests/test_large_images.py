@@ -1,5 +1,7 @@
 """Photos without labels, and photos that are too large for the network or for Pillow."""
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -21,6 +23,19 @@ def test_a_photo_above_pillows_limit_is_read_where_it_is_shrunk(tmp_path):
         image = read_image(tmp_path / name, max_side=512)
         assert image.shape[1] == 2 * image.shape[0] >= 1024 and (image == 90).all()
         assert Image.MAX_IMAGE_PIXELS == 89478485           # the limit holds for what is read next
+
+
+def test_several_threads_read_images_at_a_time(tmp_path):
+    """As infer.py --crf and infer_aff.py do; the limit of Pillow, which reading lifts, is one for all threads."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            images = list(threads.map(lambda _: read_image(tmp_path / "a.png"), range(1000)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(images) == 1000 and Image.MAX_IMAGE_PIXELS == 89478485
 
 
 def test_a_large_photo_is_turned_as_its_exif_data_says(tmp_path):
