@@ -70,7 +70,7 @@ def voc_palette():
 @contextmanager
 def decoded(path, remedy=TAKE_OFF, max_side=None):
     """Open an image, decode it and turn it upright. max_side: as of read_image."""
-    with _opened(path, remedy, LARGEST if max_side else _limit(), max_side) as image:
+    with _opened(path, remedy, LARGEST if max_side else pillows_limit(), max_side) as image:
         if max_side and image.width * image.height > LARGE:
             image.draft(image.mode, (max_side, max_side))       # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size
         image.load()
@@ -86,7 +86,7 @@ def _opened(path, remedy=TAKE_OFF, most=LARGEST, max_side=None):
     """
     image, too_large = None, None
     try:
-        with _without_limit(), warnings.catch_warnings():
+        with _withoutpillows_limit(), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)     # above half of the limit: fine
             image = Image.open(path)
         with image:
@@ -116,7 +116,7 @@ def _remedy_of_large(most, max_side):
 
 
 @contextmanager
-def _without_limit():
+def _withoutpillows_limit():
     """Let Pillow open, not decode, images of any size: it would refuse large ones without saying how large they are.
 
     Pillow's limit holds for all threads, and those of tools.crf read images beside the network's: one changes it at a
@@ -130,10 +130,10 @@ def _without_limit():
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _limit():
+def pillows_limit():
     """Return above how many pixels Pillow refuses an image."""
     with _limit_lock:
-        return Image.MAX_IMAGE_PIXELS * 2
+        return 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)       # tools/files.py lifts it, too
 
 
 def _check_size(image, path):
