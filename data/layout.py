@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data.folders import PARTS, files_by_id, find_label_map, other_map, prepare, twice_there, why_no_dataset
-from data.images import IF_GONE, TAKE_OFF, decoded, image_size, orientation
+from data.images import IF_GONE, TAKE_OFF, decoded, image_size, orientation, voc_palette
 from data.labels import (
     check_classes,
     label_matrix,
@@ -210,7 +210,10 @@ class VOCLayout:
         """Read a label map, whoever wrote it, uint8 (H, W): class ids, 0 background, 255 ignore."""
         path = find_label_map(folder, image_id) or Path(folder) / f"{image_id}.png"
         with decoded(path, f"{TAKE_OFF}, or, if a stage wrote it, delete it and run that stage again") as image:
-            mode, labels = image.mode, np.array(image)
+            mode, labels, palette = image.mode, np.array(image), image.getpalette("RGB") if image.mode == "P" else None
+        if palette and _vocs_colours_elsewhere(labels, palette):
+            raise ValueError(f"{path} has VOC's colours, but not at their class ids: its palette was made anew when it "
+                             f"was saved. {self._to_convert(folder, coloured=True)}")
         if mode not in ("P", "L"):
             coloured = mode not in ("1", "F") and not mode.startswith("I")
             raise ValueError(f"{path} is an image of mode {mode}: a label map is a palette or 8-bit gray PNG whose "
@@ -265,6 +268,15 @@ def parse_id(line, place):
         raise ValueError(f"{place}: {image_id!r} is not an ID: letters, digits and _ - . only, and no dot in front. "
                          "Rename the image, or fix the line")
     return image_id
+
+
+def _vocs_colours_elsewhere(labels, palette):
+    """Say whether a palette gives the ids in a label map colours that are all VOC's, but those of other ids."""
+    ids, voc = np.unique(labels), np.frombuffer(voc_palette(), np.uint8).reshape(-1, 3)
+    own = np.zeros((256, 3), np.uint8)
+    own[:len(palette) // 3] = np.reshape(palette, (-1, 3))
+    of_voc = {tuple(colour) for colour in voc[[*range(1, 21), IGNORE]].tolist()} | {(0, 0, 0)}
+    return (own[ids] != voc[ids]).any() and all(tuple(colour) in of_voc for colour in own[ids].tolist())
 
 
 def _some(names):

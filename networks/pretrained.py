@@ -209,7 +209,11 @@ def describe_file(path, kinds, layout, likely=None):
     file does not tell strides and dilations
     Raises ValueError where the file holds no network of these kinds, or one for other classes.
     """
-    tensors = weight_files.read(path).tensors
+    file = weight_files.read(path)
+    tensors, trained_on = file.tensors, file.beside.get("settings.classes")         # of our own last.pth
+    if trained_on and trained_on != layout.classes:
+        raise ValueError(f"{path} was trained on the classes {', '.join(trained_on[:5])} ..., and {layout.root} has "
+                         f"{', '.join(layout.classes[:5])} ...: --data_root must have its classes, in its order")
     if likely:
         needed = {name: shape for name, shape in shapes_of(likely).items() if not name.endswith("num_batches_tracked")}
         names, _ = fit(tensors, needed, needed, path)

@@ -250,7 +250,8 @@ def _collect(path, part, prefix, found, depth=0):
         elif isinstance(value, dict) and value and depth < 6 and not re.match("optim|(lr_)?sched|scaler", key.lower()):
             _collect(path, value, name + ".", found, depth + 1)
         else:
-            found.beside[name] = value if isinstance(value, int | float | str) else None
+            words = isinstance(value, list) and all(isinstance(word, str) for word in value)
+            found.beside[name] = value if words or isinstance(value, int | float | str) else None
 
 
 def _plain_tensor(path, name, value):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.dataset import TrainSet
-from data.images import read_image
+from data.images import read_image, voc_palette
 from data.layout import VOC_CLASSES, VOCLayout
 
 ANYTHING = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
@@ -408,3 +408,20 @@ def test_missing_pictures_and_labels_are_told_before_training(photos):
     write_picture(photos.root / "JPEGImages/z.jpg")
     with pytest.raises(ValueError, match="image without labels: z"):
         TrainSet(photos, ["a", "z"], 1, noise)
+
+
+def test_vocs_colours_at_other_ids_are_refused(root):
+    """As Pillow's quantize leaves them; maps with VOC's own palette, a gray one or other colours are read."""
+    (root / "SegmentationClass").mkdir(exist_ok=True)
+    ids = np.array([[0, 3, 5], [5, 255, 0]], np.uint8)
+    right = Image.fromarray(ids)
+    right.putpalette(voc_palette())
+    right.save(root / "SegmentationClass/a.png")
+    np.testing.assert_array_equal(VOCLayout(root).read_label_map("a", root / "SegmentationClass"), ids)
+    right.convert("RGB").quantize(8).save(root / "SegmentationClass/a.png")
+    with pytest.raises(ValueError, match=r"a\.png has VOC's colours.*--mask_colours voc"):
+        VOCLayout(root).read_label_map("a", root / "SegmentationClass")
+    for palette in (np.repeat(np.arange(256), 3), np.random.default_rng(0).integers(0, 256, 768)):
+        right.putpalette(palette.astype(np.uint8).tobytes())
+        right.save(root / "SegmentationClass/a.png")
+        np.testing.assert_array_equal(VOCLayout(root).read_label_map("a", root / "SegmentationClass"), ids)

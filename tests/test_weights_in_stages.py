@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.stages import DEMO, call, files, refusal
+from tests.stages import DEMO, call, files, own_data, refusal, small
 
 Y = ("--recipe", "demo", "--name", "Y", "--num_workers", 0)
 TRAIN = (*Y, "--model", "model_cse", "--batch_size", 4, "--max_epochs", 1, "--val_every", 0)
@@ -102,3 +102,12 @@ def test_a_program_in_a_starting_file_does_not_run(place):
     torch.save({"x": Program("ran")}, authors_file())
     assert "holds a program" in refusal("infer", *DEMO[:2], *Y[2:], "--load_epo", 14, "--dict")
     assert not Path("ran").exists()
+
+
+def test_a_last_pth_of_classes_in_another_order_is_refused(place):
+    shutil.copy("experiment/X/ckpt/model_oc/last.pth", "classifier.pth")
+    data = own_data(place)
+    names = (data / "classes.txt").read_text().split("\n")
+    (data / "classes.txt").write_text("\n".join([names[1], names[0], *names[2:]]))
+    message = refusal("train", *Y, *small("model_cse"), "--er_init", "random", "--cl_init", "classifier.pth")
+    assert "classifier.pth was trained on the classes fox, toucan" in message and "toucan, fox" in message
