@@ -2,6 +2,7 @@
 
 What a file is, its first bytes tell: torch.save's of today (a zip) and of before 2020, safetensors, MXNet's .params.
 """
+import errno
 import hashlib
 import io
 import os
@@ -145,8 +146,8 @@ def _read_zip(path):
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError):
-        names = ["data.pkl"]                                        # cut: said below
+    except Exception:                   # zipfile names no set of what a damaged file may raise
+        names = ["data.pkl"]            # said below
     if any(name.endswith("constants.pkl") for name in names):
         raise ValueError(f"{path} holds a program (TorchScript), so it was not opened: where it was made, save "
                          "model.state_dict()")
@@ -181,7 +182,7 @@ def _guarded(path, read_it):
     try:
         return read_it(path)
     except Exception as error:          # a damaged pickle can raise nearly anything
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):      # EINVAL: damaged, too
             raise
         if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
             named = re.search(r"GLOBAL ([\w.]+)", str(error))

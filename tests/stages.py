@@ -82,7 +82,7 @@ def refusal(stage, *words):
     return message
 
 
-def files(folder, without=("log.txt", "config/", ".lock/")):
+def files(folder, without=("log.txt", "config/", ".lock/", "made_by.images")):
     """Return {relative path: (time, digest)} of all files that a second run must not touch."""
     names = {p: p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file()}
     return {name: (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest()) for p, name in names.items()

@@ -370,8 +370,8 @@ def test_the_recipe_voc(voc_place):     # noqa: F811
         cams = np.stack([0.9 * (truth == c) for c in classes])
         save_cam(f"experiment/X/dict/{image_id}.npz", classes, cams)
         for alpha, certain in (("04", 0.4), ("24", 0.6)):
-            rows = np.concatenate([certain * (truth[None] == 0), cams])
-            save_crf(f"experiment/X/crf/{alpha}/{image_id}.npz", [0, *classes], rows)
+            rows = np.concatenate([certain * (truth[None] == 0) + 1e-3, cams])
+            save_crf(f"experiment/X/crf/{alpha}/{image_id}.npz", [0, *classes], rows / rows.sum(0))
     call("train_aff", "--name", "X", "--low", 4, "--high", 24, "--width", 0.125, "--max_epochs", 2, "--init", "random",
          "--num_workers", 1)
     stored = json.loads((voc_place / "experiment/X/config/train_aff_04_24.json").read_text())["settings"]

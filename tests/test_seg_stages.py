@@ -400,7 +400,7 @@ def test_labels_of_another_size(seg):
 
 def test_labels_in_colours(seg):
     spoil(seg, lambda labels: Image.fromarray(labels).convert("RGB"))
-    assert_says(refusal("train_seg", *SEG), "rw/02_24/train_0004.png", "mode RGB", "colours", "Convert it")
+    assert_says(refusal("train_seg", *SEG), "rw/02_24/train_0004.png", "mode RGB", "--mask_colours")
 
 
 @pytest.mark.parametrize("value, words", [(0, "one class alone, background"), (3, "one class alone, ram"),

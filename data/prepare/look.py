@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data.images import decoded, image_size, orientation
+from data.images import decoded, image_size, orientation, pillows_limit
 from data.layout import IGNORE
 
-LIMIT = 2 * Image.MAX_IMAGE_PIXELS          # pixels that Pillow reads; above, an image is read with --max_side
+LIMIT = pillows_limit()          # pixels that Pillow reads; above, an image is read with --max_side
 MASK = "save it again, or remove it"
 
 
