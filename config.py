@@ -223,6 +223,8 @@ class Evaluate(Common):
 @dataclass
 class Reproduce(Common):
     """reproduce.py"""
+    beyond = ". Flags of the training stages stand last, after --: -- {words}"
+
     name: str = option("", "experiment; empty: the recipe's name, and the model's where it is not the usual one",
                        content=False)
     model: str = option("model_cse", "whose CAMs become the pseudo labels: a file of models/")

@@ -24,13 +24,14 @@ def official_state(net):
     return {official(name): tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
 
 
-def load_weights(net, source, head="require"):
+def load_weights(net, source, head="require", fresh=()):
     """Copy weights into a network; if anything is wrong with them, nothing is copied.
 
     source  path of a file (networks.weight_files), or a dict of tensors or arrays. Names: the authors', our own, those
             of timm, with anything before them (module., model.), also where the file holds more beside them
     head    "require": every tensor must be there; "skip": one outside net.backbone that is missing or of another shape
             keeps its fresh values
+    fresh   official names of a head's tensors that are not taken from the source, with head="skip"
     Returns {"loaded", "new", "unused"}: lists of names; unused are those of the source. Its attribute `prefix` is what
     stood before the names in the source.
     Raises ValueError naming the tensor, both shapes and the source; also for values that are not finite and for
@@ -48,7 +49,7 @@ def load_weights(net, source, head="require"):
     pairs, new, problems = {}, [], []
     eps = {f"{layer}.running_var": module.eps for layer, module in net.named_modules() if hasattr(module, "eps")}
     for name, (full, tensor) in own.items():
-        value = given.get(names.get(name))
+        value = None if name in fresh else given.get(names.get(name))
         if value is None and name.endswith("num_batches_tracked"):
             continue
         if value is None or value.shape != tensor.shape:
@@ -178,15 +179,27 @@ def _names(description):
 def load_start(net, description, path):
     """Load the weights with which a training starts: the backbone's, and the head's where they fit.
 
-    Raises ValueError also where a network.json beside them names another backbone than `description`.
+    A layer that tells classes apart stays new where a network.json beside the weights lists other classes than
+    `description`, as many as they may be. Raises ValueError also where that file names another backbone.
     """
     beside = Path(path).with_name("network.json")
-    if beside.exists():
-        there, here = (d["backbone"].get("name") for d in (read_description(beside), description))
-        if there != here:
-            raise ValueError(f"{path} holds weights of the backbone {there} (says {beside}), and --backbone is {here}: "
-                             "start from weights of the same backbone, or take the other --backbone")
-    return load_weights(net, path, head="skip")
+    if not beside.exists():
+        return load_weights(net, path, head="skip")
+    found = read_description(beside)
+    there, here = (d["backbone"].get("name") for d in (found, description))
+    if there != here:
+        raise ValueError(f"{path} holds weights of the backbone {there} (says {beside}), and --backbone is {here}: "
+                         "start from weights of the same backbone, or take the other --backbone")
+    fresh = _layers_of_classes(description) if found["classes"] != description.get("classes") else ()
+    return load_weights(net, path, head="skip", fresh=fresh)
+
+
+def _layers_of_classes(description):
+    """Name the tensors of a network whose shape depends on the number of classes."""
+    if not description.get("classes"):
+        return ()
+    shapes, wider = (shapes_of(description | {"classes": [*description["classes"], *more]}) for more in ((), ("",)))
+    return {name for name, shape in shapes.items() if wider[name] != shape}
 
 
 def describe_file(path, kinds, layout, likely=None):

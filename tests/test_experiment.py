@@ -82,7 +82,7 @@ def test_starting_weights(trained, tmp_path, monkeypatch):
             trained.find_init(f"X/{model}", "er_init")
     with pytest.raises(ValueError, match="no epoch 7"):
         trained.find_init("X/model_oc/7", "er_init")
-    with pytest.raises(ValueError, match="no weights 'nonsense'.*random, imagenet, cam, a file, or EXPERIMENT/MODEL"):
+    with pytest.raises(ValueError, match="--er_init: no weights 'nonsense'.*random, .* a file, or EXPERIMENT/MODEL"):
         trained.find_init("nonsense", "er_init")
 
 

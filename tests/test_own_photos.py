@@ -167,6 +167,12 @@ def test_flags_that_no_training_has(photos, words, says):
     assert_says(refusal("reproduce", *OWN, "--dry_run", "--", *words), *says)
 
 
+def test_a_training_flag_in_the_wrong_place_is_told_the_right_one(capsys):
+    with pytest.raises(SystemExit):
+        flags.parse(config.Reproduce, ["--batch_size", "4"])
+    assert "unrecognized arguments: --batch_size 4" in (said := capsys.readouterr().err) and "-- --batch_size 4" in said
+
+
 def test_nothing_after_two_dashes_is_nothing(photos):
     assert planned("--") == planned()
     assert flags.split_words(["--name", "X"]) == (["--name", "X"], [])

@@ -174,6 +174,17 @@ def test_another_class_count_starts_a_training_and_is_explained_elsewhere(state,
     assert report["new"] == ["fc8.weight"] and len(report["loaded"]) == len(state) - 1
 
 
+@pytest.mark.parametrize(("classes", "new"), [("abcd", []), ("dcba", ["fc8.weight"]), ("wxyz", ["fc8.weight"])])
+def test_as_many_other_classes_get_a_new_last_layer(state, tmp_path, classes, new):
+    description = {"class": "CAMNet", "backbone": {"name": "resnet38d", "width": WIDTH}, "head": {}}
+    torch.save(state, tmp_path / "000.pth")
+    (tmp_path / "network.json").write_text(json.dumps(description | {"classes": list(classes)}))
+    net = CAMNet(num_classes=4, width=WIDTH)
+    fresh = net.fc8.weight.detach().clone()
+    assert load_start(net, description | {"classes": list("abcd")}, tmp_path / "000.pth")["new"] == new
+    assert torch.equal(net.fc8.weight, fresh) == bool(new)
+
+
 # ---- why something does not fit ----
 
 @pytest.mark.parametrize(("made", "words"), [

@@ -222,7 +222,7 @@ class Experiment:
         command = self.advice(parts[0], f"ckpt/{parts[1]}") if len(parts) in (2, 3) else None
         instead = (f"To make them, run: {command}" if command else
                    "The weights to start from: random, imagenet, cam, a file, or EXPERIMENT/MODEL")
-        raise ValueError(f"no weights {source!r} (neither a file nor in {self.root}/). {instead}")
+        raise ValueError(f"--{flag}: no weights {source!r} (neither a file nor in {self.root}/). {instead}")
 
     # -- output folders
 

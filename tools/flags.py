@@ -1,7 +1,8 @@
 """A dataclass becomes a command line: each field is a flag with its help, its source and the limits of its value.
 
-A class of settings may hold `recipes`, {recipe: {field: (value, reason)}}: the defaults that a recipe changes; and
-`elsewhere`, {flag: script}: flags that the authors' one parser took for every script and that another script has here.
+A class of settings may hold `recipes`, {recipe: {field: (value, reason)}}: the defaults that a recipe changes;
+`elsewhere`, {flag: script}: flags that the authors' one parser took for every script and that another script has here;
+and `beyond`, what an error about unknown flags adds, {words} being those flags.
 """
 import argparse
 import math
@@ -48,7 +49,8 @@ def parse(cls, argv=None, models=None):
         parser.add_argument(flag, dest=flag, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     found, unknown = parser.parse_known_args(argv)
     if unknown:
-        parser.error(_explained(unknown, models or {}, getattr(known, "model", None)))
+        beyond = getattr(cls, "beyond", "").format(words=" ".join(unknown))
+        parser.error(_explained(unknown, models or {}, getattr(known, "model", None)) + beyond)
     _say_where({flag: script for flag, script in elsewhere.items() if flag in vars(found)}, parser.prog)
     settings = cls(**{f.name: getattr(found, f.name) for f in fields(cls)})
     for f in fields(cls):
