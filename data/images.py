@@ -12,12 +12,10 @@ from PIL import Image, ImageOps
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}    # of --images
 ORIENTATION = 0x0112                                # EXIF's tag of how the camera was held
 LARGE, LARGEST = 50_000_000, 2_000_000_000      # pixels: see read_image; the most that anything here reads
+_OPENING = threading.Lock()                         # the limit is Pillow's global, and images are read in threads, too
+os.register_at_fork(before=_OPENING.acquire, after_in_parent=_OPENING.release, after_in_child=_OPENING.release)
 TAKE_OFF = "fetch it again or take it off the list"
 IF_GONE = "If it was there before: is its disk still mounted? Then run the same command again"
-
-_limit_lock = threading.Lock()                      # of Pillow's limit; a process that is forked must not find it held
-os.register_at_fork(before=_limit_lock.acquire, after_in_parent=_limit_lock.release,
-                    after_in_child=_limit_lock.release)
 
 
 def image_size(path):
@@ -70,7 +68,7 @@ def voc_palette():
 @contextmanager
 def decoded(path, remedy=TAKE_OFF, max_side=None):
     """Open an image, decode it and turn it upright. max_side: as of read_image."""
-    with _opened(path, remedy, LARGEST if max_side else _limit(), max_side) as image:
+    with _opened(path, remedy, LARGEST if max_side else pillows_limit(), max_side) as image:
         if max_side and image.width * image.height > LARGE:
             image.draft(image.mode, (max_side, max_side))       # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size
         image.load()
@@ -115,25 +113,21 @@ def _remedy_of_large(most, max_side):
     return f"{smaller[0].upper()}{smaller[1:]}" + elsewhere * (max_side is None and most < LARGEST)
 
 
+def pillows_limit():
+    """Return how many pixels an image may have that Pillow by itself reads."""
+    with _OPENING:
+        return 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
+
+
 @contextmanager
 def _without_limit():
-    """Let Pillow open, not decode, images of any size: it would refuse large ones without saying how large they are.
-
-    Pillow's limit holds for all threads, and those of tools.crf read images beside the network's: one changes it at a
-    time.
-    """
-    with _limit_lock:
+    """Let Pillow open, not decode, images of any size: it would refuse large ones without saying how large they are."""
+    with _OPENING:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
-
-
-def _limit():
-    """Return above how many pixels Pillow refuses an image."""
-    with _limit_lock:
-        return Image.MAX_IMAGE_PIXELS * 2
 
 
 def _check_size(image, path):
