@@ -12,10 +12,12 @@ from PIL import Image, ImageOps
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}    # of --images
 ORIENTATION = 0x0112                                # EXIF's tag of how the camera was held
 LARGE, LARGEST = 50_000_000, 2_000_000_000      # pixels: see read_image; the most that anything here reads
-_OPENING = threading.Lock()                         # the limit is Pillow's global, and images are read in threads, too
-os.register_at_fork(before=_OPENING.acquire, after_in_parent=_OPENING.release, after_in_child=_OPENING.release)
 TAKE_OFF = "fetch it again or take it off the list"
 IF_GONE = "If it was there before: is its disk still mounted? Then run the same command again"
+
+_limit_lock = threading.Lock()                      # of Pillow's limit; a process that is forked must not find it held
+os.register_at_fork(before=_limit_lock.acquire, after_in_parent=_limit_lock.release,
+                    after_in_child=_limit_lock.release)
 
 
 def image_size(path):
@@ -84,7 +86,7 @@ def _opened(path, remedy=TAKE_OFF, most=LARGEST, max_side=None):
     """
     image, too_large = None, None
     try:
-        with _without_limit(), warnings.catch_warnings():
+        with _withoutpillows_limit(), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)     # above half of the limit: fine
             image = Image.open(path)
         with image:
@@ -113,21 +115,25 @@ def _remedy_of_large(most, max_side):
     return f"{smaller[0].upper()}{smaller[1:]}" + elsewhere * (max_side is None and most < LARGEST)
 
 
-def pillows_limit():
-    """Return how many pixels an image may have that Pillow by itself reads."""
-    with _OPENING:
-        return 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
-
-
 @contextmanager
-def _without_limit():
-    """Let Pillow open, not decode, images of any size: it would refuse large ones without saying how large they are."""
-    with _OPENING:
+def _withoutpillows_limit():
+    """Let Pillow open, not decode, images of any size: it would refuse large ones without saying how large they are.
+
+    Pillow's limit holds for all threads, and those of tools.crf read images beside the network's: one changes it at a
+    time.
+    """
+    with _limit_lock:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+def pillows_limit():
+    """Return above how many pixels Pillow refuses an image."""
+    with _limit_lock:
+        return 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)       # tools/files.py lifts it, too
 
 
 def _check_size(image, path):
