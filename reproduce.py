@@ -31,6 +31,7 @@ from tools.clock import TIMES, duration, read_times
 from tools.experiment import Experiment
 from tools.files import read_json, write_json
 
+DRAWN = ("data/critters", "data/critters_plain")      # where the embedded set lies unless another folder is named
 STOPPED = 75        # exit code of a stage that was asked to stop: the next one must not run
 
 
@@ -80,7 +81,8 @@ def open_dataset(settings):
 def values_of(settings, name, layout):
     """Return what this run's chain depends on; its dataset is generated first if it is the embedded one."""
     root, draw = Path(settings.data_root), ()
-    if settings.recipe == "demo" and (not root.exists() or (root / "Heads").is_dir()):
+    embedded = root in map(Path, DRAWN) and (root / "Heads").is_dir()       # then it is checked; no folder of another
+    if settings.recipe == "demo" and (not root.exists() or embedded):
         draw = ("--out", settings.data_root, *["--plain"] * settings.plain)
     values = pipeline.values_of(name, settings.recipe, settings.model)
     values = replace(values, train_list=settings.train_list, draw=draw,

@@ -86,7 +86,7 @@ def _opened(path, remedy=TAKE_OFF, most=LARGEST, max_side=None):
     """
     image, too_large = None, None
     try:
-        with _without_pillows_limit(), warnings.catch_warnings():
+        with _without_limit(), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)     # above half of the limit: fine
             image = Image.open(path)
         with image:
@@ -116,7 +116,7 @@ def _remedy_of_large(most, max_side):
 
 
 @contextmanager
-def _without_pillows_limit():
+def _without_limit():
     """Let Pillow open, not decode, images of any size: it would refuse large ones without saying how large they are.
 
     Pillow's limit holds for all threads, and those of tools.crf read images beside the network's: one changes it at a

@@ -9,7 +9,8 @@ import numpy as np
 from data.folders import prepare
 from data.images import IF_GONE
 
-NOT_OBJECTS = {"background", "ignore", "void", "unlabeled", "unlabelled"}       # list object classes only
+NOT_OBJECTS = {"background", "bg", "backgroundclass", "ignore", "ignored", "ignorelabel", "void", "unlabeled",
+               "unlabelled", "dontcare"}                # as _plain writes them: list object classes only
 
 
 def read_label_table(path, classes):
@@ -96,7 +97,7 @@ def check_learnable(labels, classes, list_name, root):
 
 def check_classes(path, names):
     """Raise ValueError if a name of classes.txt stands for no object: with it all ids would be shifted."""
-    if wrong := [name for name in names if _plain(name) in NOT_OBJECTS]:
+    if wrong := [name for name in names if _plain(name).lstrip("0123456789") in NOT_OBJECTS]:
         raise ValueError(f"{path} lists {wrong[0]!r}: list object classes only. The background has the id 0 and "
                          "ignored pixels 255 without a line; the first line is the class with the id 1")
 

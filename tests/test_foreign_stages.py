@@ -124,7 +124,7 @@ def test_crf_maps_are_not_taken_for_cams(place, cams):
     shutil.copytree(place / "experiment/X/maps/02", place / "copy")
     (place / "copy/made_by.json").unlink()
     for folder, words in (("maps/02", ("maps/02 holds CRF maps", "made_by.json")), ("maps/2.0", ("maps/02 holds",)),
-                          ("copy", ("copy/", ".npy holds CRF maps, not CAMs"))):
+                          ("copy", ("copy holds maps of the background", "CRF maps"))):
         assert_says(refusal("evaluation", *DEMO, "--dict_dir", folder, "--list", "some.txt"), *words, "--task crf")
         assert_says(refusal("infer", *DEMO, "--crf", "--alphas", 2, "--crf_dir", "new", "--dict_dir", folder,
                             "--infer_list", "some.txt"), "CRF maps" if folder == "copy" else "maps/02")
@@ -186,6 +186,21 @@ def test_keys_that_count_from_1(place, cams, form):
         assert_says(message, "theirs counts its classes from 1", "one lower")
         assert "delete" not in message
     assert "others: of 12 images looked at, " in call("evaluation", *DEMO, "--dict_dir", "others")
+
+
+@pytest.mark.parametrize("form", ["dict", "keys"])
+def test_maps_of_the_background_among_cams(place, cams, form):
+    """Their scores sum to 1, or not, as here."""
+    (place / "theirs").mkdir()
+    for image_id, (classes, scores) in cams.items():
+        ids, maps = [0, *map(int, classes)], np.concatenate([np.full_like(scores[:1], 0.3), scores])
+        save_npy(place / "theirs" / image_id, {"keys": np.array(ids), "cam": maps} if form == "keys" else
+                 dict(zip(ids, maps)))
+    for stage, words in (("evaluation", DEMO), ("infer", (*DEMO, "--crf", "--alphas", 2)), ("infer_aff", (
+            *AFF, "--infer_list", "train"))):
+        message = refusal(stage, *words, "--dict_dir", "theirs", "--name", "N")
+        assert_says(message, "theirs holds maps of the background", "no CAMs", "--task crf")
+        assert "delete" not in message
 
 
 def test_scores_outside_0_to_1(place, cams):

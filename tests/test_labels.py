@@ -86,7 +86,8 @@ def test_cocos_annotations_are_no_labels(tmp_path):
         layout.label("a")
 
 
-@pytest.mark.parametrize("name", ["background", "_background_", "Background", "__ignore__", "void", "BACKGROUND "])
+@pytest.mark.parametrize("name", ["background", "_background_", "Background", "__ignore__", "void", "BACKGROUND ",
+                                  "0 background", "0: background", "ignored", "bg", "Don't care"])
 @pytest.mark.parametrize("place", [0, 1])
 def test_classes_that_are_no_objects_are_refused(tmp_path, name, place):
     names = ["fox", "owl"]

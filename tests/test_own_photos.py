@@ -49,6 +49,14 @@ def lists_of(lines):
 
 # ---- no ground truth ----
 
+def test_in_a_changed_copy_of_the_embedded_set_nothing_is_drawn(photos, finished):
+    """Without its masks it is photos with labels; data.prepare critters would refuse it, and ask to delete it."""
+    shutil.rmtree(photos)
+    shutil.copytree(finished / "data/critters", photos)
+    shutil.rmtree(photos / "SegmentationClass")
+    assert "data.prepare" not in [word for line in planned()[0] for word in line]
+
+
 def test_the_whole_chain_without_ground_truth_on_fewer_photos_than_a_batch(photos, monkeypatch):
     for model in ("model_oc", "model_cse"):
         monkeypatch.setitem(importlib.import_module(f"models.{model}").RECIPES["demo"], "max_epochs", (1, "a test"))

@@ -107,11 +107,11 @@ def compare_with_labels(folder, paths, layout):
 
     paths  {ID: path}
     Returns a sentence where most show classes that are not among their labels, else "". ValueError where all would fit
-    if their classes were one lower: then the files count their keys from 1.
+    if their classes were one lower: then the files count their keys from 1, or key 0 is the background.
     """
     if not is_foreign(folder):
         return ""
-    looked, fit, fit_lower = 0, 0, 0
+    looked, fit, fit_lower, with_background = 0, 0, 0, 0
     for image_id in list(paths)[::-(-len(paths) // 12) or 1]:
         try:
             label = set((np.flatnonzero(layout.label(image_id)) + 1).tolist())
@@ -120,9 +120,13 @@ def compare_with_labels(folder, paths, layout):
         shown = set(_read_maps(paths[image_id], first=1)[1].tolist())
         looked, fit = looked + bool(shown), fit + bool(shown and shown <= label)
         fit_lower += bool(shown and {k - 1 for k in shown} <= label)
+        with_background += 1 in shown and {k - 1 for k in shown} - {0} <= label
     if fit < looked == fit_lower > 2:
         raise ValueError(f"{folder} counts its classes from 1, as the labels of the images show; keys have to count "
                          "from 0. Write the files again with keys that are one lower")
+    if fit < looked == with_background > 2:
+        raise ValueError(f"{folder} holds maps of the background, with the key 0, as the labels of the images show: "
+                         f"no CAMs. {HOW_TO_READ['crf']}. CAMs hold a map for each object class, with keys from 0")
     return "" if 2 * fit >= looked else (
         f"{folder}: of {looked} images looked at, {fit} have CAMs of no other classes than their labels. Are these of "
         "this dataset, with its order of classes?")
