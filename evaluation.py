@@ -139,17 +139,13 @@ def evaluate_labels(settings, layout, paths):
 
 
 def count(settings, layout, paths, predict, add):
-    """Call add(prediction, ground truth) for each image; return how much of the ground truth is ignored.
+    """Call add(prediction, ground truth) for each image; return what GroundTruth.summary says.
 
-    Returns {"ignored": percent of all pixels, "without_object": images whose ground truth shows no object}. ValueError
-    gives the count and names of predictions of another size, and says so where no image shows an object.
+    ValueError gives the count and names of predictions of another size.
     """
-    wrong_size, ignored, pixels, empty = {}, 0, 0, []
+    wrong_size, truths = {}, GroundTruth(settings, layout, list(paths))
     for image_id, path in tqdm(paths.items(), "evaluation", mininterval=1):
-        truth = layout.ground_truth(image_id, settings.gt_dir)
-        ignored, pixels = ignored + int((truth == IGNORE).sum()), pixels + truth.size
-        if not ((truth > 0) & (truth != IGNORE)).any():
-            empty.append(image_id)
+        truth = truths.read(image_id)
         try:
             prediction = predict(image_id, truth)
             size = prediction[-1].shape[-2:] if isinstance(prediction, tuple) else prediction.shape
@@ -162,13 +158,54 @@ def count(settings, layout, paths, predict, add):
     if wrong_size:
         raise ValueError(f"{len(wrong_size)} of {len(paths)} predictions do not have their ground truth's size "
                          f"{layout.other_sizes(wrong_size)}")
-    if len(empty) == len(paths):
-        folder = settings.gt_dir or layout.root / "SegmentationClass"
-        raise ValueError(f"no object is left in the ground truth {folder} of {settings.list}: "
-                         f"{100 * ignored / pixels:.1f}% of its pixels are {IGNORE}, which is ignored, the others are "
-                         "background. Black and white masks have to be converted to class ids first; python -m "
-                         f"data.prepare check --root {layout.root} lists what is wrong")
-    return {"ignored": 100 * ignored / pixels, "without_object": len(empty)}
+    return truths.summary()
+
+
+class GroundTruth:
+    """The ground truth of a list: reads it, and looks whether it can be this dataset's."""
+
+    def __init__(self, settings, layout, ids):
+        self.settings, self.layout, self.ids = settings, layout, ids
+        self.folder = settings.gt_dir or layout.root / "SegmentationClass"
+        self.pixels, self.ignored, self.empty, self.contrary = 0, 0, [], {}
+        try:
+            self.labels = dict(zip(ids, layout.labels(ids)))
+        except (ValueError, OSError):           # evaluation needs no labels
+            self.labels = {}
+
+    def read(self, image_id):
+        """Return the label map (H, W) of an image, and note what it shows."""
+        truth = self.layout.ground_truth(image_id, self.settings.gt_dir)
+        self.pixels, self.ignored = self.pixels + truth.size, self.ignored + int((truth == IGNORE).sum())
+        shown = set(np.unique(truth).tolist()) - {0, IGNORE}
+        said = set((np.flatnonzero(self.labels.get(image_id, ())) + 1).tolist())
+        if not shown:
+            self.empty.append(image_id)
+        elif said and not shown & said:
+            self.contrary[image_id] = said, shown
+        return truth
+
+    def summary(self):
+        """Return {"ignored": percent of all pixels, "without_object", "against_label": images}.
+
+        The last counts images that show none of the classes of their label. ValueError where no image shows an object,
+        or more than half of those that do go against their label.
+        """
+        wrong = f"python -m data.prepare check --root {self.layout.root} lists what is wrong"
+        if len(self.empty) == len(self.ids):
+            raise ValueError(f"no object is left in the ground truth {self.folder} of {self.settings.list}: "
+                             f"{100 * self.ignored / self.pixels:.1f}% of its pixels are {IGNORE}, which is ignored, "
+                             "the others are background. Black and white masks have to be converted to class ids "
+                             f"first; {wrong}")
+        if 2 * len(self.contrary) > len(self.ids) - len(self.empty):
+            image_id, (said, shown) = next(iter(self.contrary.items()))
+            said, shown = (", ".join(self.layout.classes[k - 1] for k in sorted(ids)) for ids in (said, shown))
+            raise ValueError(f"the ground truth {self.folder} shows none of the classes of their labels in "
+                             f"{len(self.contrary)} of {len(self.ids) - len(self.empty)} images ({image_id}: label "
+                             f"{said}, ground truth {shown}), so its ids mean something else, such as numbers of "
+                             f"objects, or another order of classes. Convert it to the ids of classes.txt; {wrong}")
+        return {"ignored": 100 * self.ignored / self.pixels, "without_object": len(self.empty),
+                "against_label": len(self.contrary)}
 
 
 def describe(confusion, layout):
@@ -203,7 +240,8 @@ def print_report(result, title):
                   f"Over 0 .. 1 it is {miou:.3f}% at {t:g} (--thresholds LO HI STEP)")
     print(f"{'ignored':>16} {result['ignored']:7.3f}%  of the ground truth's pixels are {IGNORE}"
           + (f"; {result['without_object']} of {result['images']} images show no object" if result["without_object"]
-             else ""))
+             else "")
+          + (f"; {result['against_label']} show no class of their label" if result["against_label"] else ""))
     missing = len(result["per_class"]) - result["occurring"]
     if missing:
         print(f"{'':>16} {result['miou_occurring']:7.3f}%  over the {result['occurring']} classes that occur; "

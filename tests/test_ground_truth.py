@@ -61,3 +61,23 @@ def test_training_measures_nothing_on_ground_truth_without_an_object(place):
     assert "no object" in said and "no mIoU" in said
     row = json.loads((place / "experiment/Y/log/train_model_oc.jsonl").read_text().splitlines()[-1])
     assert "miou" not in row
+
+
+@pytest.mark.parametrize("change", [lambda labels: np.where((labels > 0) & (labels < 255), 6, labels),
+                                    lambda labels: np.where((labels > 0) & (labels < 255), labels % 6 + 1, labels)])
+@pytest.mark.parametrize("words", [("cam", "dict"), ("crf", "crf/02")])
+def test_ground_truth_of_other_ids_is_refused(place, change, words):
+    spoil(own_data(place), lambda labels: change(labels).astype(np.uint8))
+    said = refusal("evaluation", *DEMO[:4], "--task", words[0], "--dict_dir", words[1])
+    assert "SegmentationClass" in said and "none of the classes of their labels" in said and "classes.txt" in said
+
+
+def test_one_mask_that_goes_against_its_label_is_counted(place):
+    data = own_data(place)
+    label = json.loads((data / "labels.json").read_text())["train_0000"]
+    names = (data / "classes.txt").read_text().split()
+    other = next(k for k, name in enumerate(names, 1) if name not in label)
+    path = data / "SegmentationClass/train_0000.png"
+    Image.fromarray(np.where(np.array(Image.open(path)) > 0, other, 0).astype(np.uint8)).save(path)
+    said = call("evaluation", *DEMO[:4], "--task", "cam", "--dict_dir", "dict")
+    assert "1 show no class of their label" in said
