@@ -21,7 +21,7 @@ from methods.cam import image_cams
 from models import MODELS
 from networks import CAM_NETWORKS, build
 from networks.pretrained import describe_file, load_weights, read_description
-from pipeline import experiment_of, to_make, verify_maps
+from pipeline import experiment_of, find_cams, verify_maps
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, import_pydensecrf, refine_all
 from tools.files import save_image
@@ -32,8 +32,6 @@ from tools.maps import (
     find_maps,
     holds_maps,
     is_foreign,
-    lacking,
-    require_kind,
     save_cam,
     save_crf,
 )
@@ -144,11 +142,7 @@ def given_cams(settings, experiment, layout, ids):
     if settings.dict:
         raise ValueError(f"{folder} holds maps that no stage wrote: without --dict they are only read, for --crf and "
                          "--vis; or name another folder")
-    require_kind(folder, "cam")
-    cams = {i: find_maps(folder, i) for i in ids}
-    if missing := [i for i, path in cams.items() if path is None]:
-        raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
-                         f"{to_make(settings, settings.dict_dir, settings.infer_list, 'cam')}")
+    cams = find_cams(settings, folder, ids)
     verify_maps(settings, experiment, folder, layout, signatures(layout, ids), settings.infer_list)
     if doubt := compare_with_labels(folder, cams, layout):
         distributed.say(doubt)

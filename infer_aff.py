@@ -22,11 +22,11 @@ from data.transforms import MEAN
 from methods.random_walk import walk_cams
 from networks import build
 from networks.pretrained import load_weights, read_description
-from pipeline import experiment_of, to_make, verify_maps
+from pipeline import experiment_of, find_cams, to_make, verify_maps
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, refine_all
 from tools.files import save_labels
-from tools.maps import alpha_pair, checked_cam, compare_with_labels, find_maps, lacking, require_kind
+from tools.maps import alpha_pair, checked_cam, compare_with_labels
 from tools.provenance import digests
 
 LESS_MEMORY = "--precision bf16 needs less, and so does a smaller copy of the image in JPEGImages/ (and of its maps)"
@@ -37,7 +37,7 @@ def main():
     device = distributed.start(settings.device)
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
-    cams = find_cams(settings, experiment, layout, ids)
+    cams = own_cams(settings, experiment, layout, ids)
     pair = alpha_pair(settings.low, settings.high)
     weights = distributed.on_main(lambda: experiment.weights(f"aff_{pair}", settings.load_epo))
     folder = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights, pair, ids))["rw"]
@@ -53,14 +53,10 @@ def main():
     distributed.stop()
 
 
-def find_cams(settings, experiment, layout, ids):
+def own_cams(settings, experiment, layout, ids):
     """Return {ID: path of its CAMs}; ValueError says how many are missing and which command writes them."""
     folder = experiment.find_folder(settings.dict_dir)
-    require_kind(folder, "cam")
-    cams = {i: find_maps(folder, i) for i in ids}
-    if missing := [i for i, path in cams.items() if path is None]:
-        raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
-                         f"{to_make(settings, settings.dict_dir, settings.infer_list, 'cam')}")
+    cams = find_cams(settings, folder, ids)
     verify_maps(settings, experiment, folder, layout, signatures(layout, ids), settings.infer_list)
     if doubt := compare_with_labels(folder, cams, layout):
         distributed.say(doubt)

@@ -3,7 +3,6 @@
 reproduce.py runs it, report.py looks for what is missing of it, and the errors of all stages name its commands.
 Nothing here imports torch, so that reports and error messages start quickly.
 """
-import os
 import shlex
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,9 +11,9 @@ from pathlib import Path
 import config
 
 from tools import flags
-from tools.catalog import made_from, models, recorded_flags, task_of
+from tools.catalog import home_of, made_from, models, recorded_flags, task_of
 from tools.experiment import Experiment
-from tools.maps import NOT_COMPLETED, alpha_name, alpha_pair, is_foreign, pair_alphas
+from tools.maps import NOT_COMPLETED, alpha_name, alpha_pair, find_maps, is_foreign, lacking, pair_alphas, require_kind
 from tools.provenance import digests, made_with, verify
 from tools.signatures import StaleImages
 
@@ -257,7 +256,7 @@ def to_make(settings, folder, list_name, task, alphas=()):
     own_folder = f"{folder}/{alpha_name(alphas[0])}" if alphas else folder
     if is_foreign(experiment_of(settings).find_folder(own_folder)):
         return NOT_COMPLETED
-    name, path = _home_of(settings, folder)
+    name, path = home_of(settings, folder)
     own, (stage, known) = [], _stage_for(settings, name, path, alphas)
     if not stage and (task == "cam" or task == "crf" and alphas):       # a folder with a name of its own
         experiment = Experiment(settings.experiment_root, name)
@@ -280,9 +279,19 @@ def verify_maps(settings, experiment, folder, layout, images, list_name):
         raise ValueError(f"{error}. {_again(settings, error.folder, list_name)}") from None
 
 
+def find_cams(settings, folder, ids):
+    """Return {ID: path} of the CAMs in a folder that a stage reads; ValueError with the command that writes them."""
+    require_kind(folder, "cam")
+    cams = {i: find_maps(folder, i) for i in ids}
+    if missing := [i for i, path in cams.items() if path is None]:
+        raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
+                         f"{to_make(settings, settings.dict_dir, settings.infer_list, 'cam')}")
+    return cams
+
+
 def _again(settings, folder, list_name):
     """Say how the maps of changed images are made again, with the flags that the folder's record tells."""
-    name, path = _home_of(settings, folder)
+    name, path = home_of(settings, folder)
     experiment, alpha = Experiment(settings.experiment_root, name), made_with(folder).get("alpha")
     task = task_of(experiment, path)
     line = (to_make(settings, Path(folder).parent, list_name, task, [alpha]) if task == "crf" and alpha else
@@ -305,12 +314,3 @@ def _stage_for(settings, name, path, alphas=()):
     values = replace(values, alphas=tuple(alphas) or (values.low, values.high), train_list=learned, measured=measured)
     chains = (chain(replace(values, model=model)) for model in dict.fromkeys((values.model, *models())))
     return next((stage for rows in chains for stage in rows if path in stage.writes), None), path
-
-
-def _home_of(settings, folder):
-    """Return the experiment in which a folder lies, this one unless it is another, and the folder's path in it."""
-    path, root = Path(os.path.abspath(folder)), Path(os.path.abspath(settings.experiment_root))
-    name, *rest = path.relative_to(root).parts if path.is_relative_to(root) else ("",)
-    if not rest or (root / settings.name / folder).is_dir() or not (root / name).is_dir():
-        return settings.name, str(Path(folder))
-    return name, "/".join(rest)

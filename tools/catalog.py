@@ -3,6 +3,7 @@
 A folder of maps says in its record (made_by.json) which stage wrote it, from what; its name may be anyone's.
 """
 import ast
+import os
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -128,3 +129,12 @@ def _map_folders(kind):
 
 def _alphas(pair):
     return f", alphas {' and '.join(pair)}"
+
+
+def home_of(settings, folder):
+    """Return the experiment in which a folder lies, this one unless it is another, and the folder's path in it."""
+    path, root = Path(os.path.abspath(folder)), Path(os.path.abspath(settings.experiment_root))
+    name, *rest = path.relative_to(root).parts if path.is_relative_to(root) else ("",)
+    if not rest or (root / settings.name / folder).is_dir() or not (root / name).is_dir():
+        return settings.name, str(Path(folder))
+    return name, "/".join(rest)
