@@ -25,6 +25,7 @@ from tools.files import write_json, written_aside
 from tools.maps import checked_cam, checked_crf, compare_with_labels, find_maps, lacking, require_kind
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
 from tools.provenance import digest
+from tools.signatures import some
 from tools.visualize import draw_curve
 
 WHOLE_RANGE = [t / 100 for t in range(101)]
@@ -167,7 +168,7 @@ class GroundTruth:
     def __init__(self, settings, layout, ids):
         self.settings, self.layout, self.ids = settings, layout, ids
         self.folder = settings.gt_dir or layout.root / "SegmentationClass"
-        self.pixels, self.ignored, self.empty, self.contrary = 0, 0, [], {}
+        self.pixels, self.ignored, self.empty, self.hidden, self.contrary = 0, 0, [], [], {}
         try:
             self.labels = dict(zip(ids, layout.labels(ids)))
         except (ValueError, OSError):           # evaluation needs no labels
@@ -181,6 +182,8 @@ class GroundTruth:
         said = set((np.flatnonzero(self.labels.get(image_id, ())) + 1).tolist())
         if not shown:
             self.empty.append(image_id)
+            if IGNORE in truth and (said or not self.labels):
+                self.hidden.append(image_id)
         elif said and not shown & said:
             self.contrary[image_id] = said, shown
         return truth
@@ -188,8 +191,9 @@ class GroundTruth:
     def summary(self):
         """Return {"ignored": percent of all pixels, "without_object", "against_label": images}.
 
-        The last counts images that show none of the classes of their label. ValueError where no image shows an object,
-        or more than half of those that do go against their label.
+        The last counts images that show none of the classes of their label. ValueError where no image shows an object;
+        where more than a quarter show ignored pixels in its place (of VOC's images none does, of COCO's those whose
+        objects are all in crowds); or where more than half of those that show one go against their label.
         """
         wrong = f"python -m data.prepare check --root {self.layout.root} lists what is wrong"
         if len(self.empty) == len(self.ids):
@@ -197,6 +201,11 @@ class GroundTruth:
                              f"{100 * self.ignored / self.pixels:.1f}% of its pixels are {IGNORE}, which is ignored, "
                              "the others are background. Black and white masks have to be converted to class ids "
                              f"first; {wrong}")
+        if 4 * len(self.hidden) > len(self.ids):
+            raise ValueError(f"{len(self.hidden)} of the {len(self.ids)} images of {self.settings.list} show no object "
+                             f"in the ground truth {self.folder}, but pixels of {IGNORE}, which are ignored "
+                             f"({some(self.hidden)}). Black and white masks have to be converted to class ids first; "
+                             f"{wrong}")
         if 2 * len(self.contrary) > len(self.ids) - len(self.empty):
             image_id, (said, shown) = next(iter(self.contrary.items()))
             said, shown = (", ".join(self.layout.classes[k - 1] for k in sorted(ids)) for ids in (said, shown))

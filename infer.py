@@ -32,6 +32,8 @@ from tools.maps import (
     find_maps,
     holds_maps,
     is_foreign,
+    others_maps,
+    require_kind,
     save_cam,
     save_crf,
 )
@@ -136,6 +138,7 @@ def given_cams(settings, experiment, layout, ids):
     """
     if not settings.dict_dir or not holds_maps(folder := experiment.find_folder(settings.dict_dir)):
         return None
+    require_kind(folder, "cam")
     own, foreign = folder.resolve() == (experiment / settings.dict_dir).resolve(), is_foreign(folder)
     if not foreign and (own or settings.dict):
         return None
@@ -180,7 +183,8 @@ def open_outputs(settings, experiment, layout, source, ids):
     return experiment.open_outputs(f"infer_{settings.model}", flags.as_json(settings), outputs,
                                    partial(size_of_missing, settings, layout, ids, given),
                                    f"{len(ids)} images of {settings.infer_list} with {source}",
-                                   signatures(layout, ids, settings.infer_list, settings.labels == "given"))
+                                   signatures(layout, ids, settings.infer_list, settings.labels == "given",
+                                              others_maps(given, ids)))
 
 
 def size_of_missing(settings, layout, ids, given, folders):

@@ -26,7 +26,7 @@ from pipeline import experiment_of, find_cams, to_make, verify_maps
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, refine_all
 from tools.files import save_labels
-from tools.maps import alpha_pair, checked_cam, compare_with_labels
+from tools.maps import alpha_pair, checked_cam, compare_with_labels, others_maps
 from tools.provenance import digests
 
 LESS_MEMORY = "--precision bf16 needs less, and so does a smaller copy of the image in JPEGImages/ (and of its maps)"
@@ -68,12 +68,13 @@ def open_outputs(settings, experiment, layout, weights, pair, ids):
     made = {name: getattr(settings, name) for name in ("dup", "beta", "logt", "crf_iterations", "radius_rule",
                                                        "precision")}
     made |= {"classes": layout.classes, "data": digests(layout.sources())}
-    inputs = [weights, experiment.find_folder(settings.dict_dir)]
+    cams = experiment.find_folder(settings.dict_dir)
+    inputs = [weights, cams]
     return experiment.open_outputs("infer_aff", flags.as_json(settings),
                                    {"rw": (settings.rw_dir or f"rw/{pair}", "infer_aff", made, inputs)},
                                    partial(size_of_missing, layout, ids),
                                    f"{len(ids)} images of {settings.infer_list} with {weights}",
-                                   signatures(layout, ids, settings.infer_list))
+                                   signatures(layout, ids, settings.infer_list, maps=others_maps(cams, ids)))
 
 
 def size_of_missing(layout, ids, folders):

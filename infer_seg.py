@@ -21,7 +21,7 @@ from data.images import image_size, mean_pixels, read_image, voc_palette
 from data.layout import VOCLayout
 from data.loader import view_loader
 from data.photos import Photos
-from data.signatures import signatures
+from data.signatures import signatures, signatures_of_photos
 from data.transforms import resized_to, shrink, views
 from methods.segmentation import multi_scale_scores, windows
 from networks import PIXEL_NETWORKS, build
@@ -53,7 +53,7 @@ def main():
     folders = distributed.on_main(
         lambda: open_outputs(settings, experiment, names, layout, weights, classes, ids, images))
 
-    done = sum(is_done(folders["seg"], images, i) for i in ids)
+    done = sum(is_done(folders["seg"], i) for i in ids)
     distributed.say(f"{folders['seg']}: {done} of {len(ids)} images are finished")
     mine = distributed.share(ids)
     with interrupt.remembered():
@@ -120,8 +120,7 @@ def open_outputs(settings, experiment, names, layout, weights, classes, ids, ima
     """Claim the output folders: {"seg", and "vis" if asked for: path}."""
     made = {"classes": classes, "scales": settings.scales, "precision": settings.precision,
             "crf": settings.crf and {"iterations": settings.crf_iterations, **DEEPLAB_BILATERAL}}
-    made |= {"data": digests(layout.sources())} if layout else {
-        "images": str(images.root.resolve()), "max_side": settings.max_side}
+    made |= {"data": digests(layout.sources())} if layout else {"max_side": settings.max_side}
     if not layout and not 0 < settings.max_side <= settings.tile:       # otherwise there are no tiles
         made["tile"] = settings.tile
     outputs = {"seg": (names["seg"], "infer_seg", made, [weights])}
@@ -130,28 +129,25 @@ def open_outputs(settings, experiment, names, layout, weights, classes, ids, ima
     return experiment.open_outputs("infer_seg", flags.as_json(settings), outputs,
                                    partial(size_of_missing, settings, images, ids),
                                    f"{len(ids)} images of {settings.images or settings.infer_list} with {weights}",
-                                   layout and signatures(layout, ids, settings.infer_list, labels=False))
+                                   signatures(layout, ids, settings.infer_list, labels=False) if layout else
+                                   signatures_of_photos(images))
 
 
 def size_of_missing(settings, images, ids, folders):
     """Estimate in bytes what is still to be written: at most a byte a pixel, and three of an overlay."""
-    todo = [i for i in ids if not is_done(folders["seg"], images, i)]
+    todo = [i for i in ids if not is_done(folders["seg"], i)]
     if settings.images or not todo:
         return 0                    # the files of --images may turn out not to be images
     return mean_pixels(images, todo) * len(todo) * (4 if settings.vis else 1)
 
 
-def is_done(folder, images, image_id):
-    """Tell whether an image's map or overlay exists and, for --images, is newer than the image."""
-    path, image = folder / f"{image_id}.png", images.image_path(image_id)
-    if isinstance(images, VOCLayout) or not path.exists() or not image.exists():
-        return path.exists()
-    return path.stat().st_mtime >= image.stat().st_ctime
+def is_done(folder, image_id):
+    return (folder / f"{image_id}.png").exists()
 
 
 def make_labels(settings, network, device, folder, images, ids):
     """Write the label maps that are missing; returns {ID: error} of those images of --images that cannot be read."""
-    todo, broken = [i for i in ids if not is_done(folder, images, i)], {}
+    todo, broken = [i for i in ids if not is_done(folder, i)], {}
     if not todo:
         return broken
     engine.to_device(network.eval(), device, inference=True)
@@ -248,7 +244,7 @@ def save_scores(path, size, _, scores):
 
 def draw_overlays(folders, images, ids, classes):
     """Write the overlays that are missing: the image, its classes in their colours, their names."""
-    todo = [i for i in ids if not is_done(folders["vis"], images, i)]
+    todo = [i for i in ids if not is_done(folders["vis"], i)]
     for image_id in interrupt.progress(todo, len(todo), "overlays"):
         image = shrink(read_image(images.image_path(image_id), OVERLAY_SIDE), OVERLAY_SIDE)
         labels = resized_to(read_labels(folders["seg"] / f"{image_id}.png"), image.shape[:2])
@@ -260,7 +256,7 @@ def report_areas(path, folder, images, classes, broken):
     """Write the areas of all photos that have a map, and name the files that have none."""
     not_read = images.unread | {images.files[image_id]: words for image_id, words in broken.items()}
     count = write_areas(path, folder, images.files, ["background", *classes], not_read)
-    print(f"{path}: the classes of {count} photos and their areas")
+    print(f"{path}: the classes of {count} photo{'s' * (count != 1)} and their areas")
     for name, why in images.unread.items():
         print(f"not read: {name}: {why}")
 

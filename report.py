@@ -19,8 +19,8 @@ from data.images import read_image, voc_palette
 from data.layout import VOCLayout
 from data.signatures import signatures
 from tools import catalog, flags
-from tools.files import save_text
-from tools.maps import find_maps, pair_alphas, read_cam, read_crf
+from tools.files import read_json, save_text
+from tools.maps import checked_cam, checked_crf, find_maps, pair_alphas
 from tools.provenance import digests, verify
 from tools.report import best_folder, cam_labels, evenly, find_folders, gallery_row, made_from, page, read_numbers
 
@@ -40,8 +40,7 @@ def main():
               for about, what, line in missing(settings, experiment, chain, layout, data, columns, ids)]
     if notes and not data["results"]:       # a complete chain that was run by hand needs no results.json
         notes.append({"about": "results", "what": "No results.json: the table is made of eval/. If reproduce.py began "
-                      "this experiment, it resumes with all of it", "command": pipeline.command_line(
-                          settings, settings.name, "reproduce.py", flags.changed(settings, "model"))})
+                      "this experiment, it resumes with all of it", "command": resuming(settings, experiment)})
 
     if is_unscored(layout, ids):
         notes.append({"about": "evaluation", "what": f"No ground truth in {layout.root / 'SegmentationClass'}: nothing "
@@ -59,6 +58,15 @@ def main():
     save_text(path, page(data))
     print(f"{path}: {len(data['rows'])} images, {path.stat().st_size / 1e6:.1f} MB"
           + (f"; missing, unfinished or not readable: {len(notes)}, named at its top" if notes else ""))
+
+
+def resuming(settings, experiment):
+    """Give the command of reproduce.py that makes the rest of a chain: the one that began it, where it left its record.
+    """
+    try:
+        return f"python {read_json(experiment / 'config/reproduce.json')['command']}"
+    except (ValueError, OSError, KeyError, TypeError):
+        return pipeline.command_line(settings, settings.name, "reproduce.py", flags.changed(settings, "model"))
 
 
 def values_of(settings, experiment):
@@ -203,11 +211,9 @@ def read_maps(layout, column, image_id, size):
         if column["task"] == "png":
             return layout.read_label_map(image_id, column["path"]), None         # the same format: a PNG of class ids
         if column["task"] == "crf":
-            classes, scores = read_crf(path)
+            classes, scores = checked_crf(path, layout)
             return classes[scores.argmax(0)], None
-        classes, scores = read_cam(path)
-        if not len(classes):                                            # an image of no class
-            scores = np.zeros((0, *size), np.float32)
+        classes, scores = checked_cam(path, layout, size)
         return cam_labels(classes, scores, column["threshold"]), scores.max(0, initial=0)
     except (ValueError, OSError) as error:
         return str(error)

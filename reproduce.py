@@ -53,6 +53,8 @@ def main():
     for reason in unmeasured.values():
         print(reason)
     chains = [[stage for stage in chain if not stage.task or stage.list not in unmeasured] for chain in chains]
+    if not settings.dry_run:
+        Experiment(settings.experiment_root, settings.name).save_config("reproduce", flags.as_json(settings))
     runs = [run_stages(settings, name, commands(settings, name, seed, chain), handed if name == settings.name
                        else None)
             for name, seed, chain in zip(names, seeds, chains)]

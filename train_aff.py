@@ -31,6 +31,7 @@ from tools.maps import (
     holds_maps,
     is_foreign,
     lacking,
+    others_maps,
     pair_alphas,
     require_kind,
 )
@@ -44,8 +45,8 @@ def main():
     ids = layout.ids(settings.train_list)
     engine.fit_batch(settings, len(ids))
     plan = Plan(len(ids), [settings.batch_size] * settings.max_epochs, settings.seed)
-    images = distributed.on_main(lambda: signatures(layout, ids, settings.train_list))
-    folders = crf_folders(settings, experiment, layout, images)
+    folders = crf_folders(settings, experiment, layout, ids)
+    images = distributed.on_main(lambda: signatures(layout, ids, settings.train_list, maps=others_maps(folders, ids)))
     change = partial(augment_mapped, crop_size=settings.crop, jitter_amounts=settings.jitter)
     pairs = find_pairs(settings, experiment, folders, ids)
     remedy = to_make(settings, settings.crf_dir, settings.train_list, "crf", [settings.low, settings.high])
@@ -71,9 +72,10 @@ def main():
     engine.run_training(objective, network, groups, partial(train_loader, dataset, plan), run)
 
 
-def crf_folders(settings, experiment, layout, images):
+def crf_folders(settings, experiment, layout, ids):
     """Find the folders of both alphas' maps; ValueError for one that was made of another alpha, or of other data."""
     folders = [crf_folder(settings, experiment, alpha) for alpha in (settings.low, settings.high)]
+    images = signatures(layout, ids, settings.train_list)
     for folder, alpha in zip(folders, (settings.low, settings.high)):
         require_kind(folder, "crf")
         made = made_with(folder).get("alpha", alpha)

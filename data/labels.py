@@ -39,7 +39,8 @@ def read_label_table(path, classes):
         name, meant = min(set(table[first]) - known), _matches(unknown, classes)
         others = f"; so are {_counted(unknown - Counter({name: unknown[name]}))}" if len(unknown) > 1 else ""
         raise ValueError(f"{path}: {first[:100]!r} has the class {name[:100]!r}, which is none of this dataset "
-                         f"({_counted({name: unknown[name]})}{others}). {_remedy(path.parent, meant)}")
+                         f"({_counted({name: unknown[name]})}{others}). "
+                         + _remedy(path.parent, meant, unknown, classes))
     return {image_id: set(names) for image_id, names in table.items()}
 
 
@@ -73,7 +74,7 @@ def left_out(names, classes, root):
         wrong = {name: unknown[name] for name in meant} or unknown
         none = "" if any(name in classes for own in names for name in own) else "none of the names is a class: "
         raise ValueError(f"{root / 'Annotations'}: {none}{_counted(wrong)} {'is' if len(wrong) == 1 else 'are'} no "
-                         f"class of this dataset. {_remedy(root, meant)}")
+                         f"class of this dataset. {_remedy(root, meant, unknown, classes)}")
     return f"left out, because they are no class: {_counted(unknown)}"
 
 
@@ -88,7 +89,10 @@ def check_learnable(labels, classes, list_name, root):
     if empty := int((labels.sum(1) == 0).sum()):
         notes.append(f"{empty} of {len(labels)} images have no class")
     if never := [name for name, count in zip(classes, images) if count == 0]:
-        notes.append(f"no image of {list_name} has {_some(never)}: that cannot be learned")
+        vocs = "" if (root / "classes.txt").exists() else (
+            f". There is no {root / 'classes.txt'}, so VOC's 20 classes are taken: if these are not the classes of "
+            "this dataset, write them there, one a line")
+        notes.append(f"no image of {list_name} has {_some(never)}: that cannot be learned{vocs}")
     if always := [name for name, count in zip(classes, images) if count == len(labels)]:
         notes.append(f"warning: every image of {list_name} has {_some(always)}: there is nothing to tell it apart "
                      "from, so its maps will mean little. Add images without it")
@@ -136,10 +140,12 @@ def _plain(name):
     return re.sub(r"[\W_]", "", name.casefold())
 
 
-def _remedy(root, meant):
+def _remedy(root, meant, unknown, classes):
     if meant:
         return (", ".join(f"{right[:100]} is, where {name[:100]!r} stands" for name, right in list(meant.items())[:5])
                 + f": fix the names there, or {root / 'classes.txt'}")
+    if together := next((name for name in classes if {*re.split(r"\s*[;,|]\s*", name)} & {*unknown}), None):
+        return f"{root / 'classes.txt'} has {together[:100]!r} in one line: write one class a line there"
     if not (root / "classes.txt").exists():
         return (f"There is no {root / 'classes.txt'}, so VOC's 20 classes are taken: write this dataset's there, one a "
                 "line in the order of the ids 1..C")

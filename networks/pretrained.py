@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from networks import backbones, weight_files
+from networks import CAM_NETWORKS, PIXEL_NETWORKS, backbones, weight_files
 from networks.names import fit, home_of, official
 from networks.recognise import explain, networks_in, shapes_of
 from networks.weight_files import read_params  # noqa: F401 (its place for callers)
 
 FOLDER = Path("pretrained")
+_READ_BY = {"infer.py": CAM_NETWORKS, "infer_aff.py": ("AffinityNet",), "infer_seg.py": PIXEL_NETWORKS}
 
 
 def official_state(net):
@@ -162,9 +163,11 @@ def read_description(path, kinds=(), layout=None):
     if (not isinstance(description, dict) or not all(isinstance(description.get(k), v) for k, v in form.items())
             or not all(isinstance(name, str) for name in _names(description))):
         raise ValueError(f"{path} describes no network: {again}")
-    if kinds and description["class"] not in kinds:
-        raise ValueError(f"{path} describes a network of class {description['class'][:40]}, needed is "
-                         f"{' or '.join(kinds)}: are these another stage's weights? If not, {again}")
+    if kinds and (kind := description["class"]) not in kinds:
+        stage = next((stage for stage, own in _READ_BY.items() if kind in own), "")
+        raise ValueError(f"{path} describes a network of class {kind[:40]}, needed is {' or '.join(kinds)}: "
+                         + (f"its weights are for {stage}" if stage else f"are these another stage's weights? If not, "
+                            f"{again}"))
     if layout and description["classes"] != layout.classes:
         there = ", ".join(map(str, description["classes"]))
         raise ValueError(f"{path}: its network was trained on other classes ({there}) than those of {layout.root} "

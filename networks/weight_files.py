@@ -47,6 +47,7 @@ class WeightFile:
     format: str
     tensors: dict = field(default_factory=dict)     # {"state_dict.conv1a.weight": tensor}
     beside: dict = field(default_factory=dict)      # what else lies there: {"epoch": 3, "optimizer": None}; None: a lot
+    arrays: list = field(default_factory=list)      # names of numpy's arrays, which are not read
 
 
 def read(path):
@@ -233,6 +234,9 @@ def _of_torch(form, path, content):
         raise ValueError(f"{path}: a {type(content).__name__}, not a dict of tensors")
     found = WeightFile(form)
     _collect(path, content, "", found)
+    if not found.tensors and found.arrays:
+        raise ValueError(f"{path} holds arrays of numpy ({found.arrays[0]} ...) and no tensors. Where it was made: "
+                         "torch.save({name: torch.from_numpy(array) for name, array in state.items()}, PATH)")
     return found
 
 
@@ -249,6 +253,9 @@ def _collect(path, part, prefix, found, depth=0):
             found.tensors[name] = _plain_tensor(path, name, value)
         elif isinstance(value, dict) and value and depth < 6 and not re.match("optim|(lr_)?sched|scaler", key.lower()):
             _collect(path, value, name + ".", found, depth + 1)
+        elif isinstance(value, _Nothing):
+            found.arrays.append(name)
+            found.beside[name] = None
         else:
             words = isinstance(value, list) and all(isinstance(word, str) for word in value)
             found.beside[name] = value if words or isinstance(value, int | float | str) else None

@@ -66,7 +66,8 @@ def report(content, found, path):
                      "  network   none: there are no tensors in it")
     several = len({home_of(one.prefix) for one in found}) > 1
     for one in found:
-        lines += _about(one, tensors, path, several)
+        about = _about(one, tensors, path, several)
+        lines += about[:1] if faults else about             # damaged weights are good for nothing
     return lines
 
 

@@ -292,7 +292,7 @@ def test_the_start_is_told_and_remembered(tmp_path, capsys):
     names = {"loaded": ["a", "b"], "new": ["f9.weight"], "unused": ["fc8.weight"]}
     assert start_from(path, "er_init", lambda source: loaded.append(source) or names) == digest(path)
     assert loaded == [path]
-    assert capsys.readouterr().out == f"--er_init: 2 tensors from {path}; new: f9.weight; 1 of the file are not used\n"
+    assert capsys.readouterr().out == f"--er_init: 2 tensors from {path}; new: f9.weight; not used: 1 of the file\n"
 
 
 def test_checkpoints_have_the_authors_names(tmp_path):

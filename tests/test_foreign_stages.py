@@ -1,4 +1,6 @@
 """The stages on maps that other projects wrote, and on maps of the wrong kind, as a person runs them."""
+import os
+import shlex
 import shutil
 
 import numpy as np
@@ -127,7 +129,7 @@ def test_crf_maps_are_not_taken_for_cams(place, cams):
                           ("copy", ("copy holds maps of the background", "CRF maps"))):
         assert_says(refusal("evaluation", *DEMO, "--dict_dir", folder, "--list", "some.txt"), *words, "--task crf")
         assert_says(refusal("infer", *DEMO, "--crf", "--alphas", 2, "--crf_dir", "new", "--dict_dir", folder,
-                            "--infer_list", "some.txt"), "CRF maps" if folder == "copy" else "maps/02")
+                            "--infer_list", "some.txt"), *words)
     assert_says(refusal("infer_aff", *AFF, "--dict_dir", "maps/02", "--infer_list", "some.txt"), "holds CRF maps")
     for folder in ("maps/02", "copy"):
         call("evaluation", *DEMO, "--task", "crf", "--dict_dir", folder, "--list", "some.txt")
@@ -233,3 +235,54 @@ def test_crf_folders_by_other_names(place, low, high):
     message = refusal("train_aff", *AFF, "--crf_dir", "out_crf")
     assert_says(message, f"out_crf_{low}", "train_0003", "No stage wrote that folder")
     assert "infer.py" not in message
+
+
+# ---- theirs change, or are of another size ----
+
+def touch_again(path):
+    """Write a file again, as another program's second run does: the same size, another time."""
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10**9))
+
+
+def test_others_cams_that_change_are_named(place, cams):
+    """CRF maps and walked label maps remember which files they were made from; a copy of all is no change."""
+    write_seam(place / "theirs", cams)
+    crf = ("infer", *DEMO, "--crf", "--alphas", 2, "--dict_dir", "theirs", "--crf_dir", "new")
+    call(*crf)
+    before = files(place / "experiment/X/new")
+    for path in (place / "theirs").iterdir():
+        touch_again(path)
+    call(*crf)
+    assert files(place / "experiment/X/new") == before
+    touch_again(place / "theirs/train_0003.npy")
+    assert_says(refusal(*crf), "new/02 is stale", "the map of 1 image (train_0003) changed in theirs", "--overwrite")
+    call(*crf, "--overwrite")
+    after = files(place / "experiment/X/new")
+    assert [name for name in before if before[name] != after[name]] == ["02/train_0003.npz"]
+    call(*crf)
+
+
+def test_others_crf_maps_that_change_are_named(place):
+    """By the training that learns from them."""
+    for alpha in ("02", "24"):
+        shutil.copytree(place / f"experiment/X/crf/{alpha}", place / f"theirs/{alpha}")
+        (place / f"theirs/{alpha}/made_by.json").unlink()
+    line = ("train_aff", *AFF, "--crf_dir", "theirs", "--batch_size", 4, "--init", "random", "--norm", "train",
+            "--max_epochs", 1, "--train_list", "train", "--name", "NEW")
+    call(*line)
+    touch_again(place / "theirs/24/train_0003.npz")
+    said = refusal(*line)
+    assert_says(said, "the map of 1 image (train_0003) changed in theirs/02 and theirs/24", "--init NEW/aff_02_24",
+                "--crf_dir theirs", "--name NEW_2")
+    call("train_aff", *shlex.split(said.rpartition("train_aff.py ")[2]))
+    assert (place / "experiment/NEW_2/ckpt/aff_02_24/000.pth").exists()
+
+
+def test_maps_at_a_quarter_of_the_size_are_told_what_is_needed(place, cams):
+    (place / "theirs").mkdir()
+    for image_id, (classes, scores) in cams.items():
+        save_npy(place / "theirs" / image_id, {"keys": classes - 1, "cam": scores[:, ::4, ::4]})
+    said = refusal("infer", *DEMO, "--crf", "--alphas", 2, "--dict_dir", "theirs", "--crf_dir", "new")
+    assert_says(said, "(32, 32)", "(128, 128)", "high_res", "theirs/train_00")
+    assert "delete" not in said

@@ -63,6 +63,24 @@ def test_training_measures_nothing_on_ground_truth_without_an_object(place):
     assert "miou" not in row
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_objects_that_are_hidden_in_many_masks_are_refused(place, labelled):
+    """One mask in three is black and white: a mean over the others would look plausible."""
+    data, changed = own_data(place), []
+
+    def first_four(labels):
+        changed.append(labels)
+        return black_and_white(labels) if len(changed) <= 4 else None
+
+    spoil(data, first_four)
+    if not labelled:
+        (data / "labels.json").unlink()
+        (place / "experiment/X/dict/made_by.json").unlink()
+    said = refusal("evaluation", *DEMO[:4], "--task", "cam", "--dict_dir", "dict")
+    assert "4 of the 12 images of train show no object" in said and "255" in said and "train_0000" in said
+    assert "data.prepare check" in said
+
+
 @pytest.mark.parametrize("change", [lambda labels: np.where((labels > 0) & (labels < 255), 6, labels),
                                     lambda labels: np.where((labels > 0) & (labels < 255), labels % 6 + 1, labels)])
 @pytest.mark.parametrize("words", [("cam", "dict"), ("crf", "crf/02")])

@@ -79,6 +79,17 @@ def test_labels_json_without_classes_txt(tmp_path):
         layout.label("a")
 
 
+@pytest.mark.parametrize("line", ["fox;rose", "fox, rose", "fox | rose"])
+def test_classes_in_one_line_are_seen(tmp_path, line):
+    dataset(tmp_path, {"a": ["fox"]}, classes=line)
+    said = r"classes\.txt.*in one line: write one class a line"
+    with pytest.raises(ValueError, match=said):
+        VOCLayout(tmp_path).labels(["a"])
+    (tmp_path / "labels.json").write_text('{"a": ["fox"]}')
+    with pytest.raises(ValueError, match=said):
+        VOCLayout(tmp_path).labels(["a"])
+
+
 def test_cocos_annotations_are_no_labels(tmp_path):
     layout = dataset(tmp_path, {})
     (tmp_path / "labels.json").write_text('{"images": [], "annotations": [], "categories": []}')
@@ -100,7 +111,10 @@ def test_what_can_be_learned(tmp_path):
     with pytest.raises(ValueError, match="no image of train has a class"):
         check_learnable(ROWS * 0, list("abc"), "train", tmp_path)
     notes = " / ".join(check_learnable(ROWS, list("abc"), "train", tmp_path))
-    assert re.search("no image of train has c: that cannot be learned", notes)
+    assert re.search("no image of train has c: that cannot be learned.*no .*classes.txt.*VOC's 20", notes)
+    (tmp_path / "classes.txt").touch()
+    notes = " / ".join(check_learnable(ROWS, list("abc"), "train", tmp_path))
+    assert re.search("no image of train has c: that cannot be learned", notes) and "VOC" not in notes
     assert re.search("every image of train has a: .*nothing to tell it apart from", notes)
     notes = check_learnable(np.array([[1, 0], [0, 1], [0, 0]]), list("ab"), "train", tmp_path)
     assert notes == ["1 of 3 images have no class"]

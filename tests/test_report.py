@@ -347,6 +347,14 @@ def test_a_log_and_the_dataset(own):
     assert "--model model_cse --crf --alphas 4 24 --infer_list train" in commands[2]       # what AffinityNet needs
 
 
+def test_reproduce_is_resumed_with_the_words_that_began_it(own):
+    for folder in ("seg", "eval"):
+        shutil.rmtree(own / "experiment/X" / folder)
+    (own / "experiment/X/results.json").unlink()
+    write_json(own / "experiment/X/config/reproduce.json", {"command": "reproduce.py --name X -- --batch_size 4"})
+    assert "python reproduce.py --name X -- --batch_size 4" in [note.get("command") for note in report()["notes"]]
+
+
 def test_what_is_missing_is_named_in_the_order_in_which_it_is_made(own):
     for folder in ("dict", "crf", "rw", "seg", "log"):
         shutil.rmtree(own / "experiment/X" / folder)

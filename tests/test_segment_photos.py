@@ -59,6 +59,29 @@ def test_a_second_photo_joins_the_first(photo):
     assert files("found") == before
 
 
+def test_a_photo_that_changed_is_named_and_a_folder_that_moved_is_the_same(photo):
+    (photo.parent / "sub").mkdir()
+    line = ("infer_seg", *ALONE, "--weights", "net", "--out", "found", "--images")
+    call(*line, "photos")
+    before = files("found")
+    photo.parent.rename("moved")
+    call(*line, "moved")
+    assert files("found") == before
+    Image.new("RGB", (40, 30)).save("moved/three.png")              # another photo of that name
+    assert_says(refusal(*line, "moved"), "the photo of 1 image (three) changed in moved", "--overwrite")
+    call(*line, "moved", "--overwrite")
+    assert label_map("found/masks/three.png").shape == (30, 40)
+    assert files("found")["overlays/three.png"] != before["overlays/three.png"]
+    assert areas(photo.parents[1] / "found")["images"]["three"]["width"] == 40
+
+
+def test_weights_of_another_stage_are_told_whose_they_are(seg):  # noqa: F811
+    said = refusal("infer_seg", *ALONE, "--weights", "experiment/X/ckpt/model_oc", "--images",
+                   "data/critters/JPEGImages", "--out", "found")
+    assert_says(said, "network of class CAMNet", "for infer.py")
+    assert "delete" not in said
+
+
 def test_what_cannot_be_read_is_listed(photo):
     (photo.parent / "beach.HEIC").write_bytes(b"ftypheic")
     (photo.parent / "notes.txt").write_text("a note")

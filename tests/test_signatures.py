@@ -213,6 +213,9 @@ def test_a_chain_is_stale_from_where_the_image_was_read(layout, tmp_path):
 def test_a_training_compares_content_not_names():
     old = {"lr": 1, "er_init": "a/model_oc", "crf_dir": "crf", "inputs": {"er_init": "123", "crf low": "5"}}
     assert not training_differences(old, old | {"er_init": "b/model_oc", "crf_dir": "elsewhere"})
+    old = old | {"train_list": "train"}
+    assert not training_differences(old, old | {"train_list": "the_same.txt"}, by_image=True)
+    assert training_differences(old, old | {"train_list": "other.txt"}) == ["train_list: then train, now other.txt"]
     other = old | {"er_init": "b/model_oc", "inputs": {"er_init": "124", "crf low": "5"}}
     assert " ".join(training_differences(old, other)).count("er_init") == 2
     assert training_differences(old, old | {"lr": 2}) == ["lr: then 1, now 2"]

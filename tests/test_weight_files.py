@@ -157,7 +157,7 @@ def test_what_was_taken_is_said(net, state, tmp_path, capsys):
     from tools.engine import start_from
     torch.save({"epoch": 3, "state_dict": before("module.", state), "optimizer": OPTIMIZER}, tmp_path / "w.pth")
     start_from(tmp_path / "w.pth", "er_init", partial(load_weights, net))
-    assert f"{len(state)} tensors from {tmp_path / 'w.pth'} (those under state_dict); new: none; 0 of" in (
+    assert f"{len(state)} tensors from {tmp_path / 'w.pth'} (those under state_dict); new: none; not used: 0" in (
         capsys.readouterr().out)
     torch.save(state, tmp_path / "w.pth")
     start_from(tmp_path / "w.pth", "er_init", partial(load_weights, net))
@@ -277,7 +277,8 @@ def test_the_report_of_a_checkpoint(state, tmp_path, capsys):
 def test_the_report_of_damaged_values_and_of_a_params(state, golden, tmp_path, capsys):
     bad = state | {"bn7.running_var": torch.full_like(state["bn7.running_var"], -1)}
     torch.save(bad, tmp_path / "w.pth")
-    assert "bn7.running_var" in report_of(tmp_path / "w.pth", capsys)
+    text = report_of(tmp_path / "w.pth", capsys)
+    assert "bn7.running_var" in text and "ResNet38d" in text and "train.py" not in text and "  place" not in text
     path = golden("set13_fullkeys_mxnet191.params")
     text = report_of(path, capsys)
     assert "MXNet's .params" in text and weight_files.sha256(path) in text
@@ -362,6 +363,8 @@ def pretender(path, kind, state):
         (path.parent / "x").write_bytes(b"1")
         with tarfile.open(path, "w") as archive:
             archive.add(path.parent / "x", "x")
+    elif kind == "arrays in a dict":
+        torch.save({"epoch": 3, "state_dict": {name: tensor.numpy() for name, tensor in state.items()}}, path)
     elif kind == "a whole network":
         torch.save(torch.nn.Linear(2, 2), path)
     else:
@@ -373,6 +376,7 @@ def pretender(path, kind, state):
 
 @pytest.mark.parametrize(("kind", "word"), [
     ("TorchScript", "state_dict"), ("a zip of weights", "net.pth"), ("a tar", "unpack"),
+    ("arrays in a dict", "torch.from_numpy"),
     ("a whole network", "torch.nn.modules.linear.Linear"), ("a web page", "browser"), ("a page in capitals", "browser"),
     ("Git LFS", "git lfs pull"), ("gzip", "unpack"), ("HDF5", "Keras"), ("a pickle", "not opened"),
     ("an array", "numpy"), ("empty", "fetch or save it again"), ("text", "fetch or save it again")])

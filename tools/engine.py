@@ -37,8 +37,8 @@ def start_from(path, flag, load):
     prefix = getattr(names, "prefix", "").rstrip(".")
     under = f" (those under {prefix})" if prefix else ""
     new = ", ".join(names["new"]) or "none"
-    distributed.say(f"--{flag}: {len(names['loaded'])} tensors from {path}{under}; new: {new}; "
-                    f"{len(names['unused'])} of the file are not used")
+    distributed.say(f"--{flag}: {len(names['loaded'])} tensors from {path}{under}; new: {new}; not used: "
+                    f"{len(names['unused'])} of the file")
     return digest(path)
 
 

@@ -173,6 +173,12 @@ def find_maps(folder, name):
     return None
 
 
+def others_maps(folders, ids):
+    """Return {folder: {ID: path of its maps}} of those folders, or of the one, that no stage wrote."""
+    folders = folders if isinstance(folders, list) else [folders] if folders else []
+    return {folder: {i: find_maps(folder, i) for i in ids} for folder in folders if is_foreign(folder)}
+
+
 def find_alike(folder):
     """Return the folder, or the one beside it that is named by the same alphas: crf/04 is found as crf/4 or crf/4.0,
     out_crf_4.0 as out_crf_04, rw/04_24 as rw/4_24. None if there is none.
@@ -280,8 +286,10 @@ def _sized(path, classes, scores, size, remedy=""):
     if size and scores.shape[1:] != tuple(size):
         turned = ("if EXIF data turn the photo, the maps were made without that: turn them as the photo, or save it "
                   "upright without EXIF data; otherwise ") * (scores.shape[1:] == tuple(size)[::-1])
+        smaller = ("maps are read at the image's own size, which irn's files hold under high_res, Puzzle-CAM's under "
+                   "hr_cam; ") * (not is_ours(path) and all(a < b for a, b in zip(scores.shape[1:], size)))
         raise ValueError(f"{path} holds maps of size {scores.shape[1:]}, its image is of size {tuple(size)}: "
-                         f"{turned}{to_fix(path, remedy)}")
+                         f"{turned}{smaller}{to_fix(path, remedy)}")
     return classes, scores
 
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from tools import distributed
 from tools.files import load_checkpoint, save_checkpoint
 from tools.meter import Meter
-from tools.provenance import differing
+from tools.provenance import FOLDERS, differing
 
 
 class Progress:
@@ -104,13 +104,14 @@ class Progress:
         """Say what can be done where the images have changed since a training began."""
         run, settings = self.run, vars(self.run.settings)
         words = "Undo the change, and the same command resumes; --overwrite trains anew on what is there now"
-        if "er_init" not in settings or not any(p.stem.isdecimal() for p in self.folder.glob("*.pth")):
+        start = next((flag for flag in ("er_init", "init") if flag in settings), None)
+        if not start or not any(p.stem.isdecimal() for p in self.folder.glob("*.pth")):
             return words
-        starts = [word for flag, value in settings.items()          # {name}/model_oc would be the new experiment's
-                  if flag.endswith("_init") and flag != "er_init" and isinstance(value, str)
-                  for word in (f"--{flag}", value)]
-        line = [*sys.argv, *starts, "--er_init", f"{run.experiment.name}/{run.model}", "--name",
-                f"{run.experiment.name}_2"]
+        # What stands relative to this experiment would be the new one's.
+        own = {flag: value for flag, value in settings.items() if flag.endswith("_init") and isinstance(value, str)}
+        own |= {flag: str(run.experiment.find_folder(settings[flag])) for flag in FOLDERS if flag in settings}
+        own |= {start: f"{run.experiment.name}/{run.model}", "name": f"{run.experiment.name}_2"}
+        line = [*sys.argv, *(word for flag, value in own.items() for word in (f"--{flag}", value))]
         return (f"{words}; or a new experiment starts from the weights of this one (--max_epochs says for how long): "
                 f"python {shlex.join(line)}")
 

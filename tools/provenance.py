@@ -113,12 +113,13 @@ def differing(saved, record, images=None):
 def training_differences(old, new, by_image=False):
     """Name what differs between the settings of a training in last.pth and those of now: a list, empty if nothing does.
 
-    Of weights and folders that it starts from the digest counts, not the name; by_image as of differences.
+    Of weights and folders that it starts from the digest counts, not the name, and by_image (see differences) of the
+    list its IDs.
     """
     inputs = [record.get("inputs") if isinstance(record.get("inputs"), dict) else {} for record in (old, new)]
     skipped = {name for name in inputs[0] if inputs[0][name] == inputs[1].get(name)}
     skipped |= {*FOLDERS} if inputs[0] and inputs[1] else set()
-    skipped |= {f"inputs {name}" for name in DATA} if by_image else set()
+    skipped |= {"train_list", *(f"inputs {name}" for name in DATA)} if by_image else set()
     return _differing(_flat(old), _flat(new), skipped)
 
 

@@ -1,7 +1,8 @@
 """Which images a run has read, and whether they have changed since: the signatures of data.signatures.
 
-A folder of maps holds them in made_by.images.json beside made_by.json, {ID: [label, size, time]}; the jobs of an array
-write one such file each (made_by.images.2_8.json). A training holds them in last.pth.
+A folder of maps holds them in made_by.images.json beside made_by.json, {ID: [label, size, time]}, with size and time of
+another project's maps after them where these were read; the jobs of an array write one such file each
+(made_by.images.2_8.json). A training holds them in last.pth.
 """
 from pathlib import Path
 
@@ -64,18 +65,14 @@ def check(folder, images):
 
 
 def changes(old, images):
-    """Find what has changed: {"labels" or "photos": IDs}. Only what both signatures know is compared.
+    """Find what has changed: {"labels", "photos" or "maps": IDs}. Only what both signatures know is compared.
 
     Where the times alone differ, and those of all photos do, the dataset was copied: that is no change.
     """
     pairs = {i: (signature, images.of[i]) for i, signature in old.items() if i in images.of}
     labels = [i for i, (then, now) in pairs.items() if None not in (then[0], now[0]) and then[0] != now[0]]
-    known = {i: pair for i, pair in pairs.items() if None not in (pair[0][1], pair[1][1])}
-    sizes = [i for i, (then, now) in known.items() if then[1] != now[1]]
-    times = [i for i, (then, now) in known.items() if then[2] != now[2]]
-    copied = len(times) == len(known) > 1
-    photos = sizes if copied else [i for i in known if i in {*sizes, *times}]
-    return {what: found for what, found in (("labels", labels), ("photos", photos)) if found}
+    changed = {"labels": labels, "photos": _changed_files(pairs, 1), "maps": _changed_files(pairs, 3)}
+    return {what: found for what, found in changed.items() if found}
 
 
 def training_changes(old, images):
@@ -101,9 +98,20 @@ def some(names):
 
 
 def _words(changed, images):
-    where = {"labels": ("the label", images.labels), "photos": ("the photo", images.photos)}
+    where = {"labels": ("the label", images.labels), "photos": ("the photo", images.photos),
+             "maps": ("the map", images.maps)}
     return [f"{what}{'s' * (len(changed[key]) > 1)} of {len(changed[key])} image{'s' * (len(changed[key]) > 1)} "
             f"({some(changed[key])}) changed in {place}" for key, (what, place) in where.items() if key in changed]
+
+
+def _changed_files(pairs, at):
+    """List the IDs whose size or time differ, which stand at this place and the next of {ID: (then, now)}."""
+    known = {i: (then[at:at + 2], now[at:at + 2]) for i, (then, now) in pairs.items()
+             if len(then) > at < len(now) and None not in (then[at], now[at])}
+    sizes = [i for i, (then, now) in known.items() if then[0] != now[0]]
+    times = [i for i, (then, now) in known.items() if then[1] != now[1]]
+    copied = len(times) == len(known) > 1
+    return sizes if copied else [i for i in known if i in {*sizes, *times}]
 
 
 def _files_of(folder, ids):
@@ -116,5 +124,5 @@ def _files_of(folder, ids):
 
 
 def _is_signature(value):
-    return (isinstance(value, list) and len(value) == 3 and isinstance(value[0], str | None)
+    return (isinstance(value, list) and len(value) in (3, 5) and isinstance(value[0], str | None)
             and all(isinstance(number, int | None) for number in value[1:]))
