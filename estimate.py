@@ -3,8 +3,8 @@
 Reads   the lists of --data_root   log/reproduce.json of an earlier run, which refines the estimate
 Writes  nothing; prints the time of the whole chain and of each of its parts
 Run     python estimate.py --recipe lite --data_root photos --train_list train          (the flags of reproduce.py)
-Of each training it times a step on two images, of each network a view of one image. Large networks are timed on smaller
-images: the time of a convolution grows with the area. Reading images is not counted, other processes do that.
+Of each training it times a step on four images, of each network a view of one; large networks are timed on smaller
+images, for the time of a convolution grows with the area. Reading images is not counted, other processes do that.
 """
 import contextlib
 import io
@@ -59,6 +59,7 @@ def predict(settings, values, chain, layout, images, folder):
     device = distributed.start(settings.device)
     start = time.perf_counter() - STARTED           # what every stage needs to begin
     torch.manual_seed(0)
+    torch.set_flush_denormal(True)          # random weights make such numbers, on which a CPU is slow
     sizes = [image_size(layout.image_path(i)) for i in ten_of(images[values.train_list])]
     size, workers = np.mean(sizes, 0), max(1, settings.num_workers)
     place = ["--recipe", settings.recipe, "--name", values.name, "--data_root", settings.data_root, "--device",
@@ -67,7 +68,7 @@ def predict(settings, values, chain, layout, images, folder):
     for stage in chain:
         words = [*place, *stage.words()]
         count = len(images[stage.list or values.measured])
-        seconds = 0.02 * count                      # of evaluation.py: it reads maps and counts
+        seconds = 0.007 * count                     # of evaluation.py: it reads maps and counts
         if stage.script == "train.py":
             seconds = _training(words, layout, images, size, folder, device)
         elif stage.script in ("train_aff.py", "train_seg.py"):
@@ -91,12 +92,12 @@ def seconds_of(action, size, largest=LONGEST):
     """Time `action(height, width)` for images of a size; where that takes longer, on a part and in proportion."""
     full = [round(side) for side in size]
     small = [min(SMALL, side) for side in full]
-    for number, sides in enumerate((small, small, full)):              # the first call is slower
+    for number, sides in enumerate((small, small, full, full)):        # the first call of a size is slower
         begun = time.perf_counter()
         action(*sides)
         spent = time.perf_counter() - begun
         seconds = spent * float(np.prod(full) / np.prod(sides))
-        if spent > largest or number and (sides == full or seconds > largest):
+        if spent > largest or number in (1, 3) and (sides == full or seconds > largest):
             break
     return seconds
 
@@ -107,11 +108,11 @@ def step(objective, batch_of, crop, device):
     engine.to_device(objective.train(), device)
 
     def run(height, width):
-        batch = {name: value.to(device) for name, value in batch_of(2, height).items()}
+        batch = {name: value.to(device) for name, value in batch_of(4, height).items()}
         objective(batch, 0)["loss"].backward()
         objective.zero_grad(set_to_none=True)
 
-    return seconds_of(run, (crop, crop)) / 2
+    return seconds_of(run, (crop, crop)) / 4
 
 
 def views(network, size, scales, device):
