@@ -1,5 +1,6 @@
 """What several test files share: the golden numbers, the weights they were made with, and where real photos lie."""
 import os
+import socket
 import zlib
 from pathlib import Path
 
@@ -74,6 +75,11 @@ def make_file(path, text="some weights"):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
+
+
+def leftover(name, process=999999999):
+    """Name the temporary file that a killed process leaves where it was writing `name`."""
+    return f".{name}.{process}.1@{socket.gethostname()}.tmp"
 
 
 class Program:

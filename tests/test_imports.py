@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "networks": {"networks"},
     "methods": {"methods"},
     "data": {"data"},
+    "prepare": {"data", "tools"},
     "tools": {"tools"},
     "config": {"tools"},
     "models": {"models", "networks", "methods", "data", "tools", "config"},
@@ -46,7 +47,7 @@ def top(name):
 
 def layer(path):
     if "/" in path:
-        return path.split("/")[0]
+        return path.split("/")[1 if path.startswith("data/prepare/") else 0]
     return path.removesuffix(".py") if path in ("config.py", "pipeline.py") else "stage"
 
 

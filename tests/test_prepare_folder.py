@@ -16,7 +16,7 @@ from PIL import Image
 from data import prepare
 from data.images import read_image, voc_palette
 from data.layout import VOCLayout
-from tests.conftest import ROOT, Program
+from tests.conftest import ROOT, Program, leftover
 
 COLOURS = np.frombuffer(voc_palette(), np.uint8).reshape(256, 3)
 
@@ -596,7 +596,7 @@ def test_killed_and_run_again(place):
     run.kill()
     run.wait()
     assert not (place / "out/ImageSets/Segmentation").exists()
-    (place / f"out/SegmentationClass/.1.png.{run.pid}.tmp").write_bytes(b"half")
+    (place / "out/SegmentationClass" / leftover("1.png", run.pid)).write_bytes(b"half")
     layout = folder("--masks", "masks")
     assert len(list(place.glob("out/JPEGImages/*"))) == len(list(place.glob("out/SegmentationClass/*"))) == 399
     assert not list(place.rglob("*.tmp")) and len(layout.ids("train")) + len(layout.ids("val")) == 399

@@ -17,7 +17,7 @@ from data import prepare
 from data.layout import VOC_CLASSES, VOCLayout
 from data.prepare import archives, writing
 from data.prepare.label_arrays import read_label_arrays
-from tests.conftest import SHARED, Program
+from tests.conftest import SHARED, Program, leftover
 
 TRAIN, VAL = ["2007_000001", "2007_000002"], ["2007_000003"]
 SBD = {"train": ["2007_000002", "2008_000004"], "val": ["2007_000003", "2008_000005"]}      # 000003 is VOC's val
@@ -165,7 +165,7 @@ def test_sbds_masks_only_with_the_flag(root, sbd, tmp_path, form):
     assert (folder / f"{TRAIN[1]}.png").read_bytes() == (root / f"SegmentationClass/{TRAIN[1]}.png").read_bytes()
     before = snapshot(folder)
     (folder / "2008_000005.png").unlink()
-    write(folder / ".2008_000005.png.999999999.tmp", "of a killed run")
+    write(folder / leftover("2008_000005.png"), "of a killed run")
     voc("--root", root, "--sbd", source, "--masks")
     assert {p: s[1] for p, s in snapshot(folder).items()} == {p: s[1] for p, s in before.items()}
     assert snapshot(folder)[folder / "2008_000004.png"] == before[folder / "2008_000004.png"]

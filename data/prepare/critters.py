@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from data import critters
 from data.images import voc_palette
-from data.prepare.writing import write_text, write_whole
+from data.prepare.writing import write_lines, write_whole
+from tools.files import save_text
 
 FOLDERS = ("JPEGImages", "SegmentationClass", "Heads")
 LISTS = "ImageSets/Segmentation"
@@ -74,10 +75,10 @@ def write_critters(root, made_by, splits):
         for folder, picture in zip(FOLDERS, (Image.fromarray(image), ground_truth, Image.fromarray(heads))):
             picture.save(root / folder / f"{image_id}.png")
     for name, ids in {**splits, "train_aug": splits["train"]}.items():
-        write_text(root / LISTS / f"{name}.txt", "\n".join(ids))
-    write_text(root / "classes.txt", "\n".join(critters.CLASSES))
-    write_text(root / "labels.json", json.dumps(labels, indent=0))
-    write_text(root / "made_by.json", json.dumps({**made_by, "sha256": digest(root, splits)}, indent=1))
+        write_lines(root / LISTS / f"{name}.txt", ids)
+    write_lines(root / "classes.txt", critters.CLASSES)
+    save_text(root / "labels.json", json.dumps(labels, indent=0) + "\n")
+    save_text(root / "made_by.json", json.dumps({**made_by, "sha256": digest(root, splits)}, indent=1) + "\n")
 
 
 def digest(root, splits):

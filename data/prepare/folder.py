@@ -41,8 +41,8 @@ from data.prepare.writing import (
     write_json,
     write_labels,
     write_lines,
-    write_png,
 )
+from tools.files import save_image
 
 FOLDERS = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
 LISTED = 10                                                     # of the problems that a message lists
@@ -175,7 +175,7 @@ def make_one(job, root, copy, converter):
         if suffix:
             write_image(target, path, copy)
         elif not is_made_of(target, path):
-            write_png(target, read_image(path))
+            save_image(target, read_image(path))
             same_time(target, path)
     except ValueError as error:
         return name, str(error), None, False

@@ -1,47 +1,30 @@
 """Writing a dataset folder: a file or a folder is complete or absent, and what a killed run left over is removed."""
 import json
 import os
-import re
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from PIL import Image
-
 from data.images import voc_palette
-
-
-def write_text(path, text):
-    """Write lines of text."""
-    with written_aside(path) as aside:
-        aside.write_text(text + "\n", encoding="utf-8", newline="\n")
+from tools.files import save_labels, save_text, writer_is_dead, written_aside
 
 
 def write_lines(path, lines):
-    write_text(path, "\n".join(lines))
+    save_text(path, "\n".join([*lines, ""]))
 
 
 def write_json(path, value):
     """Write JSON, one entry a line."""
-    write_text(path, json.dumps(value, indent=0, ensure_ascii=False))
+    save_text(path, json.dumps(value, indent=0, ensure_ascii=False) + "\n")
 
 
 def write_labels(path, labels):
     """Write a label map, uint8 (H, W), as a PNG in VOC's colours."""
-    image = Image.fromarray(labels)
-    image.putpalette(_palette())
-    with written_aside(path) as aside:
-        image.save(aside, format="PNG")
+    save_labels(path, labels, _palette())
 
 
 _palette = cache(voc_palette)
-
-
-def write_png(path, image):
-    """Write an image, uint8 (H, W, 3), as PNG."""
-    with written_aside(path) as aside:
-        Image.fromarray(image).save(aside, format="PNG")
 
 
 def write_stream(path, stream):
@@ -82,39 +65,9 @@ def discard(path):
 
 def remove_leftovers(folder):
     """Remove the temporary files of killed runs from a folder."""
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for found in [re.fullmatch(r"\..*\.(\d+)\.tmp", entry.name) for entry in entries]:
-            if found and not _runs(int(found[1])):
-                Path(folder, found[0]).unlink(missing_ok=True)
-
-
-def _runs(process):
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
-
-
-@contextmanager
-def written_aside(path):
-    """Give a temporary path beside `path`, renamed to it at the end."""
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        os.replace(aside, path)
-    except OSError as error:
-        if error.errno and error.filename in (None, str(aside), str(path.parent)):      # not the source's error
-            raise type(error)(f"{path} was not written ({error.strerror}): free some space, or take a folder that "
-                              "you may write to, and run the same command again") from None
-        raise
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
+    for path in Path(folder).glob(".*.tmp"):
+        if writer_is_dead(path):
+            path.unlink(missing_ok=True)
 
 
 def write_whole(root, write):
