@@ -45,6 +45,8 @@ class Training(Common):
     train_list: str = option("train_aug", "split or file", PAPER)
     batch_size: int = option(8, "global: over all processes", PAPER, least=1)
     max_epochs: int = option(15, "epochs", PAPER, least=1)
+    least_steps: int = option(0, "where the images make fewer steps, there are more epochs than the recipe's; a "
+                              "--max_epochs of your own stays as it is", content=False, least=0)
     lr: float = option(0.01, "learning rate", PAPER, least=0)
     wt_dec: float = option(5e-4, "weight decay, on weights only", PAPER, least=0)
     momentum: float = option(5e-4, "of SGD", PAPER + ": sic, they pass the weight decay into the momentum slot",
@@ -265,6 +267,7 @@ _LITE = {       # what all trainings of the recipe lite share
     "momentum": (0.9, "without it the authors' rates are too slow for some hundred steps"),
     "print_freq": (10, "a run is short"),
 }
+_ENOUGH = (100, "after 18 steps on 48 photos AffinityNet has not begun to tell cells apart")
 _LITE_PAIR = {
     "low": (2, "precision of the objects .71 on VOC's photos, .60 at 4"),
     "high": (6, "their recall .74, .67 at 4"),
@@ -312,6 +315,7 @@ RECIPES = {
     "lite": {
         "Train": _LITE | {
             "max_epochs": (5, "minutes, not hours, from ImageNet's weights"), "resize": ((256, 384), "as --crop"),
+            "least_steps": (30, "as few tell four classes of 48 photos apart"),
             "lr": (0.003, "at .01 sets of two and of four classes diverge; a point less on MSRC's fifteen"),
             "lr_new": (10, "the other layers are trained already"),
             "dropout_head": (0.0, "a short training has nothing to spare"),
@@ -319,13 +323,14 @@ RECIPES = {
         },
         "Infer": {"alphas": ((2, 4, 6), "AffinityNet's pair, and the best alpha on VOC's photos between them"),
                   "scales": ((1.0, 1.5), "less than half of the time, and the better CRF maps")},
-        "TrainAff": _LITE | _LITE_PAIR | {"max_epochs": (3, "a run is short")},
+        "TrainAff": _LITE | _LITE_PAIR | {"max_epochs": (3, "a run is short"), "least_steps": _ENOUGH},
         "InferAff": _LITE_PAIR | {
             "dup": (8, "of 2, 4, 8 and 12 the best on MSRC"), "logt": (6, "AEFT's"),
             "crf_iterations": (1, "AEFT's: edges finer than a cell"),
         },
         "TrainSeg": _LITE | {
             "label_dir": ("rw/02_06", "AffinityNet's pair"), "max_epochs": (4, "a run is short"),
+            "least_steps": _ENOUGH,
             "scale": ((0.75, 1.5), "crops of 256 pixels"),
         },
         "InferSeg": {"scales": ((0.75, 1.0, 1.25), "a quarter of the time")},

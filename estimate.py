@@ -129,6 +129,8 @@ def views(network, size, scales, device):
 def _training(words, layout, images, size, folder, device):
     """Predict train.py."""
     import torch
+
+    from tools import engine
     run, model, (network, objective, *_) = _start(words, layout, folder)
     sample = getattr(model, "SAMPLE_TARGET", None)
 
@@ -139,7 +141,7 @@ def _training(words, layout, images, size, folder, device):
         return made | ({"target": sample(label)} if sample else {})
 
     count = len(images[run.train_list])
-    run.batch_size = min(run.batch_size, count)
+    engine.fit_to(run, count)
     sizes = model.plan(run, count).batch_sizes if hasattr(model, "plan") else [run.batch_size] * run.max_epochs
     seconds = sum(count // b * b for b in sizes) * step(objective, batch, run.crop, device)
     watched = layout.ids(run.val_list) if run.val_every else ()
@@ -172,6 +174,7 @@ def _later_training(script, words, layout, count, device):
 
     from methods.affinity import AffinityLearning
     from methods.segmentation import Segmentation
+    from tools import engine
     affinity = script == "train_aff.py"
     run = flags.parse(config.TrainAff if affinity else config.TrainSeg, words)
     network = _network("AffinityNet" if affinity else _pixel_kind(run), run, layout)
@@ -183,7 +186,8 @@ def _later_training(script, words, layout, count, device):
         labels = torch.randint(0, 2, (number, -(-crop // cell), -(-crop // cell)))
         return {"image": torch.randn(number, 3, crop, crop), "label" if affinity else "labels": labels}
 
-    objective, size = (AffinityLearning if affinity else Segmentation)(network), min(run.batch_size, count)
+    engine.fit_to(run, count)
+    objective, size = (AffinityLearning if affinity else Segmentation)(network), run.batch_size
     return run.max_epochs * (count // size * size) * step(objective, batch, run.crop, device)
 
 

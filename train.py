@@ -35,7 +35,7 @@ def main():
     model, device = MODELS[settings.model], distributed.start(settings.device)
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     dataset = train_set(settings, model, layout)
-    engine.fit_batch(settings, len(dataset))
+    engine.fit_to(settings, len(dataset))
     plan, listed = plan_of(settings, model, len(dataset)), measured_ids(settings, layout)
 
     torch.manual_seed(settings.seed)

@@ -43,7 +43,7 @@ def main():
     device = distributed.start(settings.device)
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     ids = layout.ids(settings.train_list)
-    engine.fit_batch(settings, len(ids))
+    engine.fit_to(settings, len(ids))
     plan = Plan(len(ids), [settings.batch_size] * settings.max_epochs, settings.seed)
     folders = crf_folders(settings, experiment, layout, ids)
     images = distributed.on_main(lambda: signatures(layout, ids, settings.train_list, maps=others_maps(folders, ids)))

@@ -30,6 +30,7 @@ SAMPLE_TARGET = sample_target
 RECIPES = {
     "lite": {
         "max_epochs": (2, "starts from the ordinary classifier"),
+        "least_steps": (0, "masks that grow for long grow too far"),
         "lr": (0.002, "at .01 three of four runs lost their classes"),
         "lr_new": (1, "no layer is new"),
         "cc_init": (1.0, "at .3 nothing moves, at 3 the maps get worse or the classes go"),

@@ -53,13 +53,15 @@ DEMO = {
 _LITE = {"backbone": "tf_efficientnet_lite0", "output_stride": 16, "crop": 256, "print_freq": 10}
 _LITE_CAMS = {**_LITE, "momentum": 0.9, "resize": (256, 384), "val_every": 0, "vis_freq": 100}
 LITE = {
-    "model_oc": {**_LITE_CAMS, "batch_size": 8, "max_epochs": 5, "dropout_head": 0.0, "lr": 0.003},
+    "model_oc": {**_LITE_CAMS, "batch_size": 8, "max_epochs": 5, "dropout_head": 0.0, "lr": 0.003,
+                 "least_steps": 30},
     "model_cse": {**_LITE_CAMS, "max_epochs": 2, "lr": 0.002, "cc_init": 1.0, "cc_slope": 0.0, "mask_norm": "image",
                   "er_init": "{name}/model_oc", "cl_init": "{name}/model_oc"},
     "Infer": {"alphas": (2, 4, 6), "scales": (1.0, 1.5)},
-    "TrainAff": {**_LITE, "momentum": 0.9, "low": 2, "high": 6, "max_epochs": 3},
+    "TrainAff": {**_LITE, "momentum": 0.9, "low": 2, "high": 6, "max_epochs": 3, "least_steps": 100},
     "InferAff": {"low": 2, "high": 6, "dup": 8, "logt": 6, "crf_iterations": 1},
-    "TrainSeg": {**_LITE, "batch_size": 8, "label_dir": "rw/02_06", "max_epochs": 4, "scale": (0.75, 1.5)},
+    "TrainSeg": {**_LITE, "batch_size": 8, "label_dir": "rw/02_06", "max_epochs": 4, "scale": (0.75, 1.5),
+                 "least_steps": 100},
     "InferSeg": {"scales": (0.75, 1.0, 1.25)},
     "Evaluate": {}, "Reproduce": {},
 }

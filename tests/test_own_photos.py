@@ -1,5 +1,6 @@
 """reproduce.py on photos with labels alone: no ground truth, few of them, flags for the trainings."""
 import importlib
+import itertools
 import json
 import shlex
 import shutil
@@ -10,7 +11,7 @@ import config
 import pytest
 
 from data.layout import VOCLayout
-from tests.stages import DEMO, call, own_data, refusal
+from tests.stages import DEMO, call, own_data, parse, refusal
 from tests.test_bad_input import assert_says
 from tests.test_pipeline import ALPHAS, commands_of
 from tools import engine, flags
@@ -185,16 +186,36 @@ def test_nothing_after_two_dashes_is_nothing(photos):
     (10, 16, 1, 1, 10), (16, 16, 1, 1, 16), (17, 16, 1, 1, 16), (1, 8, 1, 1, 1), (10, 16, 4, 1, 8), (10, 12, 2, 3, 6)])
 def test_the_batch_shrinks_to_what_there_is(monkeypatch, capsys, images, batch, parts, world, left):
     monkeypatch.setattr("tools.distributed.world", lambda: world)
-    settings = SimpleNamespace(batch_size=batch, accumulate=parts, train_list="train")
-    engine.fit_batch(settings, images)
+    settings = SimpleNamespace(batch_size=batch, accumulate=parts, train_list="train", least_steps=0, max_epochs=1)
+    engine.fit_to(settings, images)
     said = capsys.readouterr().out
     assert settings.batch_size == left and (f"--batch_size {batch} becomes {left}" in said) == (left != batch)
+
+
+@pytest.mark.parametrize("images, words, epochs", [
+    (48, (), 17), (7, (), 100), (800, (), 3), (48, ("--max_epochs", 2), 2), (48, ("--least_steps", 0), 3),
+    (48, ("--batch_size", 4), 9), (48, ("--least_steps", 24), 4)])
+def test_few_photos_make_more_epochs(capsys, images, words, epochs):
+    """AffinityNet of recipe lite has 3, and 100 steps at least; what a person asks for stays."""
+    settings = parse(config.TrainAff, ["--name", "X", "--recipe", "lite", *map(str, words)])
+    engine.fit_to(settings, images)
+    assert settings.max_epochs == epochs
+    asked = settings.max_epochs in (2, 3)
+    assert (f"--max_epochs 3 becomes {epochs}" in capsys.readouterr().out) == (not asked)
+
+
+def test_no_other_recipe_adds_epochs():
+    for recipe, cls in itertools.product(("voc", "coco", "demo"), (config.Train, config.TrainAff, config.TrainSeg)):
+        settings = parse(cls, ["--name", "X", "--recipe", recipe])
+        before = settings.max_epochs
+        engine.fit_to(settings, 8)
+        assert settings.max_epochs == before
 
 
 def test_too_few_photos_for_the_processes(monkeypatch):
     monkeypatch.setattr("tools.distributed.world", lambda: 4)
     with pytest.raises(ValueError, match=r"3 images of train .* 4 processes with --accumulate 1"):
-        engine.fit_batch(SimpleNamespace(batch_size=8, accumulate=1, train_list="train"), 3)
+        engine.fit_to(SimpleNamespace(batch_size=8, accumulate=1, train_list="train"), 3)
 
 
 def test_one_photo_is_enough_to_train(place):

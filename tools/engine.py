@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
-from tools import distributed, interrupt
+from tools import distributed, flags, interrupt
 from tools.progress import Progress
 from tools.provenance import digest
 from tools.recompute import InParts, recomputed
@@ -61,11 +61,20 @@ class Run:
         return f"train_{self.model}"
 
 
-def fit_batch(settings, images):
-    """Reduce --batch_size to the number of images where that is smaller, and say so.
+def fit_to(settings, images):
+    """Reduce --batch_size to the number of images where that is smaller; add epochs for --least_steps; say so.
 
     Raises ValueError where not even one image is left for each process and each part of --accumulate.
     """
+    _reduce_batch(settings, images)
+    epochs = -(-settings.least_steps // (images // settings.batch_size))
+    if epochs > settings.max_epochs == flags.defaults(type(settings), settings.recipe)["max_epochs"][0]:
+        distributed.say(f"--max_epochs {settings.max_epochs} becomes {epochs}: {images} images make few steps "
+                        f"(--least_steps {settings.least_steps})")
+        settings.max_epochs = epochs
+
+
+def _reduce_batch(settings, images):
     if images >= settings.batch_size:
         return
     parts = distributed.world() * settings.accumulate
