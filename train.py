@@ -64,6 +64,7 @@ def train_set(settings, model, layout):
     change = partial(augment, resize=settings.resize, crop_size=settings.crop, jitter_amounts=settings.jitter)
     dataset = TrainSet(layout, ids, settings.seed, change, getattr(model, "SAMPLE_TARGET", None), settings.max_side)
     notes = check_learnable(dataset.labels, layout.classes, settings.train_list, layout.root)
+    notes += model.notes(settings, dataset.labels) if hasattr(model, "notes") else []
     distributed.say(f"{len(ids)} images of {settings.train_list}, {len(layout.classes)} classes")
     for words in filter(None, (*notes, layout.left_out)):
         distributed.say(words)

@@ -69,6 +69,14 @@ def start(settings, experiment, layout):
     return network, objective, description, {"er_init": er_init, "cl_init": cl_init}
 
 
+def notes(settings, labels):
+    if (labels.sum(1) > 1).any():
+        return []
+    return [f"no image of {settings.train_list} has two classes: no other class keeps the masks from growing beyond "
+            "their objects. Compare the maps with the ordinary classifier's; reproduce.py --model model_oc makes the "
+            "masks from those"]
+
+
 def load_classifier(settings, experiment, layout):
     """Load the ordinary classifier that --cl_init names, with its own backbone; returns it and its weights' digest.
 

@@ -161,6 +161,18 @@ def test_training_says_what_it_cannot_tell_apart(place):
     assert "nothing to tell it apart from" in call("train", *TRAIN)
 
 
+def test_the_cgnet_says_that_nothing_limits_its_masks(place):
+    """Where each image has one class alone; where some have two it says nothing."""
+    data = own_data(place)
+    line = ("train", *DEMO, *small("model_cse"), "--max_epochs", 1, "--er_init", "X/model_oc", "--cl_init",
+            "X/model_oc", "--name")
+    assert "has two classes" not in call(*line, "two")
+    table = json.loads((data / "labels.json").read_text())
+    (data / "labels.json").write_text(json.dumps({image_id: names[:1] for image_id, names in table.items()}))
+    said = call(*line, "one")
+    assert "no image of train_aug has two classes" in said and "--model model_oc" in said
+
+
 def test_training_refuses_the_background_as_a_class(place):
     data = own_data(place)
     names = (data / "classes.txt").read_text()
