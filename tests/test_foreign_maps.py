@@ -135,8 +135,8 @@ def test_an_image_of_no_class(tmp_path, table):
     ({"keys": np.array([1, 254]), "high_res": MAPS}, "not ids of 0..254"),
     ({"keys": np.array([1, 1]), "high_res": MAPS}, "each once"),
     ({"keys": np.array([1, 4]), "high_res": MAPS * np.nan}, "NaN"),
-    ({"keys": "fox", "high_res": MAPS}, "not integers"), ({"fox": MAPS[0]}, "not a dict of maps"),
-    ({"image": "a.jpg"}, "not a dict of maps"), ({1: MAPS[0], "image": "a.jpg"}, "not a dict of maps")])
+    ({"keys": "fox", "high_res": MAPS}, "not integers"), ({"fox": MAPS[0]}, "not a dict of arrays"),
+    ({"image": "a.jpg"}, "not a dict of arrays"), ({1: MAPS[0], "image": "a.jpg"}, "not a dict of arrays")])
 def test_what_cannot_be_read_is_not_to_be_deleted(tmp_path, table, words):
     for save in PICKLED:
         path = save(tmp_path / "a", table)

@@ -302,7 +302,7 @@ def test_labels_of_own_classes(tmp_path):
     (lambda: as_object([arrays()]), ["no dict"]),
     (lambda: as_object({(1, 2): np.ones(20)}), ["neither a name nor a number"]),
     (lambda: as_object({}), ["labels"]),
-    (lambda: np.zeros((5, 20)), ["names no images"]),
+    (lambda: np.zeros((5, 20)), ["no dict of labels"]),
 ])
 def test_other_label_arrays_are_refused(root, tmp_path, content, words):
     np.save(tmp_path / "cls_labels.npy", content(), allow_pickle=True)

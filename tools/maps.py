@@ -262,7 +262,7 @@ def _arrays_of(table, first):
     form = "cam" if "keys" in table else "ids" if "classes" in table else "dict"
     if form == "dict":
         if not all(type(key) is int for key in table):
-            raise ValueError("it has no classes" if "scores" in table else "not a dict of maps")
+            raise ValueError("it has no classes" if "scores" in table else "not a dict of arrays")
         scores = np.stack([table[c] for c in sorted(table)]) if table else np.zeros((0, 0, 0))
         return form, np.array(sorted(table), np.int64) + first, scores
     key, names = ("keys", SCORES) if form == "cam" else ("classes", ("scores",))

@@ -10,13 +10,13 @@ import numpy as np
 
 STORAGES = {"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "bfloat16",
             "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1"}
-MOST_STEPS = 20_000         # of a pickle; 254 maps need fewer, and a deeper tuple's hash would crash
+HASHED = {"ADDITEMS", "FROZENSET", "EMPTY_SET"}        # a set hashes its elements, which a deep tuple can crash
 
 
-def read_table(content, names):
+def read_table(content, names=None):
     """Read a table of arrays: an .npz, np.save of a dict, or torch.save of a dict; tensors become arrays.
 
-    names  the text keys that are wanted; others are left out. Integers as keys are all read.
+    names  the text keys that are wanted; others are left out. None: all. Integers as keys are all read.
     Returns {name or integer: array, or a list of numbers}.
     """
     if content.startswith(b"\x93NUMPY"):
@@ -32,10 +32,10 @@ def read_table(content, names):
             return _plain(_read_zipped_torch(archive, start.removesuffix("data.pkl")), names, len(content))
         if not kinds <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
             raise ValueError("its compression is none that numpy writes")
-        found = {name: _read_npy_array(archive.read(f"{name}.npy")) for name in names
-                 if f"{name}.npy" in archive.namelist()}
+        there = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        found = {name: _read_npy_array(archive.read(f"{name}.npy")) for name in there if names is None or name in names}
         if not found:
-            raise ValueError(f"it holds {str(archive.namelist())[:60]}, none of {', '.join(sorted(names))}")
+            raise ValueError(f"it holds {str(archive.namelist())[:60]}, none of {', '.join(sorted(names or ['.npy']))}")
         return found
 
 
@@ -49,7 +49,7 @@ def _read_npy_dict(content):
     """Unpickle np.save of an object; a file of plain numbers holds no dict."""
     file, (_, _, dtype) = _npy(content)
     if not dtype.hasobject:
-        raise ValueError("not a dict of maps")
+        raise ValueError("not a dict of arrays")
     return _ArraysOnly(file).load_checked()
 
 
@@ -80,7 +80,7 @@ def _read_legacy_torch(content):
     """
     file = io.BytesIO(content)
     if _ArraysOnly(file).load_checked() != 0x1950A86A20F9469CFC6C:
-        raise ValueError("not a dict of maps")
+        raise ValueError("not a dict of arrays")
     _, _ = _ArraysOnly(file).load_checked(), _ArraysOnly(file).load_checked()
     reader = _ArraysOnly(file)
     found, keys = reader.load_checked(), _ArraysOnly(file).load_checked()
@@ -94,20 +94,19 @@ def _plain(table, names, most):
     """Turn a dict's parts into arrays. most: the bytes that all together may have."""
     table = _value(table)
     if not isinstance(table, dict):
-        raise ValueError("not a dict of maps")
-    table = {_value(key): value for key, value in table.items()}
-    found = {key: _value(value) for key, value in table.items() if type(key) is int or key in names}
+        raise ValueError("not a dict of arrays")
+    found = {key: _value(value) for key, value in table.items() if type(key) is int or names is None or key in names}
     if len(found) < len(table) and not (found and all(type(key) is str for key in table)):
-        raise ValueError(f"not a dict of maps: its keys are {str(list(table))[:60]}, no class ids")
+        raise ValueError(f"not a dict of arrays: its keys are {str(list(table))[:60]}, no class ids")
     if not all(isinstance(value, np.ndarray) for key, value in found.items() if type(key) is int):
-        raise ValueError("not a dict of maps: a class has something else than an array")
+        raise ValueError("not a dict of arrays: a class has something else than an array")
     if sum(value.nbytes for value in found.values() if isinstance(value, np.ndarray)) > most:
-        raise ValueError("not a dict of maps: one is there twice")
+        raise ValueError("not a dict of arrays: one is there twice")
     return found
 
 
 def _view(content, dtype, shape, fortran):
-    if dtype.kind not in "fiu" or len(content) != math.prod(shape) * dtype.itemsize:
+    if dtype.kind not in "fiub" or len(content) != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{len(content)} bytes are no {dtype} array of {str(shape)[:60]}")
     return np.ndarray(shape, dtype, content, order="F" if fortran else "C")
 
@@ -120,8 +119,8 @@ class _ArraysOnly(pickle._Unpickler):
     """
 
     allowed = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
-               *((f"numpy.{core}.multiarray", name) for core in ("core", "_core")
-                 for name in ("_reconstruct", "scalar")),
+               *((f"numpy.{core}.{module}", name) for core in ("core", "_core") for module, name in (
+                   ("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))),
                *(("torch._utils", name) for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")),
                ("torch.storage", "_load_from_bytes"), *(("torch", name) for name in STORAGES)}
 
@@ -132,10 +131,38 @@ class _ArraysOnly(pickle._Unpickler):
     def load_checked(self):
         """Unpickle the next object of the file."""
         start = self.file.tell()
-        if sum(1 for _ in pickletools.genops(self.file)) > MOST_STEPS:      # also raises if bytes are missing
-            raise ValueError("not a dict of maps")
+        for step, _, _ in pickletools.genops(self.file):        # also raises if bytes are missing
+            if step.name in HASHED:
+                raise ValueError(f"it holds {step.name}, not only arrays")
         self.file.seek(start)
         return self.load()
+
+    def load_setitems(self):
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2]):
+            self._set(key, value)
+
+    def load_setitem(self):
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set(key, value)
+
+    def load_dict(self):
+        items = self.pop_mark()
+        self.stack.append({})
+        for key, value in zip(items[::2], items[1::2]):
+            self._set(key, value)
+
+    def _set(self, key, value):
+        """Set an entry of a dict. A key is looked at before it is hashed."""
+        key = _value(key)
+        if type(key) not in (str, int):
+            raise ValueError("a key is neither a name nor a number")
+        if key in self.stack[-1]:
+            raise ValueError(f"{key} is there twice")
+        self.stack[-1][key] = value
+
+    dispatch = pickle._Unpickler.dispatch | {pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems,
+                                             pickle.DICT[0]: load_dict}
 
     def find_class(self, module, name):
         if (module, name) == ("collections", "OrderedDict"):
@@ -183,8 +210,11 @@ class _Part:
             return self.given[0].encode(self.given[1])
         if name == "scalar":
             return _view(_value(self.given[1]), self.given[0].dtype(), (), False).item()
+        if name == "_frombuffer":               # an array, as protocol 5 writes it
+            content, kind, shape, order = self.given
+            return _view(_value(content), kind.dtype(), shape, order == "F")
         _, shape, kind, fortran, content = self.state
-        if kind.given[0] == "O8" and shape == ():
+        if kind.given[0] in ("O", "O8") and shape == ():
             return content[0]
         return _view(_value(content), kind.dtype(), shape, fortran)
 
