@@ -56,7 +56,7 @@ def main():
         on_step=partial(own["pictures"], settings, experiment, objective, layout) if "pictures" in own else None,
         on_epoch=partial(measure_cams, settings, network, layout, device, plan, listed) if listed else None)
     if distributed.is_first():
-        warn_if_nothing_is_learned(experiment, settings)
+        warn_if_little_is_learned(experiment, settings)
 
 
 def train_set(settings, model, layout):
@@ -122,14 +122,19 @@ def measure_cams(settings, network, layout, device, plan, ids, epoch):
     return {"miou": best[1], "threshold": best[0], "curve": curve}
 
 
-def warn_if_nothing_is_learned(experiment, settings):
-    """Say so where a classifier, in its last epoch, gave absent classes as much as present ones: it has diverged."""
+def warn_if_little_is_learned(experiment, settings):
+    """Say so where a classifier, in its last epoch, missed most present classes, or found as much of absent ones."""
     *_, last = [{}, *experiment.epochs(f"train_{settings.model}")]
     present, absent = last.get("p_present"), last.get("p_absent")
-    if present is not None and absent is not None and present <= absent:
-        print(f"warning: {settings.model} has learned nothing: in its last epoch it gave present classes {present:.2f} "
-              f"and absent ones {absent:.2f}. Its maps will mean nothing. A lower --lr (it is {settings.lr:g}), more "
-              "--max_epochs or more images may help")
+    if present is None or absent is None or present >= 0.5:
+        return
+    gave = f"in its last epoch it gave present classes {present:.2f} and absent ones {absent:.2f}"
+    if present <= absent:
+        print(f"warning: {settings.model} has learned nothing: {gave}. Its maps will mean nothing. A lower --lr (it is "
+              f"{settings.lr:g}), more --max_epochs or more images may help")
+    else:
+        print(f"warning: {settings.model} misses most classes: {gave}. Its maps will mean little. More --max_epochs "
+              f"(there were {settings.max_epochs}) or more images may help")
 
 
 if __name__ == "__main__":
