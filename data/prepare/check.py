@@ -21,6 +21,7 @@ from data.layout import IGNORE, VOCLayout, parse_id
 from data.prepare.look import LIMIT, look
 from data.prepare.parallel import cores, spread
 from data.prepare.sheet import write_sheet
+from data.prepare.splits import learned_and_scored
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 FIRST = 3                                           # of the names that a line gives
@@ -195,10 +196,9 @@ def what_can_be_read(path, classes):
 
 def check_splits(lists, labels, classes, looks, layout, found):
     """Compare the lists: images in two of them, the same photo under two names, classes that one of them lacks."""
-    learned = {s: ids for s, ids in lists.items() if s.startswith("train") and not s.startswith("trainval")}
+    learned, scored = ({split: lists[split] for split in splits} for splits in learned_and_scored(lists))
     if learned.get("train") == learned.get("train_aug", ()):
         del learned["train_aug"]
-    scored = {s: ids for s, ids in lists.items() if s.startswith(("val", "test", "minival"))}
     for train, ids in learned.items():
         for split, others in scored.items():
             if both := sorted(set(ids) & set(others)):
