@@ -1,5 +1,5 @@
-# ruff: noqa: F811 (a fixture is imported)
 """python -m data.prepare folder: what a table or a list may mean in two ways is refused or said, never guessed."""
+# ruff: noqa: F811 (a fixture is imported)
 import json
 import os
 

@@ -124,11 +124,16 @@ def compare(names, made, classes):
         raise ValueError(f"{len(foreign)} of {len(seen)} masks show none of the classes of their photos' labels "
                          f"({first}), so the ids mean other classes: {ORDER}, or the masks' colours in a file for "
                          "--mask_colours")
-    more = sum(bool(found - set(names[name])) for name, found in seen.items())
+    lacking = [name for name, found in seen.items() if found - set(names[name])]
+    if len(lacking) > len(seen) / 2:
+        first = f"{lacking[0]}: {', '.join(sorted(seen[lacking[0]] - set(names[lacking[0]])))}"
+        raise ValueError(f"{len(lacking)} of {len(seen)} masks show a class that their photos' labels lack ({first}): "
+                         "add it to the labels where the photos show it; if they do not, the masks' ids mean other "
+                         f"classes: {ORDER}, or the masks' colours in a file for --mask_colours")
     fewer = sum(bool(set(names[name]) - found) for name, found in seen.items())
-    if more or fewer:
-        print(f"labels and masks differ: {more} masks show a class that the label lacks, {fewer} labels have a class "
-              "that the mask does not show")
+    if lacking or fewer:
+        print(f"labels and masks differ: {len(lacking)} masks show a class that the label lacks, {fewer} labels have a "
+              "class that the mask does not show")
 
 
 # ---- writing ----
