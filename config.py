@@ -267,7 +267,7 @@ _LITE = {       # what all trainings of the recipe lite share
     "momentum": (0.9, "without it the authors' rates are too slow for some hundred steps"),
     "print_freq": (10, "a run is short"),
 }
-_ENOUGH = (100, "after 18 steps on 48 photos AffinityNet has not begun to tell cells apart")
+_ENOUGH = (100, "after 18 steps on 48 photos AffinityNet told hardly any cells apart")
 _LITE_PAIR = {
     "low": (2, "precision of the objects .71 on VOC's photos, .60 at 4"),
     "high": (6, "their recall .74, .67 at 4"),
@@ -315,7 +315,7 @@ RECIPES = {
     "lite": {
         "Train": _LITE | {
             "max_epochs": (5, "minutes, not hours, from ImageNet's weights"), "resize": ((256, 384), "as --crop"),
-            "least_steps": (30, "as few tell four classes of 48 photos apart"),
+            "least_steps": (100, "of 48 photos of four classes a CAM of 71.2, 68.9 after 30 steps"),
             "lr": (0.003, "at .01 sets of two and of four classes diverge; a point less on MSRC's fifteen"),
             "lr_new": (10, "the other layers are trained already"),
             "dropout_head": (0.0, "a short training has nothing to spare"),

@@ -59,6 +59,7 @@ def main():
     if not given:
         require_labels(settings, layout, ids)
     weights = None if given else distributed.on_main(lambda: experiment.weights(settings.model, settings.load_epo))
+    network = None if given else trained_network(experiment, layout, weights)      # before --overwrite deletes maps
     folders = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights or given, ids))
     folders.setdefault("dict", given)
 
@@ -67,7 +68,7 @@ def main():
                     f"{folders['dict']}: {done} of {len(ids)} images are finished")
     ids = distributed.share(ids)
     with interrupt.remembered():
-        make_maps(settings, experiment, layout, device, weights, folders, ids)
+        make_maps(settings, layout, device, network, folders, ids)
         if settings.vis:
             for image_id in interrupt.progress(ids, len(ids), "overlays"):
                 draw_overlays(settings, layout, folders, image_id)
@@ -75,13 +76,13 @@ def main():
     distributed.stop()
 
 
-def make_maps(settings, experiment, layout, device, weights, folders, ids):
+def make_maps(settings, layout, device, network, folders, ids):
     """Write dict/ID.npz and crf/ALPHA/ID.npz where they are missing."""
     alphas = settings.alphas if settings.crf else []
     there = {i for i in ids if find_maps(folders["dict"], i)}
     todo = [i for i in ids if i not in there]
     lacking = {i: missing for i in ids if (missing := [a for a in alphas if not find_maps(folders[a], i)])}
-    cams = write_cams(settings, experiment, layout, device, weights, folders["dict"], todo)
+    cams = write_cams(settings, layout, device, network, folders["dict"], todo)
     if device.type == "cpu" or not lacking:
         cams = list(cams)           # all before the first CRF: on a CPU the two would slow each other down
     if lacking:
@@ -91,11 +92,10 @@ def make_maps(settings, experiment, layout, device, weights, folders, ids):
             pass
 
 
-def write_cams(settings, experiment, layout, device, weights, folder, ids):
+def write_cams(settings, layout, device, network, folder, ids):
     """Compute and write the CAMs of images; yield the ID of each when they are on disk."""
     if not ids:
         return
-    network = trained_network(experiment, layout, weights)
     engine.to_device(network.eval(), device, inference=True)
     images = view_loader(layout, ids, settings.scales, settings.labels == "given", settings.max_side,
                          **engine.loader_for(device, settings.num_workers))
@@ -136,10 +136,12 @@ def given_cams(settings, experiment, layout, ids):
 
     ValueError, with their count, if images have none there.
     """
-    if not settings.dict_dir or not holds_maps(folder := experiment.find_folder(settings.dict_dir)):
+    folder = experiment.find_folder(settings.dict_dir)
+    if settings.dict_dir and folder.is_dir():
+        require_kind(folder, "cam")
+    if not settings.dict_dir or not holds_maps(folder):
         return None
-    require_kind(folder, "cam")
-    own, foreign = folder.resolve() == (experiment / settings.dict_dir).resolve(), is_foreign(folder)
+    own, foreign = folder.resolve().is_relative_to(experiment.folder.resolve()), is_foreign(folder)
     if not foreign and (own or settings.dict):
         return None
     if settings.dict:
@@ -156,13 +158,16 @@ def require_labels(settings, layout, ids):
     """Check that the images have labels, where these say which classes to look for."""
     if settings.labels == "given" and ids:
         try:
-            layout.labels(ids)
+            labels = layout.labels(ids)
         except ValueError as error:
             if "without labels" not in str(error):
                 raise
             raise ValueError(f"{error}; --labels predicted looks for the classes that the network recognises") from None
         if layout.left_out:
             distributed.say(layout.left_out)
+        if not labels.any() and not settings.only and settings.shard == "1/1":
+            raise ValueError(f"no image of {settings.infer_list} has a class: there is nothing to look for. Look at "
+                             f"the labels in {layout.root}; --labels predicted looks for what the network recognises")
 
 
 def open_outputs(settings, experiment, layout, source, ids):

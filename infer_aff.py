@@ -40,13 +40,13 @@ def main():
     cams = own_cams(settings, experiment, layout, ids)
     pair = alpha_pair(settings.low, settings.high)
     weights = distributed.on_main(lambda: experiment.weights(f"aff_{pair}", settings.load_epo))
+    network = trained_network(experiment, weights)      # before --overwrite deletes maps
     folder = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights, pair, ids))["rw"]
 
     todo = unfinished(folder, ids)
     distributed.say(f"{folder}: {len(ids) - len(todo)} of {len(ids)} images are finished")
     with interrupt.remembered():
         if mine := distributed.share(todo):
-            network = trained_network(experiment, weights)
             engine.to_device(network.eval(), device, inference=True)
             write_labels(settings, layout, network, device, folder, {i: cams[i] for i in mine})
     experiment.release()

@@ -49,6 +49,8 @@ def main():
     images, ids = chosen_images(settings, layout)
     weights, network = distributed.on_main(lambda: chosen_weights(settings))
     classes = read_description(network, PIXEL_NETWORKS, layout)["classes"]
+    network = build(network)
+    load_weights(network, weights)          # before --overwrite deletes maps
     experiment, names = output_folders(settings)
     folders = distributed.on_main(
         lambda: open_outputs(settings, experiment, names, layout, weights, classes, ids, images))
@@ -57,8 +59,6 @@ def main():
     distributed.say(f"{folders['seg']}: {done} of {len(ids)} images are finished")
     mine = distributed.share(ids)
     with interrupt.remembered():
-        network = build(network)
-        load_weights(network, weights)
         broken = make_labels(settings, network, device, folders["seg"], images, mine)
         if "vis" in folders:
             draw_overlays(folders, images, [i for i in mine if i not in broken], classes)

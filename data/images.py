@@ -2,6 +2,7 @@
 import errno
 import math
 import os
+import stat
 import threading
 import warnings
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}    # of --images
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")     # by content; an EPS file would start Ghostscript
 ORIENTATION = 0x0112                                # EXIF's tag of how the camera was held
 LARGE, LARGEST = 50_000_000, 2_000_000_000      # pixels: see read_image; the most that anything here reads
 TAKE_OFF = "fetch it again or take it off the list"
@@ -18,6 +20,16 @@ IF_GONE = "If it was there before: is its disk still mounted? Then run the same 
 _limit_lock = threading.Lock()                      # of Pillow's limit; a process that is forked must not find it held
 os.register_at_fork(before=_limit_lock.acquire, after_in_parent=_limit_lock.release,
                     after_in_child=_limit_lock.release)
+
+
+def open_image(path):
+    """Open an image with Pillow, whatever its name ends with: a file in one of FORMATS.
+
+    Other formats can hold a program, and opening a pipe or device may never end.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("a folder, pipe or device, not a file")
+    return Image.open(path, formats=FORMATS)
 
 
 def image_size(path):
@@ -88,7 +100,7 @@ def _opened(path, remedy=TAKE_OFF, most=LARGEST, max_side=None):
     try:
         with _without_limit(), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)     # above half of the limit: fine
-            image = Image.open(path)
+            image = open_image(path)
         with image:
             _check_size(image, path)
             if image.width * image.height > most:

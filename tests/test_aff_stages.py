@@ -219,6 +219,11 @@ def test_evaluation(aff):
                 "python infer_aff.py --name X --low 2.5 --high 10 --infer_list train")
 
 
+def test_overwrite_deletes_no_labels_before_the_weights_are_read(aff):
+    cut(aff / "experiment/X/ckpt/aff_02_24/001.pth")
+    assert_says(refusal("infer_aff", *WALK, "--beta", 3, "--overwrite"), "aff_02_24/001.pth", "damaged")
+
+
 # ---- second runs ----
 
 def test_nothing_is_done_twice(aff):

@@ -358,6 +358,17 @@ def test_overwrite_deletes_nothing_that_is_not_its_own(place):
     assert (place / "data/critters/classes.txt").exists()
 
 
+def test_overwrite_deletes_nothing_before_the_weights_are_read(place):
+    """The maps of before stay where the new ones cannot be made: refusal() compares all files."""
+    cut(place / "experiment/X/ckpt/model_cse/001.pth")
+    said = refusal("infer", *DEMO, "--dict", "--vis", "--crf", "--alphas", 2, "--scales", 1, "--overwrite")
+    assert_says(said, "model_cse/001.pth", "damaged")
+    own_data(place).joinpath("classes.txt").write_text("a\nb\nc\nd\ne\nf")
+    (place / "data/critters/labels.json").unlink()
+    said = refusal("infer", *DEMO, "--dict", "--labels", "predicted", "--load_epo", 0, "--overwrite")
+    assert_says(said, "network.json", "other classes")
+
+
 def test_what_a_killed_run_left_half_written_is_swept(place):
     halves = [place / "experiment/X" / name for name in ("dict/.a.npz.1.2.tmp", "ckpt/model_oc/.003.pth.1.2.tmp")]
     for half in halves:

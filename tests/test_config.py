@@ -54,7 +54,7 @@ _LITE = {"backbone": "tf_efficientnet_lite0", "output_stride": 16, "crop": 256, 
 _LITE_CAMS = {**_LITE, "momentum": 0.9, "resize": (256, 384), "val_every": 0, "vis_freq": 100}
 LITE = {
     "model_oc": {**_LITE_CAMS, "batch_size": 8, "max_epochs": 5, "dropout_head": 0.0, "lr": 0.003,
-                 "least_steps": 30},
+                 "least_steps": 100},
     "model_cse": {**_LITE_CAMS, "max_epochs": 2, "lr": 0.002, "cc_init": 1.0, "cc_slope": 0.0, "mask_norm": "image",
                   "er_init": "{name}/model_oc", "cl_init": "{name}/model_oc"},
     "Infer": {"alphas": (2, 4, 6), "scales": (1.0, 1.5)},

@@ -113,6 +113,12 @@ def test_one_file_writes(path):
             assert not set(mode) & set("wax+"), (path, ast.unparse(call))
 
 
+@pytest.mark.parametrize("path", [p for p in MODULES if layer(p) != "benchmarks"])
+def test_pillow_opens_no_format_that_can_hold_a_program(path):
+    for name, call in calls(MODULES[path]):
+        assert name != "Image.open" or any(k.arg == "formats" for k in call.keywords), (path, ast.unparse(call))
+
+
 def test_one_file_knows_the_experiments_folders():
     """No other names `ckpt` or `made_by.json`, save in words for people (docstrings, messages)."""
     for path in in_folders("stage", "models", "tools", "methods", "networks", "config"):

@@ -6,11 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from data import prepare
 from data.images import voc_palette
 from data.layout import VOCLayout
+from tests.conftest import make_file
 from tests.test_prepare_folder import as_rgb, assert_says, mask, photo, save_with_new_palette
 
 LABELS = {"1": ["fox"], "2": ["owl"], "3": ["fox", "owl"], "4": ["fox"], "5": ["owl"]}
@@ -359,6 +360,24 @@ def test_many_images_in_several_processes(root, check):
     write_list(root, "train", ["1", "2", "3", *range(6, 90)])
     (root / "JPEGImages/89.jpg").write_bytes(b"nothing")
     one_error(check(), "1 images cannot be read", "89.jpg")
+
+
+def test_what_is_named_as_an_image_and_is_none(root, check, monkeypatch):
+    """EPS, which Pillow would hand to the program `gs`; a pipe that nobody writes to; a device without an end."""
+    started = root / "started"
+    make_file(root / "bin/gs", f"#!/bin/sh\ntouch {started}\n").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{root / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    for place in ("JPEGImages/1.jpg", "SegmentationClass/4.png"):
+        (root / place).write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 8\n%%EndComments\nshowpage\n")
+    for image_id, make in (("2", os.mkfifo), ("3", lambda path: path.symlink_to("/dev/zero"))):
+        path, = (root / "JPEGImages").glob(f"{image_id}.*")
+        path.unlink()
+        make(path)
+    found = errors(check()[0])
+    assert not started.exists()
+    assert_says(found[0], "3 images cannot be read", "1.jpg", "2.jpg", "3.jpg", "pipe or device")
+    assert_says(found[1], "1 masks cannot be read", "4.png")
 
 
 def test_no_dataset(root, check):

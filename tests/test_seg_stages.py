@@ -163,6 +163,11 @@ def test_it_learns_its_labels(seg):
 
 # ---- second runs ----
 
+def test_overwrite_deletes_no_maps_before_the_weights_are_read(seg):
+    cut(seg / "experiment/X/ckpt/seg/001.pth")
+    assert_says(refusal("infer_seg", *DEMO, "--scales", 0.5, "--overwrite"), "seg/001.pth", "damaged")
+
+
 def test_nothing_is_done_twice(seg):
     before = files("experiment")
     assert "complete, 2 epochs; nothing to do" in call("train_seg", *SEG)

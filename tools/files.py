@@ -54,7 +54,7 @@ def read_labels(path):
     from PIL import Image
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None        # the map of a large photo is as large
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             return np.array(image)
     except (SyntaxError, ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}): delete it and run the same command again") from None

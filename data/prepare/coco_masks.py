@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.images import ORIENTATION
+from data.images import ORIENTATION, open_image
 from data.layout import IGNORE
 from data.prepare.writing import write_labels
 
@@ -53,7 +53,7 @@ def write_mask(job):
 def _header(path):
     """Read the (H, W) of an image as it is stored, and its EXIF orientation."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.size[::-1], 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is gone: is its disk still mounted? Then run the same command again") from None
@@ -162,7 +162,7 @@ def stuff_of(photo, maps):
 def read_stuff(path, ids):
     """Read a map of COCO-Stuff as a label map of things, uint8 (H, W): stuff is background, unlabelled is ignored."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             mode, values = image.mode, np.array(image)
     except Exception as error:      # Pillow names no set of what a damaged file may raise
         raise ValueError(f"{path} cannot be read as an image ({type(error).__name__}: {error}): fetch it again"

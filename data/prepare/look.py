@@ -30,8 +30,8 @@ def look(job, classes):
     found = Look(image_id, {})
     size = None
     try:
-        found.digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
         size = image_size(path)                                                                 # (H, W), upright
+        found.digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
         found.pixels = size[0] * size[1]
         with decoded(path, max_side=512 if found.pixels > LIMIT else 0):
             pass

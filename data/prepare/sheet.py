@@ -4,7 +4,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data.images import read_image, voc_palette
+from data.images import open_image, read_image, voc_palette
 from data.layout import IGNORE
 from tools.files import written_aside
 
@@ -58,7 +58,7 @@ def contact_tile(image_path, mask_path, title, words):
 
 
 def _covered(photo, mask_path):
-    with Image.open(mask_path) as mask:
+    with open_image(mask_path) as mask:
         labels = np.asarray(mask.resize(photo.size, Image.Resampling.NEAREST))
     if labels.ndim > 2 or labels.dtype != np.uint8:             # in colour: shown as it is
         return Image.blend(photo, Image.fromarray(labels).convert("RGB"), 0.6) if labels.dtype == np.uint8 else photo
