@@ -456,7 +456,7 @@ def test_the_description_of_a_network(place):
                         (content.replace('"fox"', '"wolf"'), "wolf")):
         path.write_text(text)
         assert_says(refusal(*line), words)
-        shutil.rmtree("experiment/X/new")
+        assert not (place / "experiment/X/new").exists()
     path.unlink()
     assert_says(refusal(*line), f"no {path.relative_to(place)}", "python train.py --name X --model model_cse")
     # The command that trained it writes the file again.
