@@ -136,10 +136,12 @@ def given_cams(settings, experiment, layout, ids):
 
     ValueError, with their count, if images have none there.
     """
-    if not settings.dict_dir or not holds_maps(folder := experiment.find_folder(settings.dict_dir)):
+    folder = experiment.find_folder(settings.dict_dir)
+    if settings.dict_dir and folder.is_dir():
+        require_kind(folder, "cam")
+    if not settings.dict_dir or not holds_maps(folder):
         return None
-    require_kind(folder, "cam")
-    own, foreign = folder.resolve() == (experiment / settings.dict_dir).resolve(), is_foreign(folder)
+    own, foreign = folder.resolve().is_relative_to(experiment.folder.resolve()), is_foreign(folder)
     if not foreign and (own or settings.dict):
         return None
     if settings.dict:
@@ -156,13 +158,16 @@ def require_labels(settings, layout, ids):
     """Check that the images have labels, where these say which classes to look for."""
     if settings.labels == "given" and ids:
         try:
-            layout.labels(ids)
+            labels = layout.labels(ids)
         except ValueError as error:
             if "without labels" not in str(error):
                 raise
             raise ValueError(f"{error}; --labels predicted looks for the classes that the network recognises") from None
         if layout.left_out:
             distributed.say(layout.left_out)
+        if not labels.any() and not settings.only and settings.shard == "1/1":
+            raise ValueError(f"no image of {settings.infer_list} has a class: there is nothing to look for. Look at "
+                             f"the labels in {layout.root}; --labels predicted looks for what the network recognises")
 
 
 def open_outputs(settings, experiment, layout, source, ids):

@@ -22,6 +22,7 @@ from networks import build, describe, parameter_groups
 from networks.pretrained import load_start, named_weights, official_state
 from pipeline import command_line, experiment_of, to_make, verify_maps
 from tools import distributed, engine, flags
+from tools.catalog import made_from
 from tools.maps import (
     NOT_COMPLETED,
     alpha_name,
@@ -92,10 +93,11 @@ def crf_folder(settings, experiment, alpha):
     found = next((folder for folder in map(experiment.find_folder, names) if folder.is_dir()), None)
     if not found and holds_maps(experiment.find_folder(settings.crf_dir)):
         above, _, own = settings.crf_dir.rstrip("/").rpartition("/")
+        model = made_from(experiment, settings.crf_dir)
         advice = f"Name the one above: {above}" if above and pair_alphas(f"{own}_{own}") else (
             "To make CRF maps of CAMs, run: " + command_line(settings, settings.name, "infer.py", [
-                "--crf", "--alphas", f"{settings.low:g}", f"{settings.high:g}", "--dict_dir", settings.crf_dir,
-                "--infer_list", settings.train_list]))
+                *(["--model", model] if model else []), "--crf", "--alphas", f"{settings.low:g}",
+                f"{settings.high:g}", "--dict_dir", settings.crf_dir, "--infer_list", settings.train_list]))
         raise ValueError(f"--crf_dir {settings.crf_dir} holds maps itself, not a folder for each alpha. {advice}")
     return found or Path(names[0])
 

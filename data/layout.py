@@ -211,7 +211,7 @@ class VOCLayout:
         path = find_label_map(folder, image_id) or Path(folder) / f"{image_id}.png"
         with decoded(path, f"{TAKE_OFF}, or, if a stage wrote it, delete it and run that stage again") as image:
             mode, labels, palette = image.mode, np.array(image), image.getpalette("RGB") if image.mode == "P" else None
-        if palette and _vocs_colours_elsewhere(labels, palette):
+        if palette and vocs_colours_elsewhere(labels, palette):
             raise ValueError(f"{path} has VOC's colours, but not at their class ids: its palette was made anew when it "
                              f"was saved. {self._to_convert(folder, coloured=True)}")
         if mode not in ("P", "L"):
@@ -270,7 +270,7 @@ def parse_id(line, place):
     return image_id
 
 
-def _vocs_colours_elsewhere(labels, palette):
+def vocs_colours_elsewhere(labels, palette):
     """Say whether a palette gives the ids in a label map colours that are all VOC's, but those of other ids."""
     ids, voc = np.unique(labels), np.frombuffer(voc_palette(), np.uint8).reshape(-1, 3)
     own = np.zeros((256, 3), np.uint8)

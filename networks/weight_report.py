@@ -81,7 +81,7 @@ def _about(one, tensors, path, several):
     if not one.backbone:
         return [*lines, "  fits      none of our networks"]
     if several:
-        own = home_of(one.prefix).rstrip(".")
+        own = _place(one)
         return [*lines, f"            python -m networks.pretrained {shlex.quote(path)} --take {own} --to "
                 f"{own.split('.')[-1]}.pth       (then name that file)"]
     state, name, file = state_of(one, tensors), one.backbone["name"], shlex.quote(path)
@@ -98,6 +98,11 @@ def _about(one, tensors, path, several):
     if one.head == "CAMNet" and one.outputs:
         lines.append(f"            python train.py --name X --cl_init {file}       (as the ordinary classifier)")
     return lines + _places(one, name, path)
+
+
+def _place(one):
+    """Name the place of a network in its file, as --take takes it."""
+    return home_of(one.prefix).rstrip(".") or one.prefix.rstrip(".")
 
 
 def _places(one, name, path):
@@ -123,10 +128,11 @@ def convert(content, found, path, target):
         raise ValueError(f"{target} is there already: take another name, or delete it")
     if not target.parent.is_dir():
         raise ValueError(f"there is no folder {target.parent}: make it first, or name another")
-    homes = {home_of(one.prefix).rstrip("."): one for one in found}
+    homes = {home_of(one.prefix): one for one in found}
     if len(homes) > 1:
-        raise ValueError(f"{path} holds {len(homes)} networks ({', '.join(homes)}): --take {next(iter(homes))} takes "
-                         "the first")
+        places = [_place(one) for one in homes.values()]
+        raise ValueError(f"{path} holds {len(places)} networks ({', '.join(places)}): --take {places[0]} takes the "
+                         "first")
     state = {official(name): tensor for name, tensor in content.tensors.items()}
     for one in homes.values():
         state = state_of(one, content.tensors)

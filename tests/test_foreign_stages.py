@@ -165,7 +165,8 @@ def test_the_folder_above_or_below(place):
     assert_says(refusal("infer_aff", *AFF, "--dict_dir", "crf"), "X/crf holds no CAMs", "X/crf/02")
     assert_says(refusal("train_aff", *AFF, "--crf_dir", "crf/02"), "--crf_dir crf/02", "the one above: crf")
     assert_says(refusal("train_aff", *AFF, "--crf_dir", "dict"), "--crf_dir dict holds maps itself",
-                "python infer.py --name X --crf --alphas 2 24 --dict_dir dict --infer_list train_aug --recipe demo")
+                "python infer.py --name X --model model_cse --crf --alphas 2 24 --dict_dir dict --infer_list train_aug "
+                "--recipe demo")
     (place / "experiment/X/rw").mkdir()
     shutil.copytree(place / "data/critters/SegmentationClass", place / "experiment/X/rw/02_24")
     for stage, words in (("train_seg", ("--label_dir", "rw")), ("evaluation", ("--task", "png", "--dict_dir", "rw"))):
@@ -277,6 +278,44 @@ def test_others_crf_maps_that_change_are_named(place):
                 "--crf_dir theirs", "--name NEW_2")
     call("train_aff", *shlex.split(said.rpartition("train_aff.py ")[2]))
     assert (place / "experiment/NEW_2/ckpt/aff_02_24/000.pth").exists()
+
+
+def test_crf_maps_made_of_others_cams_that_change_are_named_by_the_training(place, cams):
+    """The record of the CRF maps knows no content of the CAMs; the training looks at the CRF maps themselves."""
+    write_seam(place / "theirs", cams)
+    crf = ("infer", *DEMO, "--crf", "--alphas", 2, 24, "--dict_dir", "theirs", "--crf_dir", "new")
+    aff = ("train_aff", *AFF, "--crf_dir", "new", "--batch_size", 4, "--init", "random", "--norm", "train",
+           "--max_epochs", 1, "--train_list", "train", "--name", "X")
+    shutil.rmtree(place / "experiment/X/ckpt/aff_02_24", ignore_errors=True)
+    call(*crf)
+    call(*aff)
+    assert "nothing to do" in call(*aff)
+    save_npy(place / "theirs/train_0003", {int(c) - 1: s / 2 for c, s in zip(*cams["train_0003"])})
+    call(*crf, "--overwrite")
+    assert_says(refusal(*aff), "the map of 1 image (train_0003) changed in", "new/02")
+
+
+def test_label_maps_and_folders_of_alphas_are_no_cams(place):
+    (place / "experiment/X/walked").mkdir()
+    shutil.copy(place / "data/critters/SegmentationClass/train_0000.png", place / "experiment/X/walked")
+    for folder, words in (("walked", ".png"), ("crf", "folders of alphas")):
+        assert_says(refusal("infer", *DEMO, "--crf", "--alphas", 2, "--dict_dir", folder, "--crf_dir", "new"), folder,
+                    "holds no CAMs", words)
+
+
+def test_maps_of_another_experiment_are_compared_with_what_lies_there(place, cams):
+    """Not with files of the same names in this experiment; and they are only read."""
+    shutil.copytree(place / "experiment/X", place / "experiment/Y")
+    for name in ("last.pth", "001.pth"):
+        (place / f"experiment/Y/ckpt/model_cse/{name}").write_bytes(b"others")
+    theirs = place / "experiment/X/dict"
+    before = files(theirs)
+    call("evaluation", *DEMO, "--name", "Y", "--dict_dir", theirs)
+    call("infer", *DEMO, "--name", "Y", "--crf", "--alphas", 2, "--dict_dir", theirs, "--crf_dir", "new")
+    assert files(theirs) == before
+    (place / "experiment/X/ckpt/model_cse/001.pth").write_bytes(b"trained again")
+    assert_says(refusal("evaluation", *DEMO, "--name", "Y", "--dict_dir", theirs), "X/dict is stale",
+                "X/ckpt/model_cse/001.pth has changed")
 
 
 def test_maps_at_a_quarter_of_the_size_are_told_what_is_needed(place, cams):

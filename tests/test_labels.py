@@ -155,6 +155,13 @@ def test_training_refuses_empty_labels(place):
     assert "no image of train_aug has a class" in said and "labels.json" in said
 
 
+def test_inference_refuses_empty_labels(place):
+    data = own_data(place)
+    table = json.loads((data / "labels.json").read_text())
+    (data / "labels.json").write_text(json.dumps({image_id: [] for image_id in table}))
+    assert "no image of train has a class" in refusal("infer", *INFER)
+
+
 def test_training_says_what_it_cannot_tell_apart(place):
     data = own_data(place)
     (data / "classes.txt").write_text("critter\n")

@@ -12,7 +12,7 @@ from data import prepare
 from data.images import voc_palette
 from data.layout import VOCLayout
 from tests.conftest import make_file
-from tests.test_prepare_folder import as_rgb, assert_says, mask, photo
+from tests.test_prepare_folder import as_rgb, assert_says, mask, photo, save_with_new_palette
 
 LABELS = {"1": ["fox"], "2": ["owl"], "3": ["fox", "owl"], "4": ["fox"], "5": ["owl"]}
 
@@ -297,11 +297,14 @@ def test_a_test_list_needs_no_labels(root, check):
 def test_masks_of_0_and_255(root, check):
     for i in LABELS:
         mask(root / f"SegmentationClass/{i}.png", np.where(labels_of(LABELS[i]) > 0, 255, 0).astype(np.uint8))
+    one_error(check(), "5 masks hold 0 and 255 alone", "cannot tell 2 classes apart")
+    (root / "classes.txt").write_text("fox\n")
+    write_labels(root, {i: ["fox"] for i in LABELS} | {"5": []})
     printed, code = result = check()
-    one_error(result, "5 masks hold 0 and 255 alone", "255 fox", "--mask_colours")
+    one_error(result, "4 masks hold 0 and 255 alone", "255 fox", "--mask_colours")
     command = errors(printed)[0].split("colours.txt, and: ")[1].removesuffix(" (1, 2, 3, ...)")
     with open("colours.txt", "w") as file:
-        file.write("0 background\n1 owl\n255 fox\n")
+        file.write("0 background\n255 fox\n")
     prepare.main(shlex.split(command)[3:])
     assert set(VOCLayout("data/mine_converted").ground_truth("1").flat) == {0, 1}
 
@@ -380,3 +383,35 @@ def test_what_is_named_as_an_image_and_is_none(root, check, monkeypatch):
 def test_no_dataset(root, check):
     shutil.rmtree(root)
     assert "no dataset" in check()[1]
+
+
+@pytest.mark.parametrize("form", ["palette", "gray"])
+def test_masks_of_other_ids_and_the_command_that_converts_them(root, check, form):
+    """VOC's ids 8 and 12 for two classes: a file of values means a palette image's ids, too."""
+    for i in LABELS:
+        image = Image.fromarray(np.choose(np.minimum(labels_of(LABELS[i]), 3), [0, 8, 12, 255]).astype(np.uint8))
+        if form == "palette":
+            image.putpalette(voc_palette())
+        image.save(root / f"SegmentationClass/{i}.png")
+    printed, code = result = check()
+    one_error(result, "5 masks hold values", "\"0 background\"", "\"255 ignore\"", "VALUE NAME")
+    with open("colours.txt", "w") as file:
+        file.write("0 background\n255 ignore\n8 fox\n12 owl\n")
+    prepare.main(shlex.split(errors(printed)[0].split("colours.txt, and: ")[1])[3:])
+    np.testing.assert_array_equal(VOCLayout("data/mine_converted").ground_truth("3"), labels_of(LABELS["3"]))
+
+
+def test_masks_with_palettes_made_anew(root, check):
+    """VOC's colours at 0, 1, 2 in the order of their areas: as ids, ignored pixels would be a class."""
+    for i in LABELS:
+        save_with_new_palette(root / f"SegmentationClass/{i}.png", labels_of(LABELS[i]))
+    printed, code = result = check()
+    one_error(result, "5 masks have VOC's colours", "class ids", "--mask_colours voc")
+    prepare.main(shlex.split(errors(printed)[0].split("To convert them: ")[1])[3:])
+    np.testing.assert_array_equal(VOCLayout("data/mine_converted").ground_truth("3"), labels_of(LABELS["3"]))
+
+
+def test_most_masks_show_what_the_labels_lack(root, check):
+    for i in ("1", "2", "4"):
+        mask(root / f"SegmentationClass/{i}.png", labels_of(["fox", "owl"]))
+    one_error(check(), "3 of 5 masks show a class that the label lacks", "labels", "classes.txt")

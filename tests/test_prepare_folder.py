@@ -378,6 +378,16 @@ def as_rgba(path, labels):
     mask(path, np.concatenate([COLOURS[labels], np.full((*labels.shape, 1), 255, np.uint8)], axis=-1))
 
 
+def save_with_new_palette(path, labels):
+    """Save VOC's colours at new indices, the most frequent colour first, as GIF files and optimizers do."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ids, counts = np.unique(labels, return_counts=True)
+    ids = ids[np.argsort(-counts, kind="stable")]
+    image = Image.fromarray(np.argsort(ids)[np.searchsorted(np.sort(ids), labels)].astype(np.uint8))
+    image.putpalette(COLOURS[ids].tobytes())
+    image.save(path)
+
+
 VOC = ("--mask_colours", "voc")
 
 
@@ -460,6 +470,72 @@ def test_masks_in_colour_without_a_word_what_they_mean(place, capsys):
     masks_of(place, as_rgb)
     assert_says(refused("--masks", "masks"), "6 photos or masks")
     assert_says(capsys.readouterr().out, "1.png is in colour", "--mask_colours voc or FILE")
+
+
+@pytest.mark.parametrize("ending", [".png", ".gif"])
+def test_masks_with_palettes_made_anew(place, ending, capsys):
+    """Read by their indices, ignored pixels would be a class."""
+    write(TABLES["names"])
+    masks_of(place, lambda path, labels: save_with_new_palette(path.with_suffix(ending), labels))
+    refused("--masks", "masks")
+    assert_says(capsys.readouterr().out, f"1{ending} has VOC's colours", "--mask_colours voc")
+    layout = folder("--masks", "masks", *VOC)
+    assert set(layout.ground_truth("1").flat) == {0, 1, 255} and set(layout.ground_truth("2").flat) == {0, 2, 255}
+
+
+def test_most_masks_show_what_the_labels_lack(place):
+    write(TABLES["names"].replace("fox;owl", "fox"))
+    masks_of(place, as_ids, ids=(1, 2, 1, 1, 2, 0))
+    both = np.array([[1, 2]] * 8, np.uint8).repeat(6, axis=1)
+    for i in (1, 2, 3):
+        mask(place / f"masks/{i}.png", both)
+    assert_says(refused("--masks", "masks"), "3 of 5 masks show a class", "1.jpg: owl", "--classes")
+
+
+@pytest.mark.parametrize("form", [as_ids, as_palette, as_16_bit])
+def test_values_of_a_file_are_ids(place, form, capsys):
+    """The remedy for masks of other ids, as it is printed, palette images and 16-bit values included."""
+    write(TABLES["names"])
+    first, second = (514, 771) if form is as_16_bit else (8, 12)
+    values = np.zeros(256, np.uint16 if form is as_16_bit else np.uint8)
+    values[1], values[2], values[255] = first, second, 255
+    masks_of(place, lambda path, labels: form(path, values[labels]))
+    refused("--masks", "masks")
+    assert_says(capsys.readouterr().out, f"\"{first} fox\"", "\"0 background\"", "\"255 ignore\"")
+    write(f"{first} fox\n{second} owl\n255 ignore\n", "colours.txt")
+    refused("--masks", "masks", "--mask_colours", "colours.txt")
+    assert_says(capsys.readouterr().out, "1.png", "\"0 background\"")
+    write(f"0 background\n{first} fox\n{second} owl\n255 ignore\n", "colours.txt")
+    layout = folder("--masks", "masks", "--mask_colours", "colours.txt")
+    assert set(layout.ground_truth("2").flat) == {0, 2, 255}
+
+
+def test_a_palette_of_black_and_white_is_matched_by_its_colours(place):
+    write("file,label\n" + "".join(f"{i}.jpg,fox\n" for i in range(1, 7)))
+    write("0 background\n255 fox\n", "colours.txt")
+
+    def black_and_white(path, labels):
+        image = Image.fromarray((labels == 1).astype(np.uint8))
+        image.putpalette([0, 0, 0, 255, 255, 255])
+        image.save(path)
+    (place / "masks").mkdir()
+    masks_of(place, black_and_white, ids=(1,) * 6)
+    assert set(folder("--masks", "masks", "--mask_colours", "colours.txt").ground_truth("1").flat) == {0, 1}
+
+
+def test_masks_of_0_and_255_tell_no_two_classes_apart(place, capsys):
+    write(TABLES["names"])
+    masks_of(place, lambda path, labels: mask(path, np.where(labels > 0, 255, 0).astype(np.uint8)))
+    refused("--masks", "masks")
+    assert_says(capsys.readouterr().out, "1.png holds 0 and 255 alone", "cannot tell 2 classes apart")
+
+
+def test_masks_of_ids_beside_vocs_colours(place):
+    """With seven classes VOC has a gray, (128, 128, 128); gray images hold ids all the same."""
+    write("file,label\n" + "".join(f"{i}.jpg,c{i}\n" for i in range(1, 7)))
+    masks_of(place, as_ids, ids=range(1, 7))
+    layout = folder("--masks", "masks", *VOC, "--classes", ",".join(f"c{i}" for i in range(1, 9)))
+    assert set(layout.ground_truth("6").flat) == {0, 6, 255}
 
 
 def test_masks_whose_ids_mean_other_classes(place):

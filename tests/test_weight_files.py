@@ -151,6 +151,14 @@ def test_two_networks_that_fit_are_asked_about(net, state, tmp_path, capsys):
     assert "--take student" in refused(path, capsys, "--to", tmp_path / "u.pth")
 
 
+def test_a_network_under_one_of_our_prefixes_can_be_taken(state, tmp_path, capsys):
+    path = tmp_path / "w.pth"
+    torch.save({"ema": state, "model": {n: v * 2 for n, v in state.items()}}, path)
+    text = report_of(path, capsys)
+    assert "--take ema --to ema.pth" in text and "--take model --to model.pth" in text
+    assert "(ema, model)" in refused(path, capsys, "--to", tmp_path / "u.pth")
+
+
 def test_what_was_taken_is_said(net, state, tmp_path, capsys):
     from functools import partial
 

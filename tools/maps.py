@@ -174,9 +174,12 @@ def find_maps(folder, name):
 
 
 def others_maps(folders, ids):
-    """Return {folder: {ID: path of its maps}} of those folders, or of the one, that no stage wrote."""
+    """Return {folder: {ID: path of its maps}} of those folders, or of the one, whose content no record tells: no stage
+    wrote it, or one made it of such maps.
+    """
     folders = folders if isinstance(folders, list) else [folders] if folders else []
-    return {folder: {i: find_maps(folder, i) for i in ids} for folder in folders if is_foreign(folder)}
+    return {folder: {i: find_maps(folder, i) for i in ids} for folder in folders
+            if is_foreign(folder) or "unknown" in read_made_by(folder).get("inputs", {}).values()}
 
 
 def find_alike(folder):

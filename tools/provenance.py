@@ -18,7 +18,8 @@ FOLDERS = ("crf_dir", "label_dir")                          # of a training's in
 def verify(folder, home, data=None, above=(), images=None):
     """Raise ValueError if a folder's inputs have changed since it was written. Without made_by.json nothing is checked.
 
-    home    the folder of its experiment: inputs are named relative to it
+    home    the folder of this experiment. Inputs are named relative to that in which the folder lies, often the same;
+            of a folder that lies in none, those with relative names are not found
     data    {name: digest} of the dataset's files, compared with those in made_by.json
     above   folders that were written from this one
     images  data.signatures.Signatures of the images whose maps are read, compared with those they were made of
@@ -35,8 +36,11 @@ def verify(folder, home, data=None, above=(), images=None):
         if recorded[name] != data[name]:
             raise ValueError(f"{folder} is stale: the dataset's {name} has changed since it was made. Make it "
                              "again (--overwrite), or name another folder")
+    own = _experiment_around(folder, Path(home))
     for name, old in record.get("inputs", {}).items():
-        path = home / name                  # an absolute name stays absolute
+        if not own and not os.path.isabs(name):
+            continue
+        path = (own or folder) / name       # an absolute name stays absolute
         # Not Path's tests, which raise if the text cannot be a file name. A device has no digest.
         if os.path.isdir(path):
             verify(path, home, data, (*above, folder.resolve()), images)
@@ -47,6 +51,14 @@ def verify(folder, home, data=None, above=(), images=None):
                              "(--overwrite), or name another folder")
     if by_image:
         signatures.check(folder, images)
+
+
+def _experiment_around(folder, home):
+    """Return the folder of the experiment in which a folder lies: home, or else the one above that has a config/."""
+    folder = folder.resolve()
+    if folder.is_relative_to(home.resolve()):
+        return home
+    return next((above for above in folder.parents if (above / "config").is_dir()), None)
 
 
 def made_with(folder):

@@ -21,6 +21,7 @@ from data.layout import IGNORE, VOCLayout, parse_id
 from data.prepare.look import LIMIT, look
 from data.prepare.parallel import cores, spread
 from data.prepare.sheet import write_sheet
+from data.prepare.splits import learned_and_scored
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 FIRST = 3                                           # of the names that a line gives
@@ -30,6 +31,7 @@ KINDS = {                                           # of what may be wrong with 
     "exif": "masks are not turned as their EXIF-rotated photos are",
     "size": "masks are of another size than their images",
     "colour": "masks are in colour or of 16 bits",
+    "palette": "masks have VOC's colours, but not at their class ids: they were saved with new palettes",
     "ids": "masks hold values that are no class's id",
 }
 REMEDIES = {
@@ -39,8 +41,9 @@ REMEDIES = {
     "size": "Resize them by nearest neighbour, or remove them",
     "colour": "To convert masks in VOC's colours: {voc} -- in other colours: write a line \"128 0 0 NAME\" for each "
               "class into colours.txt and name that instead of voc",
-    "ids": "Write the missing classes into classes.txt, or, if a value stands for another class, write a line \"VALUE "
-           "NAME\" for each class into colours.txt, and: {file}",
+    "palette": "To convert them: {voc}",
+    "ids": "Write the missing classes into classes.txt, or, if a value stands for another class, write the lines \"0 "
+           "background\", \"255 ignore\" and \"VALUE NAME\" for each class into colours.txt, and: {file}",
 }
 
 
@@ -195,10 +198,9 @@ def what_can_be_read(path, classes):
 
 def check_splits(lists, labels, classes, looks, layout, found):
     """Compare the lists: images in two of them, the same photo under two names, classes that one of them lacks."""
-    learned = {s: ids for s, ids in lists.items() if s.startswith("train") and not s.startswith("trainval")}
+    learned, scored = ({split: lists[split] for split in splits} for splits in learned_and_scored(lists))
     if learned.get("train") == learned.get("train_aug", ()):
         del learned["train_aug"]
-    scored = {s: ids for s, ids in lists.items() if s.startswith(("val", "test", "minival"))}
     for train, ids in learned.items():
         for split, others in scored.items():
             if both := sorted(set(ids) & set(others)):
@@ -266,8 +268,10 @@ def check_masks(root, looks, labels, classes, lists, masks, images, found):
     binary = [i for i in bare if set(looks[i].ids) == {0, IGNORE}]
     if binary:
         words = (f"{len(binary)} masks hold 0 and 255 alone, though their images have a label: 255 means ignore, so no "
-                 "object is left. If it stands for the object, write the lines \"0 background\" and \"255 "
-                 f"{classes[0] if classes else 'NAME'}\" into colours.txt, and: {convert(root, 'colours.txt')}")
+                 "object is left. " + (f"Such masks cannot tell {len(classes)} classes apart: put masks of the ids 1.."
+                 f"{len(classes)} there, or remove them" if len(classes) > 1 else "If it stands for the object, write "
+                 f"the lines \"0 background\" and \"255 {classes[0] if classes else 'NAME'}\" into colours.txt, and: "
+                 f"{convert(root, 'colours.txt')}"))
         (found.error if len(binary) > len(seen) / 2 else found.warning)(words, binary)
     if ignored := [i for i in bare if set(looks[i].ids) == {IGNORE}]:
         found.warning(f"{len(ignored)} masks are ignored completely", ignored)
@@ -279,7 +283,12 @@ def check_masks(root, looks, labels, classes, lists, masks, images, found):
                         f"classes into {root / 'classes.txt'} in the order of the masks' ids", foreign)
         elif foreign:
             found.warning(f"{len(foreign)} masks show none of the classes of their labels", foreign)
-        if more := [i for i in known if seen[i] - labels[i] and i not in foreign]:
+        lacking = [i for i in known if seen[i] - labels[i]]
+        if len(lacking) > len(known) / 2 >= len(foreign):
+            found.error(f"{len(lacking)} of {len(known)} masks show a class that the label lacks: add it to the labels "
+                        "where the images show it; if they do not, write the classes into "
+                        f"{root / 'classes.txt'} in the order of the masks' ids", lacking)
+        elif more := [i for i in lacking if i not in foreign]:
             found.warning(f"{len(more)} masks show a class that the label lacks", more)
         if fewer := [i for i in known if labels[i] - seen[i] and i not in foreign]:
             found.warning(f"{len(fewer)} labels name a class that the mask does not show", fewer)

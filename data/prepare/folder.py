@@ -14,7 +14,7 @@ Run     python -m data.prepare folder --images photos --labels labels.csv --root
 
 JPEG and PNG files are linked (--copy: copied), others are converted to PNG. The same command again resumes. train_aug,
 the list that training takes without --train_list, is train here. If a CSV has a column `split` with train, val and
-test, that is taken instead of --val_share.
+test for every photo, that is taken instead of --val_share.
 """
 import csv
 import hashlib
@@ -33,7 +33,8 @@ from data.prepare.masks import ORDER, Converter, find_masks, read_colours, turne
 from data.prepare.match import FROM_SUBFOLDERS, choose_classes, from_subfolders, match
 from data.prepare.parallel import cores, spread
 from data.prepare.photos import Photos, name_ids
-from data.prepare.tables import read_labels, read_text
+from data.prepare.splits import divide, listed, read_lists
+from data.prepare.tables import read_labels
 from data.prepare.writing import (
     remove,
     remove_leftovers,
@@ -85,7 +86,9 @@ def run(args):
     for note in labels.notes:
         print(note)
     names, splits, problems = match(photos, labels, args.labels)
-    lists = read_lists(args.lists, photos, problems) if args.lists else {}
+    lists = read_lists(args.lists, photos, names, problems) if args.lists else {}
+    if lists and splits:
+        print(f"the splits of {args.labels} are not read: --lists names others")
     classes = choose_classes(args.classes, labels, names)
     ids = name_ids(names)
     masks, converter = {}, None
@@ -121,11 +124,16 @@ def compare(names, made, classes):
         raise ValueError(f"{len(foreign)} of {len(seen)} masks show none of the classes of their photos' labels "
                          f"({first}), so the ids mean other classes: {ORDER}, or the masks' colours in a file for "
                          "--mask_colours")
-    more = sum(bool(found - set(names[name])) for name, found in seen.items())
+    lacking = [name for name, found in seen.items() if found - set(names[name])]
+    if len(lacking) > len(seen) / 2:
+        first = f"{lacking[0]}: {', '.join(sorted(seen[lacking[0]] - set(names[lacking[0]])))}"
+        raise ValueError(f"{len(lacking)} of {len(seen)} masks show a class that their photos' labels lack ({first}): "
+                         "add it to the labels where the photos show it; if they do not, the masks' ids mean other "
+                         f"classes: {ORDER}, or the masks' colours in a file for --mask_colours")
     fewer = sum(bool(set(names[name]) - found) for name, found in seen.items())
-    if more or fewer:
-        print(f"labels and masks differ: {more} masks show a class that the label lacks, {fewer} labels have a class "
-              "that the mask does not show")
+    if lacking or fewer:
+        print(f"labels and masks differ: {len(lacking)} masks show a class that the label lacks, {fewer} labels have a "
+              "class that the mask does not show")
 
 
 # ---- writing ----
@@ -219,58 +227,6 @@ def problems_end(problems, leave_out, root):
         raise ValueError(f"{len(problems)} photos or masks cannot be used (see above), so {root} is not complete. Fix "
                          "them and run the same command again, or add --leave_out to go on without them")
     print(f"{len(problems)} photos or masks are left out (--leave_out)")
-
-
-def read_lists(folder, photos, problems):
-    """Read the lists of a folder: {split: [photo, ...]}; adds what is wrong to `problems`."""
-    lists = {path.stem: read_text(path).split("\n") for path in sorted(folder.glob("*.txt"))}
-    if "train" not in lists:
-        raise FileNotFoundError(f"{folder} (--lists) holds no train.txt: name the folder of the lists")
-    found = {}
-    for split, lines in lists.items():
-        found[split] = []
-        for written in (line.split()[0] for line in lines if line.strip()):
-            if len(there := photos.find(written)) == 1:
-                found[split] += there
-            else:
-                problems.append(f"{folder / split}.txt: {written[:100]!r} is no photo of {photos.folder}, or several")
-    return found
-
-
-def listed(lists, names, ids):
-    """Return {split: [ID, ...]} of given lists, without photos that were left out."""
-    lists = {"train_aug": lists["train"], **lists}
-    return {split: [ids[n] for n in dict.fromkeys(photos) if n in names] for split, photos in lists.items()}
-
-
-def divide(names, given, ids, share, seed):
-    """Divide photos into splits: {split: [ID, ...]}. Each class gives its share to val, the rarest class first.
-
-    A class keeps a photo in train as long as it has one; photos without a class are left for val alone.
-    """
-    splits = dict(given)
-    left = [name for name in names if name not in splits]
-    if not given and share:
-        rng = np.random.Generator(np.random.PCG64(seed))
-        left = [left[i] for i in rng.permutation(len(left))]
-        counts = Counter(label for name in left for label in names[name])
-        for label in [*sorted(counts, key=lambda label: (counts[label], label)), None]:
-            those = [n for n in left if n not in splits and (label in names[n] if label else not names[n])]
-            have = sum(splits.get(n) == "val" for n in left if label in names[n])
-            total = counts[label] if label else len(those)
-            take = max(0, min(max(round(share * total), 1) - have, len(those) - 1 if label else len(those)))
-            splits |= dict.fromkeys(those[:take], "val") | dict.fromkeys(those[take:], "train")
-    result = {"train": [], "val": [], "test": []}
-    for name in names:
-        result[splits.get(name, "train")].append(name)
-    bare = [name for name in result["train"] if not names[name]]
-    if bare:
-        print(f"{len(bare)} photos have no object, so they stay out of train")
-    result["train"] = [name for name in result["train"] if names[name]]
-    if not result["train"]:
-        raise ValueError("no photo with a label is left for train: a smaller --val_share, or other splits in the CSV")
-    result["train_aug"] = result["train"]
-    return {split: [ids[name] for name in photos] for split, photos in result.items() if photos}
 
 
 def write_tables(args, names, ids, classes, splits, made):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data.images import decoded, image_size, orientation, pillows_limit
-from data.layout import IGNORE
+from data.layout import IGNORE, vocs_colours_elsewhere
 
 LIMIT = pillows_limit()          # pixels that Pillow reads; above, an image is read with --max_side
 MASK = "save it again, or remove it"
@@ -50,6 +50,7 @@ def _look_at_mask(found, path, size, classes):
         with decoded(path, MASK) as image:
             mode, shape = image.mode, image.size[::-1]
             counts = np.array(image.histogram()) if mode in ("P", "L") else None
+            palette = image.getpalette("RGB") if mode == "P" else None
     except FileNotFoundError:
         found.wrong["mask"] = f"{path} is a link to nowhere: put the mask there, or remove the link"
         return
@@ -66,6 +67,10 @@ def _look_at_mask(found, path, size, classes):
         found.wrong["colour"] = f"{path} has the mode {mode}, and a label map is an 8-bit PNG of class ids"
         return
     values = np.flatnonzero(counts)
+    if palette and vocs_colours_elsewhere(values, palette):
+        found.wrong["palette"] = f"{path} has other colours at the ids {', '.join(map(str, values[:5]))}"
+        found.ids = ()
+        return
     found.ids, found.ignored = tuple(values.tolist()), counts[IGNORE] / counts.sum() if len(counts) > IGNORE else 0.0
     if unknown := [v for v in found.ids if classes < v != IGNORE]:
         found.wrong["ids"] = f"{path} holds {', '.join(map(str, unknown[:5]))}, ids are 0..{classes} and {IGNORE}"

@@ -3,7 +3,7 @@
 Colours are `voc` (the k-th class has the k-th colour of VOC's palette; a class that VOC has keeps VOC's colour) or a
 file with one colour a line, in any of these forms; `background` and `ignore` are names too:
 
-    128 0 0 fox          fox,128,0,0          #800000 fox          fox:128,0,0::          255 fox       (gray)
+    128 0 0 fox          fox,128,0,0          #800000 fox          fox:128,0,0::          255 fox       (gray, or an id)
 """
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ from PIL import Image
 
 from data.images import decoded, voc_palette
 from data.labels import NOT_OBJECTS
-from data.layout import IGNORE, VOC_CLASSES
+from data.layout import IGNORE, VOC_CLASSES, vocs_colours_elsewhere
 from data.prepare.photos import normal
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")         # .jpg changes colours, so it cannot hold a mask
@@ -70,7 +70,7 @@ def _lines(path):
 def _parse(line):
     """Return ((r, g, b), name) of a line, or None."""
     line, gap, end = line.strip(), r"[\s,;:]+", r"[\s,;:]*"
-    number = r"(\d{1,3})"
+    number, value = r"(\d{1,3})", r"(\d{1,5})"
     three = gap.join([number] * 3)
     if found := re.fullmatch(rf"{three}{gap}(.*\S)", line):
         *colour, name = found.groups()
@@ -80,13 +80,14 @@ def _parse(line):
         colour, name = list(bytes.fromhex(found[1])), found[2]
     elif found := re.fullmatch(rf"(.*?\S){gap}#([0-9a-fA-F]{{6}}){end}", line):
         name, colour = found[1], list(bytes.fromhex(found[2]))
-    elif found := re.fullmatch(rf"{number}{gap}(.*\S)", line) or re.fullmatch(rf"(.*?\S){gap}{number}{end}", line):
-        value, name = found.groups() if found[1].isdigit() else found.groups()[::-1]
-        colour = [value] * 3
+    elif found := re.fullmatch(rf"{value}{gap}(.*\S)", line) or re.fullmatch(rf"(.*?\S){gap}{value}{end}", line):
+        gray, name = found.groups() if found[1].isdecimal() else found.groups()[::-1]
+        colour = [gray] * 3
     else:
         return None
-    colour = tuple(int(value) for value in colour)
-    return (colour, name.strip(" \t,;:\"'")) if max(colour) <= 255 else None
+    colour = tuple(int(part) for part in colour)
+    most = 65535 if len(set(colour)) == 1 and found.re.groups == 2 else 255         # a gray value may have 16 bits
+    return (colour, name.strip(" \t,;:\"'")) if max(colour) <= most else None
 
 
 def find_masks(folder, names):
@@ -129,15 +130,24 @@ class Converter:
     def read(self, path, has_object=True):
         """Read one mask. has_object: the photo's label has a class, so a mask that only ignores is an error."""
         with decoded(path, REMEDY) as image:
-            mode, gray = image.mode, image.mode == "L" or image.mode.startswith("I")
-            by_id = self.colours is None or (gray and not self._grays())
-            values = np.array(image.convert("L") if mode == "1" else image if by_id or gray else image.convert("RGB"))
-        if gray and not by_id and values.max() <= 255:
-            values = np.stack([values] * 3, axis=-1)
-        return self._ids(values, mode, path, has_object) if by_id else self._of_colours(values, path)
+            mode, gray = image.mode, image.mode in ("1", "L") or image.mode.startswith("I")
+            palette = image.getpalette("RGB") if mode == "P" else None
+            values = np.array(image.convert("L") if mode == "1" else image)
+            rgb = None if gray or self.colours is None else np.array(image.convert("RGB"))
+        if self.colours is None:
+            if palette and vocs_colours_elsewhere(values, palette):
+                raise ValueError(f"{path} has VOC's colours, but not at their class ids: it was saved with a new "
+                                 "palette. Give --mask_colours voc, or a file with a line \"128 0 0 "
+                                 f"{self.classes[0]}\" for each class")
+            return self._ids(values, mode, path, has_object)
+        if gray or (palette and self._are_ids(values, rgb)):
+            return self._of_values(values, mode, path, has_object)
+        return self._of_colours(rgb, path)
 
-    def _grays(self):
-        return any(len(set(colour)) == 1 for colour, k in self.colours.items() if 0 < k < IGNORE)
+    def _are_ids(self, values, rgb):
+        """Tell whether a file of gray values means the ids of a palette image, not the colours that it shows."""
+        grays = all(len(set(colour)) == 1 for colour in self.colours)
+        return grays and ((rgb != rgb[..., :1]).any() or (rgb == np.array(VOC_COLOURS)[values]).all())
 
     def _ids(self, labels, mode, path, has_object):
         if labels.ndim > 2 or labels.dtype.kind not in "ui":
@@ -147,13 +157,34 @@ class Converter:
         if odd.size:
             raise ValueError(f"{path} holds the values {', '.join(map(str, odd[:5].tolist()))}, but the ids of the "
                              f"{len(self.classes)} classes are 1..{len(self.classes)}, and {IGNORE} means ignore: "
-                             f"{ORDER}, or say in a file for --mask_colours which value is which class, one a line, "
-                             f"as \"{odd[0]} {self.classes[0]}\"")
+                             f"{ORDER}, or write the lines \"0 background\", \"255 ignore\" and one for each class, as "
+                             f"\"{odd[0]} {self.classes[0]}\", into a file and name it with --mask_colours")
+        if has_object and set(np.unique(labels).tolist()) == {0, IGNORE} and len(self.classes) > 1:
+            raise ValueError(f"{path} holds 0 and 255 alone, and 255 means ignore. Such masks cannot tell "
+                             f"{len(self.classes)} classes apart: save masks of the ids 1..{len(self.classes)}, or "
+                             "take these out of --masks")
         if has_object and set(np.unique(labels).tolist()) == {0, IGNORE}:
             raise ValueError(f"{path} holds 0 and 255 alone, and 255 means ignore: if 255 is {self.classes[0]}, write "
                              f"the lines \"0 background\" and \"255 {self.classes[0]}\" into a file and name it with "
                              "--mask_colours")
         return labels.astype(np.uint8)
+
+    def _of_values(self, values, mode, path, has_object):
+        table = np.full(65537, -1, np.int16)                                                  # by value, and one above
+        for (value, *others), k in self.colours.items():
+            if others == [value, value]:
+                table[value] = k
+        labels = table[np.clip(values, -1, 65536)]
+        if (labels >= 0).all():
+            return labels.astype(np.uint8)
+        if any(len(set(colour)) > 1 for colour in self.colours):            # the masks hold colours, this one holds ids
+            return self._ids(values, mode, path, has_object)
+        odd = np.unique(values[labels < 0]).tolist()
+        raise ValueError(f"{path} holds the values {', '.join(map(str, odd[:5]))}, which the file of --mask_colours "
+                         f"does not name: add a line for each, as \"{odd[0]} {self._name(odd[0])}\"")
+
+    def _name(self, value):
+        return "background" if value == 0 else "ignore" if value == IGNORE else self.classes[0]
 
     def _of_colours(self, image, path):
         packed = image.astype(np.int32) @ np.array([65536, 256, 1], np.int32)                  # (H, W)
@@ -161,7 +192,8 @@ class Converter:
         if (labels < 0).any():
             odd = [(v >> 16, v >> 8 & 255, v & 255) for v in np.unique(packed[labels < 0]).tolist()]
             vocs = [k for k in VOC_COLOURS[1:IGNORE] if k in odd]
-            remedy = f"name it in a file for --mask_colours, as \"{' '.join(map(str, odd[0]))} ignore\""
+            name = "background" if odd[0] == (0, 0, 0) else "ignore"
+            remedy = f"name it in a file for --mask_colours, as \"{' '.join(map(str, odd[0]))} {name}\""
             if len(odd) > 20:
                 remedy = "was it saved as JPEG or resized with smoothing? Resize masks by nearest neighbour"
             elif vocs:
@@ -175,7 +207,8 @@ class Converter:
     def _table(self):
         table = np.full(1 << 24, -1, np.int16)                                                # by packed colour
         for (red, green, blue), k in self.colours.items():
-            table[red << 16 | green << 8 | blue] = k
+            if red <= 255:                                                  # above: a value of a 16-bit gray mask
+                table[red << 16 | green << 8 | blue] = k
         return table
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from data.labels import NOT_OBJECTS
 from data.layout import IGNORE
 from data.prepare.masks import plain
-from data.prepare.tables import Labels, read_text, split_names
+from data.prepare.tables import read_text
+from data.prepare.words import Labels, check_class, split_names
 
 FROM_SUBFOLDERS = "from-subfolders"
 LISTED = 20                                                     # of the classes that a message lists
@@ -36,6 +37,8 @@ def from_subfolders(photos):
         else:
             first.setdefault(base, []).append(name)
             table[name] = [label]
+    for label in dict.fromkeys(label for labels in table.values() for label in labels):
+        check_class(label, photos.folder / label, f"name the folder {photos.folder / 'background'}")
     if bare := [name for name in photos.files if "/" not in name]:
         notes.append(f"{len(bare)} photos lie in no subfolder and are left out ({some(bare)})")
     if both := sum(len(labels) > 1 for labels in table.values()):
@@ -64,6 +67,8 @@ def match(photos, labels, source):
             wrong.append(f"{source}: {written[:100]!r} {why}")
         elif found[0] in names and names[found[0]] != classes:
             wrong.append(f"{source}: {written[:100]!r} and another line name {found[0]}, with other labels: keep one")
+        elif splits.get(found[0], labels.splits.get(written)) != labels.splits.get(written):
+            wrong.append(f"{source}: {written[:100]!r} and another line name {found[0]}, with other splits: keep one")
         else:
             names[found[0]] = classes
             if written in labels.splits:

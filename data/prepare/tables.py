@@ -6,28 +6,29 @@
 import codecs
 import csv
 import io
-import json
 import re
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+import shlex
+from collections import Counter
+from pathlib import PurePosixPath
 
-FILE = {"file", "filename", "filepath", "files", "image", "imagename", "imageid", "imagepath", "img", "imgname",
-        "imgid", "imgpath", "photo", "picture", "path", "id", "name", "파일", "파일명", "이미지"}
-LABEL = {"label", "labels", "class", "classes", "classname", "classnames", "tag", "tags", "category", "categories",
-         "object", "objects", "라벨", "클래스"}
-SPLIT = {"split", "set", "subset", "fold", "partition"}
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-YES, NO = {"1", "1.0", "true", "yes", "x", "t", "y"}, {"0", "0.0", "false", "no", "", "f", "n"}
+from data.prepare.json_labels import from_json
+from data.prepare.photos import READ
+from data.prepare.words import (
+    COUNTING,
+    FILE,
+    LABEL,
+    NO,
+    SPLIT,
+    YES,
+    Labels,
+    check_class,
+    check_words,
+    key,
+    split_names,
+    split_of,
+)
 
-
-@dataclass
-class Labels:
-    """names: {photo as it is written: [class name, ...]}; classes in order; splits {photo: train|val|test}."""
-    names: dict
-    classes: list
-    splits: dict = field(default_factory=dict)
-    notes: list = field(default_factory=list)
-
+NO_LABEL = "leave the cell empty"               # of a photo without a class
 
 def read_labels(path, is_photo, file_column=None, label_columns=()):
     """Read a label file. is_photo(name) tells whether a name is one of the photos."""
@@ -39,7 +40,7 @@ def read_labels(path, is_photo, file_column=None, label_columns=()):
                          "data.prepare voc --help; otherwise write a CSV: file,label")
     text = read_text(path)
     if suffix == ".json" or (suffix not in (".csv", ".tsv") and text.lstrip()[:1] in ("{", "[")):
-        return _from_json(text, path, is_photo)
+        return from_json(text, path, is_photo)
     return _from_csv(text, path, is_photo, file_column, list(label_columns))
 
 
@@ -71,30 +72,35 @@ def _from_csv(text, path, is_photo, file_column, label_columns):
     if not rows:
         raise ValueError(f"{path} is empty: write a line for each photo, as 1.jpg,fox")
     (first, header), *body = rows
-    headless = is_photo(header[0]) and not (file_column or label_columns)
+    files = [i for i, cell in enumerate(header) if _is_file(cell)]
+    headless = (is_photo(header[0]) or bool(files)) and not (file_column or label_columns)
     if headless:
-        body, header = rows, ["file", *(["label"] if len(header) > 1 else [])]
+        body, header = rows, _made_header(header, files[0] if files else 0, path)
     if twice := [name for name, count in Counter(h.casefold() for h in header if h).items() if count > 1]:
         raise ValueError(f"{path}, line {first}: the column {twice[0]!r} is there twice: remove or rename one")
     if not body:
         raise ValueError(f"{path} has a header and no row: write a line for each photo, as 1.jpg,fox")
     column = _file_column(header, body, path, is_photo, file_column)
-    split = next((i for i, name in enumerate(header) if _key(name) in SPLIT and i != column
-                  and name not in label_columns and all(_cell(row, i).casefold() in SPLITS for _, row in body)), None)
+    split = _split_column(header, body, path, column, label_columns)
     columns, one_hot = _label_columns(header, body, path, column, split, label_columns)
     found = Labels({}, [], notes=["the first line is no header: its first column is taken for the file, the others "
                                   "for labels"] if headless else [])
+    if not headless and file_column is None and key(header[column]) not in FILE:
+        found.notes.append(f"the first line is taken for the header: {', '.join(header)}")
     if one_hot:
         found.classes = [header[i] for i in columns]
-    else:
-        found.notes += [f"the column {header[i]!r} is not read" for i in range(len(header))
-                        if i not in (column, split, *columns) and header[i]]
+        for name in found.classes:
+            check_class(name, f"{path}, line {first}", "write 0 in all columns and remove this one")
+    found.notes += [_not_read(header, i, columns, one_hot) for i in range(len(header))
+                    if i not in (column, split, *columns) and header[i]]
     joined = set()
     for number, row in body:
         name, place = _cell(row, column), f"{path}, line {number}"
         if not name:
             raise ValueError(f"{place}: no file name in the column {header[column]!r}: fill it in or remove the line")
         names = _one_hot(row, header, columns, place) if one_hot else _listed(row, header, columns, place)
+        for label in () if one_hot else names:
+            check_class(label, place, NO_LABEL)
         if name in found.names:
             if one_hot and found.names[name] != names:
                 raise ValueError(f"{place}: {name} is there twice, with other labels: keep one line")
@@ -102,14 +108,14 @@ def _from_csv(text, path, is_photo, file_column, label_columns):
             names = list(dict.fromkeys(found.names[name] + names))
         found.names[name] = names
         if split is not None:
-            given = SPLITS[_cell(row, split).casefold()]
+            given = split_of(_cell(row, split), place, header[split])
             if found.splits.setdefault(name, given) != given:
                 raise ValueError(f"{place}: {name} is in two splits: keep one")
     if joined:
         found.notes.append(f"{len(joined)} photos have several lines: their labels are joined")
     if not one_hot:
         found.classes = sorted({label for names in found.names.values() for label in names})
-        _check_words(found, path)
+        check_words(found, path)
     return found
 
 
@@ -123,7 +129,8 @@ def _rows(text, path, is_photo):
     else:
         unquoted = re.sub(r'"[^"]*"', "", start)
         separator = min((c for c in ",;\t" if c in unquoted), key=unquoted.index, default=None)
-    if separator is None and len(start.split()) > 1 and is_photo(start.split()[0]):
+    words = start.split()
+    if separator is None and len(words) > 1 and (is_photo(words[0]) or _is_file(words[0])):
         return [(n, line.split()) for n, line in enumerate(lines, start=1) if line.strip()]
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator or ",", skipinitialspace=True)
@@ -137,8 +144,37 @@ def _cell(row, column):
     return row[column] if column < len(row) else ""
 
 
-def _key(name):
-    return re.sub(r"[\s_\-.]", "", name).casefold()
+def _is_file(cell):
+    """Tell whether a cell looks like the name of a photo, be it there or not."""
+    return PurePosixPath(cell).suffix.lower() in READ
+
+
+def _made_header(row, column, path):
+    """Name the columns of a file without a header. row: its first line; column: where the file name stands."""
+    if column and len(row) > 2:
+        raise ValueError(f"{path} has no header, and of its {len(row)} columns the file name is number {column + 1}: "
+                         "write a first line that names them, as label,file")
+    return ["label", "file"] if column else ["file", "label"][:len(row)]
+
+
+def _split_column(header, body, path, column, label_columns):
+    """Find the column of the splits; None if there is none. Folds that have numbers are no splits."""
+    for i, name in enumerate(header):
+        if key(name) not in SPLIT or i == column or name in label_columns:
+            continue
+        if key(name) == "fold" and all(re.fullmatch(r"[\d.]*", _cell(row, i)) for _, row in body):
+            continue
+        for number, row in body:
+            split_of(_cell(row, i), f"{path}, line {number}", name)
+        return i
+    return None
+
+
+def _not_read(header, i, columns, one_hot):
+    note = f"the column {header[i]!r} is not read"
+    if not one_hot:
+        return note
+    return f"{note}. If it is a class: --label_columns {shlex.join(header[k] for k in sorted([*columns, i]))}"
 
 
 def _file_column(header, body, path, is_photo, wanted):
@@ -147,7 +183,7 @@ def _file_column(header, body, path, is_photo, wanted):
             raise ValueError(f"{path} has no column {wanted!r} (--file_column); its columns: {', '.join(header)}")
         candidates = [header.index(wanted)]
     else:
-        candidates = sorted(range(len(header)), key=lambda i: _key(header[i]) not in FILE)
+        candidates = sorted(range(len(header)), key=lambda i: key(header[i]) not in FILE)
     for column in candidates:
         if any(is_photo(_cell(row, column)) for _, row in body[:200] + body[200::50]):
             return column
@@ -165,13 +201,14 @@ def _label_columns(header, body, path, column, split, wanted):
             raise ValueError(f"{path} has no column {missing[0]!r} (--label_columns); its columns: {', '.join(header)}")
         columns = [header.index(name) for name in wanted]
         return columns, len(columns) > 1 and _binary(body, columns)
-    if named := [i for i in others if _key(re.sub(r"\d+$", "", header[i])) in LABEL]:
+    if named := [i for i in others if key(re.sub(r"\d+$", "", header[i])) in LABEL]:
         return named, False
     if not others:
         raise ValueError(f"{path} has one column: write the labels beside the file names, as 1.jpg,fox;owl")
     others = [i for i in others if header[i] or any(_cell(row, i) for _, row in body)]
     if nameless := [i for i in others if not header[i]]:
         raise ValueError(f"{path}: column {nameless[0] + 1} has no name in the first line: write one there")
+    others = [i for i in others if key(header[i]) not in FILE | SPLIT | COUNTING] or others
     if _binary(body, others):
         return others, True
     if len(others) == 1:
@@ -201,84 +238,3 @@ def _listed(row, header, columns, place):
             raise ValueError(f"{place} has {len(row)} cells and the header {len(header)}: fix one of them")
         cells += row[len(header):]
     return list(dict.fromkeys(name for cell in cells for name in split_names(cell)))
-
-
-def split_names(cell):
-    """Split "fox; owl", "fox|owl", "fox,owl" or "['fox', 'owl']" into names."""
-    cell = cell.strip()
-    if cell.startswith("[") and cell.endswith("]"):
-        cell = cell[1:-1]
-    return [name for part in re.split(r"[;|,]", cell) if (name := part.strip().strip("'\"").strip())]
-
-
-def _check_words(labels, path):
-    """Refuse what reads in two ways: numbers, and "cat dog" where cat and dog are classes too."""
-    classes = set(labels.classes)
-    if classes and all(re.fullmatch(r"-?\d+(\.0)?", name) for name in classes):
-        raise ValueError(f"{path}: the labels are numbers ({', '.join(labels.classes[:5])}), and which class a number "
-                         "means is not said: write the names of the classes, or one column a class with 0 and 1")
-    for name in labels.classes:
-        if " " in name and classes.issuperset(name.split()):
-            raise ValueError(f"{path}: {name!r} is one label, and so are {' and '.join(map(repr, name.split()))}: "
-                             "separate several labels of a photo by ; and give them one spelling")
-
-
-# ---- JSON ----
-
-def _from_json(text, path, is_photo):
-    try:
-        table = json.loads(text, object_pairs_hook=_once_each)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): fix it there") from None
-    if isinstance(table, dict) and {"images", "annotations"} <= table.keys():
-        raise ValueError(f"{path} is COCO's instances file: python -m data.prepare coco --root OUT --images DIR "
-                         f"--annotations {path}")
-    if isinstance(table, list):
-        table = _from_entries(table, path)
-    form = f"{path} is not of the form {{\"1.jpg\": [\"fox\", \"owl\"]}}"
-    if not isinstance(table, dict) or not table:
-        raise ValueError(f"{form}: write it so")
-    names = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            if odd := [v for v in value.values() if str(v).casefold() not in YES | NO]:
-                raise ValueError(f"{path}: {key[:80]!r} has a class with {str(odd[0])[:60]!r}, neither 0 nor 1")
-            value = [name for name, v in value.items() if str(v).casefold() in YES]
-        if isinstance(value, str):
-            value = split_names(value)
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise ValueError(f"{path}: the label of {key[:80]!r} is no list of class names. {form}: fix it there")
-        names[key] = list(dict.fromkeys(name.strip() for name in value if name.strip()))
-    notes = []
-    if not any(map(is_photo, names)) and any(is_photo(name) for value in names.values() for name in value[:20]):
-        turned = defaultdict(list)
-        for label, photos in names.items():
-            for photo in photos:
-                turned[photo].append(label)
-        notes, classes, names = [f"{path} lists the photos of each class"], list(names), dict(turned)
-    else:
-        classes = sorted({label for value in names.values() for label in value})
-    labels = Labels(names, classes, notes=notes)
-    _check_words(labels, path)
-    return labels
-
-
-def _from_entries(entries, path):
-    """Read [{"file": "1.jpg", "labels": ["fox"]}, ...]."""
-    table = {}
-    for number, entry in enumerate(entries, start=1):
-        keys = {_key(key): key for key in entry} if isinstance(entry, dict) else {}
-        files, labels = ([keys[k] for k in keys if k in kind] for kind in (FILE, LABEL))
-        if len(files) != 1 or len(labels) != 1 or not isinstance(entry[files[0]], str):
-            raise ValueError(f"{path}, entry {number} is not of the form {{\"file\": \"1.jpg\", \"labels\": "
-                             "[\"fox\"]}")
-        if entry[files[0]] in table:
-            raise ValueError(f"{path}: {entry[files[0]][:80]!r} is there twice: keep one entry")
-        table[entry[files[0]]] = entry[labels[0]]
-    return table
-
-
-def _once_each(pairs):
-    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
-        raise ValueError(f"{twice[0][:100]!r} is there twice")
-    return dict(pairs)
