@@ -255,10 +255,13 @@ def draw_overlays(folders, images, ids, classes):
 def report_areas(path, folder, images, classes, broken):
     """Write the areas of all photos that have a map, and name the files that have none."""
     not_read = images.unread | {images.files[image_id]: words for image_id, words in broken.items()}
-    count = write_areas(path, folder, images.files, ["background", *classes], not_read)
-    print(f"{path}: the classes of {count} photo{'s' * (count != 1)} and their areas")
+    count, earlier = write_areas(path, folder, images.files, ["background", *classes], not_read)
+    print(f"{path}: the classes of {count} photo{'s' * (count != 1)} and their areas"
+          + f", and {earlier} of earlier runs" * (earlier > 0))
     for name, why in images.unread.items():
         print(f"not read: {name}: {why}")
+    if images.folders:
+        print(f"{images.root}: {images.folders}")
 
 
 def write_for_server(settings, experiment, layout, folder):

@@ -9,8 +9,9 @@ import pytest
 
 import pipeline
 from networks.pretrained import named_weights
+from networks.weight_files import ENDINGS
 from tests.conftest import make_file
-from tools.experiment import Experiment
+from tools.experiment import WEIGHTS, Experiment
 from tools.files import read_json, require_space, save_checkpoint
 from tools.provenance import revision, versions
 
@@ -83,7 +84,10 @@ def test_starting_weights(trained, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no epoch 7"):
         trained.find_init("X/model_oc/7", "er_init")
     with pytest.raises(ValueError, match="--er_init: no weights 'nonsense'.*random, .* a file, or EXPERIMENT/MODEL"):
-        trained.find_init("nonsense", "er_init")
+        trained.find_init("nonsense", "er_init", named)
+    assert WEIGHTS == ENDINGS
+    with pytest.raises(ValueError, match="a folder; name a file in it: --er_init my/own.pth"):
+        trained.find_init("my", "er_init", named)
 
 
 def test_weights_say_what_network_they_are_of(experiment, tmp_path):

@@ -1,5 +1,6 @@
 """infer_seg.py --images: any photos, from a checkpoint alone, in tiles, with the areas of what was found."""
 import json
+import os
 import shutil
 
 import numpy as np
@@ -75,6 +76,51 @@ def test_a_photo_that_changed_is_named_and_a_folder_that_moved_is_the_same(photo
     assert areas(photo.parents[1] / "found")["images"]["three"]["width"] == 40
 
 
+def test_other_photos_of_the_same_names_and_sizes_are_not_finished(photo):
+    for name in ("one.bmp", "two.bmp", "three.bmp"):
+        Image.new("RGB", (40, 30), (200, 30, 30)).save(photo.with_name(name))
+    photo.unlink()
+    line = ("infer_seg", *ALONE, "--weights", "net", "--out", "found", "--images")
+    call(*line, "photos")
+    shutil.copytree("photos", "copied", copy_function=shutil.copyfile)                      # with new times
+    assert "3 of 3 images are finished" in call(*line, "copied")
+    for path in photo.parent.iterdir():
+        Image.new("RGB", (40, 30), (30, 200, 30)).save(path)
+    assert_says(refusal(*line, "photos"), "the photos of 3 images (", "changed in photos", "--overwrite")
+
+
+def test_the_areas_are_of_files_that_have_a_name(photo):
+    """Another photo of that name joins, which gives the first a new ID, and one is taken away."""
+    line = ("infer_seg", *ALONE, "--weights", "net", "--out", "found", "--images", "photos")
+    Image.new("RGB", (40, 30)).save(photo.with_name("two.png"))
+    assert "the classes of 2 photos and their areas\n" in call(*line)
+    Image.new("RGB", (40, 30)).save(photo.with_name("three.bmp"))
+    photo.with_name("two.png").unlink()
+    os.utime("found/masks/two.png")             # newer than the areas, so that it is measured again
+    assert "the classes of 2 photos and their areas, and 1 of earlier runs" in call(*line)
+    found = areas(photo.parents[1] / "found")["images"]
+    assert {i: entry["file"] for i, entry in found.items()} == {
+        "three.bmp": "three.bmp", "three.png": "three.png", "two": "two.png"}
+
+
+def test_names_that_are_not_utf8_folders_and_pipes_are_listed(photo):
+    for name in (b"n\xe9.txt", b"n\xe9.jpg"):
+        (photo.parent / os.fsdecode(name)).write_bytes(photo.read_bytes())
+    os.mkfifo(photo.with_name("pipe.jpg"))
+    photo.with_name("gone.jpg").symlink_to("nowhere.jpg")
+    for name in ("empty", "2023"):
+        photo.with_name(name).mkdir()
+    shutil.copy(photo, photo.with_name("empty") / "a.png")
+    line = ("infer_seg", *ALONE, "--weights", "net", "--out", "found", "--images")
+    assert_says(call(*line, "photos"), "1 photo ", "n\\xe9.txt: its name is not in UTF-8", "pipe.jpg: a pipe",
+                "gone.jpg: a link to nowhere", "(2023, empty): --images photos/empty reads")
+    assert set(areas(photo.parents[1] / "found")["not_read"]) == {"n\\xe9.jpg", "n\\xe9.txt", "pipe.jpg", "gone.jpg"}
+    photo.unlink()
+    assert_says(refusal(*line, "photos"), "(2023, empty)", "--images photos/empty reads")
+    assert_says(refusal(*line, "photos/pipe.jpg"), "pipe.jpg: a pipe")
+    assert_says(refusal(*line, os.fsdecode(b"photos/n\xe9.jpg")), "n\\xe9.jpg: its name")
+
+
 def test_weights_of_another_stage_are_told_whose_they_are(seg):  # noqa: F811
     said = refusal("infer_seg", *ALONE, "--weights", "experiment/X/ckpt/model_oc", "--images",
                    "data/critters/JPEGImages", "--out", "found")
@@ -101,7 +147,12 @@ def test_what_is_missing_is_said(photo):
     line = ("infer_seg", *ALONE, "--images", photo)
     assert_says(refusal(*line), "--name", "--weights")
     assert_says(refusal(*line, "--weights", "net"), "--out", "--name")
-    assert_says(refusal(*line, "--weights", "nowhere.pth", "--out", "found"), "nowhere.pth")
+    said = refusal(*line, "--weights", "nowhere.pth", "--out", "found")
+    assert_says(said, "nowhere.pth", "a file, or EXPERIMENT/MODEL")
+    assert "imagenet" not in said
+    (photo.parents[1] / "other").mkdir()
+    shutil.copy("net/001.pth", "other/net.pth")
+    assert_says(refusal(*line, "--weights", "other", "--out", "found"), "--weights other/net.pth")
     (photo.parents[1] / "net/network.json").unlink()
     assert_says(refusal(*line, "--weights", "net/001.pth", "--out", "found"), "network.json", "ckpt/seg")
     assert_says(refusal("infer_seg", *ALONE, "--weights", "net", "--images", "no", "--out", "f"),

@@ -117,6 +117,53 @@ def test_a_moved_or_copied_dataset_is_the_same(layout, tmp_path):
     assert "the photo of 1 image (b)" in records.training_changes(old, now(moved))[0]
 
 
+def test_other_photos_of_the_same_sizes_are_no_copy(layout):
+    old = now(layout).of
+    for i in IDS:
+        make_file(layout.root / f"JPEGImages/{i}.jpg", f"other {i}")        # as long as "photo a"
+        os.utime(layout.root / f"JPEGImages/{i}.jpg", (2000, 2000))
+    assert "the photos of 4 images (a, b, c and 1 others)" in records.training_changes(old, now(layout))[0]
+
+
+@pytest.mark.parametrize("at", [0, 50_000, 99_999])
+def test_a_large_file_is_told_by_its_start_middle_and_end(layout, at):
+    old = {}
+    for content in (b"a" * 100_000, b"a" * at + b"b" + b"a" * (99_999 - at)):
+        for i in IDS:
+            (layout.root / f"JPEGImages/{i}.jpg").write_bytes(content)
+            os.utime(layout.root / f"JPEGImages/{i}.jpg", (1000, 1000))
+        found, old = records.training_changes(old, now(layout)), now(layout).of
+    assert len(found) == 1 and "the photos of 4 images" in found[0]
+
+
+def test_records_of_older_runs_are_compared_without_checksums(layout, tmp_path):
+    """Then a copy cannot be told from other photos of the same sizes, as long as all have other times."""
+    maps = {tmp_path / "theirs": {i: make_file(tmp_path / f"theirs/{i}.npy") for i in IDS}}
+    new = now(layout, maps=maps)
+    assert {len(signature) for signature in new.of.values()} == {7}
+    folder = make_file(tmp_path / "maps/b.npz").parent
+    for signature in ("a b c", "a b c e f"):
+        old = {i: [value for value, name in zip(new.of[i], "abcdefg") if name in signature] for i in IDS}
+        make_file(folder / "made_by.images.json", json.dumps(old))
+        records.check(folder, new)
+        assert not records.training_changes(old, new)
+    replace_photo(layout)
+    make_file(tmp_path / "theirs/a.npy", "other maps")
+    changed = records.changes(old, now(layout, maps=maps))
+    assert changed == {"photos": ["b"], "maps": ["a"]}
+
+
+def test_others_maps_that_are_made_anew_are_no_copy(layout, tmp_path):
+    maps = {tmp_path / "theirs": {i: make_file(tmp_path / f"theirs/{i}.npy", "scores") for i in IDS}}
+    old = now(layout, maps=maps).of
+    for path in (path for paths in maps.values() for path in paths.values()):
+        os.utime(path, (1000, 1000))
+    assert not records.changes(old, now(layout, maps=maps))
+    for path in (path for paths in maps.values() for path in paths.values()):
+        make_file(path, "SCORES")
+    assert records.changes(old, now(layout, maps=maps)) == {"maps": IDS}
+
+
 def test_overwrite_makes_the_maps_of_changed_images_again_and_only_theirs(layout, tmp_path):
     for name in ("a.npz", "b.npz", "b.npy", "b.png", "b_cam_cat.png", "made_by.json"):
         folder = make_file(tmp_path / "maps" / name).parent
@@ -159,7 +206,7 @@ def test_what_is_not_known_is_not_compared(layout, tmp_path):
     shutil.rmtree(layout.root / "Annotations")
     shutil.rmtree(layout.root / "JPEGImages")
     records.check(folder, now(layout))
-    assert now(layout).of["a"] == [None, None, None]
+    assert now(layout).of["a"] == [None] * 4
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '{"a": 1}', '{"a": [1, 2, 3]}', '{"a": ["cat", 1]}', '{"a"'])
@@ -172,7 +219,7 @@ def test_a_damaged_record_is_named(layout, tmp_path, text):
 def test_ten_thousand_images_are_read_in_a_moment(tmp_path):
     ids = [f"{i:05d}" for i in range(10_000)]
     for i in ids:
-        make_file(tmp_path / f"JPEGImages/{i}.jpg")
+        make_file(tmp_path / f"JPEGImages/{i}.jpg", "a photo" * 3000)
     make_file(tmp_path / "labels.json", json.dumps(dict.fromkeys(ids, ["cat"])))
     started = time.process_time()
     found = signatures(VOCLayout(tmp_path), ids)

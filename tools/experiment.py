@@ -40,6 +40,7 @@ from tools.maps import find_alike
 from tools.provenance import MADE_BY, differences, differing, digest, read_made_by, revision, versions
 
 NETWORK = "network.json"
+WEIGHTS = (".pth", ".pt", ".pth.tar", ".ckpt", ".bin", ".safetensors", ".params")       # endings of files of weights
 
 
 class Experiment:
@@ -220,8 +221,13 @@ class Experiment:
         if len(parts) in (2, 3) and (self.root / parts[0]).is_dir():
             return Experiment(self.root, parts[0], self.advice, self.authors_file).weights(parts[1], *parts[2:])
         command = self.advice(parts[0], f"ckpt/{parts[1]}") if len(parts) in (2, 3) else None
-        instead = (f"To make them, run: {command}" if command else
-                   "The weights to start from: random, imagenet, cam, a file, or EXPERIMENT/MODEL")
+        known = ", ".join([*(["random", *named] if named else []), "a file, or EXPERIMENT/MODEL"])
+        instead = f"To make them, run: {command}" if command else f"What can be named: {known}"
+        if Path(source).is_dir():
+            files = sorted(p for ending in WEIGHTS for p in Path(source).glob(f"*{ending}"))
+            names = " or ".join(shlex.quote(str(p)) for p in files[:5])
+            instead = (f"It is a folder; name a file in it: --{flag} {names}" if files else
+                       f"It is a folder without {' '.join(WEIGHTS)}. {instead}")
         raise ValueError(f"--{flag}: no weights {source!r} (neither a file nor in {self.root}/). {instead}")
 
     # -- output folders

@@ -1,8 +1,8 @@
 """Which images a run has read, and whether they have changed since: the signatures of data.signatures.
 
-A folder of maps holds them in made_by.images.json beside made_by.json, {ID: [label, size, time]}, with size and time of
-another project's maps after them where these were read; the jobs of an array write one such file each
-(made_by.images.2_8.json). A training holds them in last.pth.
+A folder of maps holds them in made_by.images.json beside made_by.json, {ID: [label, size, time, checksum]}, with size,
+time and checksum of another project's maps after them where these were read; those of older runs have no checksums. The
+jobs of an array write one such file each (made_by.images.2_8.json). A training holds them in last.pth.
 """
 from pathlib import Path
 
@@ -67,11 +67,12 @@ def check(folder, images):
 def changes(old, images):
     """Find what has changed: {"labels", "photos" or "maps": IDs}. Only what both signatures know is compared.
 
-    Where the times alone differ, and those of all photos do, the dataset was copied: that is no change.
+    Where the times alone differ, and those of all photos do, the dataset was copied: that is no change. Other photos in
+    their place have other checksums, even if their sizes are the same.
     """
     pairs = {i: (signature, images.of[i]) for i, signature in old.items() if i in images.of}
     labels = [i for i, (then, now) in pairs.items() if None not in (then[0], now[0]) and then[0] != now[0]]
-    changed = {"labels": labels, "photos": _changed_files(pairs, 1), "maps": _changed_files(pairs, 3)}
+    changed = {"labels": labels, "photos": _changed_files(pairs, 0), "maps": _changed_files(pairs, 1)}
     return {what: found for what, found in changed.items() if found}
 
 
@@ -104,14 +105,22 @@ def _words(changed, images):
             f"({some(changed[key])}) changed in {place}" for key, (what, place) in where.items() if key in changed]
 
 
-def _changed_files(pairs, at):
-    """List the IDs whose size or time differ, which stand at this place and the next of {ID: (then, now)}."""
-    known = {i: (then[at:at + 2], now[at:at + 2]) for i, (then, now) in pairs.items()
-             if len(then) > at < len(now) and None not in (then[at], now[at])}
-    sizes = [i for i, (then, now) in known.items() if then[0] != now[0]]
-    times = [i for i, (then, now) in known.items() if then[1] != now[1]]
+def _changed_files(pairs, which):
+    """List the IDs whose files differ, of {ID: (signature then, now)}. which: 0 the photo, 1 the maps."""
+    known = {i: (_of_file(then, which), _of_file(now, which)) for i, (then, now) in pairs.items()}
+    known = {i: pair for i, pair in known.items() if None not in (pair[0][0], pair[1][0])}
+    content = {i for i, (then, now) in known.items()
+               if then[0] != now[0] or None not in (then[2], now[2]) and then[2] != now[2]}
+    times = {i for i, (then, now) in known.items() if then[1] != now[1]}
     copied = len(times) == len(known) > 1
-    return sizes if copied else [i for i in known if i in {*sizes, *times}]
+    return [i for i in known if i in content or i in times and not copied]
+
+
+def _of_file(signature, which):
+    """Return (size, time, checksum) of the photo or the maps in a signature; None for what it does not hold."""
+    length = 3 if len(signature) in (4, 7) else 2           # of older runs without checksums
+    found = signature[1 + which * length:][:length]
+    return (*found, *[None] * (3 - len(found)))
 
 
 def _files_of(folder, ids):
@@ -124,5 +133,5 @@ def _files_of(folder, ids):
 
 
 def _is_signature(value):
-    return (isinstance(value, list) and len(value) in (3, 5) and isinstance(value[0], str | None)
+    return (isinstance(value, list) and len(value) in (3, 4, 5, 7) and isinstance(value[0], str | None)
             and all(isinstance(number, int | None) for number in value[1:]))
