@@ -272,6 +272,28 @@ def test_kinds_of_photos(place, capsys):
     assert_says(capsys.readouterr().out, "1 .gif", "1 .heic")
 
 
+def test_photos_of_other_endings(place, capsys):
+    """JPEG files under their rarer endings, as browsers save them; what is not read is counted."""
+    for name in ("fox/a.jfif", "fox/b.JPE", "owl/c.jpg"):
+        photo(place / "photos" / name, format="JPEG")
+    photo(place / "photos/owl/d.ppm")
+    layout = folder("--val_share", 0, labels="from-subfolders")
+    assert labels_of(layout) == {"a": ["fox"], "b": ["fox"], "c": ["owl"]}
+    np.testing.assert_array_equal(read_image(layout.image_path("b")), read_image(place / "photos/fox/b.JPE"))
+    assert_says(capsys.readouterr().out, "1 .ppm files")
+
+
+def test_a_root_among_the_photos(place):
+    """The second run would take what the first one made for photos."""
+    write(TABLES["names"])
+    for root in ("photos", "photos/out", "photos/../photos/a/b"):
+        with pytest.raises(SystemExit) as caught:
+            folder("--root", root)
+        assert_says(caught.value.code, f"error: {root} (--root) lies in photos", "outside")
+    assert len(os.listdir("photos")) == 6
+    assert_says(refused("--seed", -1), "--seed -1", "0 or a higher")
+
+
 def test_unusable_photos_are_all_named(place, capsys):
     (place / "photos/2.jpg").write_bytes(b"no photo")
     (place / "photos/3.jpg").write_bytes(b"")
@@ -297,6 +319,17 @@ def test_links(place):
 def test_copy_stands_alone(place):
     write(TABLES["names"])
     layout = folder("--copy")
+    shutil.rmtree("photos")
+    assert read_image(layout.image_path("1")).shape == (8, 12, 3)
+
+
+def test_copy_after_links(place):
+    write(TABLES["names"])
+    layout = folder()
+    assert layout.image_path("1").is_symlink()
+    folder("--copy")
+    assert not any(path.is_symlink() for path in (layout.root / "JPEGImages").iterdir())
+    folder()
     shutil.rmtree("photos")
     assert read_image(layout.image_path("1")).shape == (8, 12, 3)
 
