@@ -1,4 +1,5 @@
 """python -m data.prepare folder: people's photos, label tables and masks become a dataset, or are refused by name."""
+import contextlib
 import json
 import os
 import shutil
@@ -690,6 +691,14 @@ def test_a_folder_of_somebody_else_is_left_alone(place):
     assert [p.name for p in (place / "out").iterdir()] == ["mine.txt"]
 
 
+def wait_for_its_processes(group):
+    """Wait until the processes of a killed run have noticed that; what one still writes is no leftover yet."""
+    with contextlib.suppress(ProcessLookupError):
+        for _ in range(500):
+            os.killpg(group, 0)
+            time.sleep(0.02)
+
+
 def test_killed_and_run_again(place):
     """It resumes: no list before the end, no temporary file after it, the same dataset."""
     for i in range(7, 400):
@@ -699,11 +708,12 @@ def test_killed_and_run_again(place):
     write("file,label\n" + "".join(f"{i}.jpg,fox\n" for i in range(1, 400)))
     line = [sys.executable, "-m", "data.prepare", "folder", "--images", place / "photos", "--labels",
             place / "labels.csv", "--masks", place / "masks", "--root", place / "out"]
-    run = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     while run.poll() is None and len(list(place.glob("out/SegmentationClass/*.png"))) < 50:
         time.sleep(0.005)
     run.kill()
     run.wait()
+    wait_for_its_processes(run.pid)
     assert not (place / "out/ImageSets/Segmentation").exists()
     (place / "out/SegmentationClass" / leftover("1.png", run.pid)).write_bytes(b"half")
     layout = folder("--masks", "masks")
