@@ -415,3 +415,14 @@ def test_most_masks_show_what_the_labels_lack(root, check):
     for i in ("1", "2", "4"):
         mask(root / f"SegmentationClass/{i}.png", labels_of(["fox", "owl"]))
     one_error(check(), "3 of 5 masks show a class that the label lacks", "labels", "classes.txt")
+
+
+@pytest.mark.parametrize("name", ["data/mine/classes.txt", "data/mine/JPEGImages/1.png", "notes.PNG", "sheet.jpg",
+                                  "data/mine/SegmentationClass/1.png"])
+def test_a_sheet_replaces_no_other_file(root, check, name):
+    with open("notes.PNG", "w") as file:
+        file.write("mine")
+    before = {path: path.read_bytes() for path in root.parents[1].rglob("*") if path.is_file()}
+    printed, code = check("--sheet", name)
+    assert_says(code, f"error: --sheet {name}", "name ")
+    assert {path: path.read_bytes() for path in root.parents[1].rglob("*") if path.is_file()} == before

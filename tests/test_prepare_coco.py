@@ -143,6 +143,32 @@ def test_the_list_is_named_by_the_file(tmp_path, name, split):
     assert (tmp_path / f"coco/ImageSets/Segmentation/{split}.txt").exists()
 
 
+def test_a_share_that_nothing_would_be_held_out_of(tmp_path):
+    words = make(tmp_path, name="x.json")
+    for split in ("test", "train2014", "val"):
+        message = refused(*words, "--split", split, "--val_share", .5)
+        assert "--val_share" in message and split in message and "--split train" in message
+    assert not (tmp_path / "coco").exists()
+    coco(*words, "--val_share", .5)
+    val = make(tmp_path, {7: "d.jpg"}, [annotation(7, 1, rectangle(0, 0, 9, 9))], name="instances_val2014.json")
+    assert "val.txt" in refused(*val) and "Nothing was changed" in refused(*val)
+
+
+@pytest.mark.parametrize("name", ["", " ", "void", "Unlabeled", "x" * 101, "two\nlines", None, ["car"]])
+def test_a_category_that_cannot_be_a_class(tmp_path, name):
+    message = refused(*make(tmp_path, categories=[*CATEGORIES, {"id": 2, "name": name}]))
+    assert "instances_train2014.json" in message and not (tmp_path / "coco").exists()
+    assert "no name" in message if not isinstance(name, str) else repr(name.strip())[:20] in message
+
+
+@pytest.mark.parametrize("key", ["category_id", "image_id"])
+@pytest.mark.parametrize("value", [[1], {}])
+def test_a_number_that_is_none(tmp_path, key, value):
+    message = refused(*make(tmp_path, annotations=[annotation(1, 1, rectangle(0, 0, 4, 4)) | {key: value}]))
+    assert "instances_train2014.json" in message and key in message and str(value) in message
+    assert not (tmp_path / "coco").exists()
+
+
 def test_split_names_the_list(tmp_path):
     coco(*make(tmp_path, name="x.json"), "--split", "mine")
     assert VOCLayout(tmp_path / "coco").ids("mine") == ["a", "b", "c"]
@@ -196,6 +222,7 @@ def test_another_photo_of_that_name_is_not_replaced(tmp_path):
 
 def test_copies(tmp_path):
     words = make(tmp_path)
+    coco(*words)
     coco(*words, "--copy")
     coco(*words, "--copy")
     path = tmp_path / "coco/JPEGImages/a.jpg"

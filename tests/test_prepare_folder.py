@@ -1,4 +1,5 @@
 """python -m data.prepare folder: people's photos, label tables and masks become a dataset, or are refused by name."""
+import contextlib
 import json
 import os
 import shutil
@@ -272,6 +273,28 @@ def test_kinds_of_photos(place, capsys):
     assert_says(capsys.readouterr().out, "1 .gif", "1 .heic")
 
 
+def test_photos_of_other_endings(place, capsys):
+    """JPEG files under their rarer endings, as browsers save them; what is not read is counted."""
+    for name in ("fox/a.jfif", "fox/b.JPE", "owl/c.jpg"):
+        photo(place / "photos" / name, format="JPEG")
+    photo(place / "photos/owl/d.ppm")
+    layout = folder("--val_share", 0, labels="from-subfolders")
+    assert labels_of(layout) == {"a": ["fox"], "b": ["fox"], "c": ["owl"]}
+    np.testing.assert_array_equal(read_image(layout.image_path("b")), read_image(place / "photos/fox/b.JPE"))
+    assert_says(capsys.readouterr().out, "1 .ppm files")
+
+
+def test_a_root_among_the_photos(place):
+    """The second run would take what the first one made for photos."""
+    write(TABLES["names"])
+    for root in ("photos", "photos/out", "photos/../photos/a/b"):
+        with pytest.raises(SystemExit) as caught:
+            folder("--root", root)
+        assert_says(caught.value.code, f"error: {root} (--root) lies in photos", "outside")
+    assert len(os.listdir("photos")) == 6
+    assert_says(refused("--seed", -1), "--seed -1", "0 or a higher")
+
+
 def test_unusable_photos_are_all_named(place, capsys):
     (place / "photos/2.jpg").write_bytes(b"no photo")
     (place / "photos/3.jpg").write_bytes(b"")
@@ -297,6 +320,17 @@ def test_links(place):
 def test_copy_stands_alone(place):
     write(TABLES["names"])
     layout = folder("--copy")
+    shutil.rmtree("photos")
+    assert read_image(layout.image_path("1")).shape == (8, 12, 3)
+
+
+def test_copy_after_links(place):
+    write(TABLES["names"])
+    layout = folder()
+    assert layout.image_path("1").is_symlink()
+    folder("--copy")
+    assert not any(path.is_symlink() for path in (layout.root / "JPEGImages").iterdir())
+    folder()
     shutil.rmtree("photos")
     assert read_image(layout.image_path("1")).shape == (8, 12, 3)
 
@@ -657,6 +691,14 @@ def test_a_folder_of_somebody_else_is_left_alone(place):
     assert [p.name for p in (place / "out").iterdir()] == ["mine.txt"]
 
 
+def wait_for_its_processes(group):
+    """Wait until the processes of a killed run have noticed that; what one still writes is no leftover yet."""
+    with contextlib.suppress(ProcessLookupError):
+        for _ in range(500):
+            os.killpg(group, 0)
+            time.sleep(0.02)
+
+
 def test_killed_and_run_again(place):
     """It resumes: no list before the end, no temporary file after it, the same dataset."""
     for i in range(7, 400):
@@ -666,11 +708,12 @@ def test_killed_and_run_again(place):
     write("file,label\n" + "".join(f"{i}.jpg,fox\n" for i in range(1, 400)))
     line = [sys.executable, "-m", "data.prepare", "folder", "--images", place / "photos", "--labels",
             place / "labels.csv", "--masks", place / "masks", "--root", place / "out"]
-    run = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     while run.poll() is None and len(list(place.glob("out/SegmentationClass/*.png"))) < 50:
         time.sleep(0.005)
     run.kill()
     run.wait()
+    wait_for_its_processes(run.pid)
     assert not (place / "out/ImageSets/Segmentation").exists()
     (place / "out/SegmentationClass" / leftover("1.png", run.pid)).write_bytes(b"half")
     layout = folder("--masks", "masks")

@@ -36,6 +36,12 @@ def test_numbered_folds_are_no_splits(place, capsys):
     assert_says(capsys.readouterr().out, "'fold' is not read")
 
 
+def test_a_column_named_split_goes_before_others(place):
+    write("file,label,set,split\n1.jpg,fox,winter,train\n2.jpg,fox,summer,test\n")
+    layout = folder()
+    assert layout.ids("train") == ["1"] and layout.ids("test") == ["2"]
+
+
 def test_splits_in_json(place):
     entries = [{"file": f"{i}.jpg", "labels": ["fox"], "split": s} for i, s in ((1, "train"), (2, "val"), (3, "test"))]
     write(json.dumps(entries), "labels.json")

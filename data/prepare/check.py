@@ -20,7 +20,7 @@ from data.labels import check_learnable, left_out, read_label_table, read_names_
 from data.layout import IGNORE, VOCLayout, parse_id
 from data.prepare.look import LIMIT, look
 from data.prepare.parallel import cores, spread
-from data.prepare.sheet import write_sheet
+from data.prepare.sheet import check_sheet, write_sheet
 from data.prepare.splits import learned_and_scored
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -54,6 +54,7 @@ def add_arguments(parser):
 
 def run(args):
     layout, found = VOCLayout(args.root), Findings()
+    check_sheet(args.sheet or args.root / "check.png", args.root)
     classes = found.tried(lambda: layout.classes) or []
     lists = read_lists(layout, found)
     images, masks = files_of(args.root / "JPEGImages"), files_of(args.root / "SegmentationClass")

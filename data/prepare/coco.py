@@ -14,7 +14,6 @@ Run     python -m data.prepare coco --root data/COCO --images train2014 val2014 
 Existing files are skipped, so the same command resumes; a second command may add val later. Images of train without an
 object are left out and counted.
 """
-import hashlib
 import json
 import os
 import re
@@ -24,14 +23,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.layout import IGNORE
-from data.prepare.coco_masks import Photo, find_stuff, stuff_of, write_mask
+from data.prepare.coco_annotations import SUFFIXES, find_photos, read_annotations, read_classes
+from data.prepare.coco_masks import find_stuff, stuff_of, write_mask
 from data.prepare.parallel import FEW, cores, spread
-from data.prepare.photos import name_ids
 from data.prepare.writing import remove_leftovers, write_image, write_json, write_lines
 
-SUFFIXES = {".jpg": ".jpg", ".jpeg": ".jpg", ".png": ".png"}
-NO_OBJECTS = {"background": 0, "_background_": 0, "__background__": 0, "__ignore__": IGNORE, "_ignore_": IGNORE}
 INSTANCES = "COCO's instance masks: larger objects first, crowds ignored"
 STUFF = "COCO-Stuff's maps"
 THINGS = 91                         # the highest number of a category that is no stuff
@@ -78,8 +74,9 @@ def sources(args):
     for split in splits:
         if not re.fullmatch(r"\w[\w.-]*", split):
             raise ValueError(f"--split {split!r}: letters, digits and _ - . only")
-    if args.val_share and (len(files) > 1 or splits[0] == "val"):
-        raise ValueError("--val_share holds images out of one annotation file, of train: give that alone")
+    if args.val_share and splits != ["train"]:
+        raise ValueError("--val_share holds images out of one annotation file that becomes the list train, and these "
+                         f"become {', '.join(splits)}: give one file with --split train, or leave --val_share out")
     for path in (*folders, *files):
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there: --images names folders, --annotations COCO's "
@@ -147,106 +144,6 @@ def choose(split, photos, args):
 
 # ---- what lies there ----
 
-def read_annotations(path):
-    """Read an instances_*.json; returns its content and its sha256."""
-    try:
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        table = json.loads(path.read_text("utf-8-sig"))
-    except OSError as error:
-        raise type(error)(f"{path} cannot be read ({error.strerror}): --annotations names COCO's instances_*.json"
-                          ) from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not complete JSON ({error}): fetch it again") from None
-    rows = [table.get(part) if isinstance(table, dict) else None for part in ("images", "categories", "annotations")]
-    if not all(isinstance(part, list) and all(isinstance(row, dict) for row in part) for part in rows):
-        raise ValueError(f"{path} is not in COCO's format: it needs images, annotations and categories. Take "
-                         "instances_*.json; results, captions and image_info files do not have them")
-    odd = [row for row in rows[2] if "category_id" not in row or "image_id" not in row]
-    if odd or not rows[0] or not rows[1]:
-        kind = "captions or panoptic annotations" if odd else "no image" if not rows[0] else "no category"
-        raise ValueError(f"{path} holds {kind}: take COCO's instances_*.json")
-    return table, sha256
-
-
-def read_classes(categories, path):
-    """Return {category's number: class id} in the order of the numbers, and the names of the classes."""
-    try:
-        numbers = {int(row["id"]): str(row["name"]).strip() for row in categories}
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path}: a category has no id or no name: fix it there") from None
-    names = [numbers[n] for n in sorted(numbers) if numbers[n].lower() not in NO_OBJECTS]
-    if twice := [name for name, count in Counter(names).items() if count > 1] or (
-            ["an id"] if len(numbers) != len(categories) else []):
-        raise ValueError(f"{path}: {twice[0]} is there twice among the categories: fix it there")
-    if not 0 < len(names) < IGNORE:
-        raise ValueError(f"{path} has {len(names)} categories of objects: label maps hold 1 to {IGNORE - 1}")
-    if dropped := sorted(set(numbers.values()) - set(names)):
-        print(f"{path}: {', '.join(dropped)} is no class of objects and becomes background or ignored pixels")
-    return {n: NO_OBJECTS[numbers[n].lower()] if numbers[n].lower() in NO_OBJECTS else names.index(numbers[n]) + 1
-            for n in sorted(numbers)}, names
-
-
-def find_photos(table, ids, folder, path, skip_missing):
-    """Return the photos of an annotation file with their objects, in the order of the file."""
-    rows, missing = {}, []
-    there = set(os.listdir(folder)) if folder.is_dir() else set()
-    for row in table["images"]:
-        name, number = row.get("file_name"), row.get("id")
-        if not isinstance(name, str) or type(number) is not int or number in rows:
-            raise ValueError(f"{path}: an image has no file_name, no id or the id of another ({str(row)[:100]})")
-        parts = Path(name).parts
-        if not parts or Path(name).is_absolute() or ".." in parts or "\\" in name:
-            raise ValueError(f"{path}: file_name {name[:100]!r} leaves the folder of the images: fix it there")
-        source = folder / name
-        if name not in there and not (len(parts) > 1 and source.exists()):
-            source = folder / parts[-1]             # file_name may say train2014/ID.jpg, and --images train2014
-        if source.name not in there and not source.exists():
-            missing.append(name)
-        elif source.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"{source}: photos are .jpg, .jpeg or .png here: convert it, and its name in {path}")
-        else:
-            rows[number] = (row, source)
-    if missing and not (skip_missing and rows):
-        raise FileNotFoundError(f"{len(missing)} of the {len(table['images'])} images of {path} are not in {folder} "
-                                f"({', '.join(missing[:3])}): fetch them, name their folder with --images, or take "
-                                "--skip_missing. Nothing was written")
-    if missing:
-        print(f"{len(missing)} of {len(table['images'])} images are not in {folder} and are left out")
-    if len({source for _, source in rows.values()}) < len(rows):
-        twice, _ = Counter(source for _, source in rows.values()).most_common(1)[0]
-        raise ValueError(f"{path} lists {twice.name} twice: fix it there")
-
-    names, photos = name_ids([row["file_name"] for row, _ in rows.values()]), {}
-    for number, (row, source) in rows.items():
-        size = (row.get("height"), row.get("width"))
-        photos[number] = Photo(names[row["file_name"]], source, size if all(type(s) is int and s > 0 for s in size)
-                               else None, number)
-    if renamed := [photo for photo in photos.values() if photo.id != photo.source.stem]:
-        print(f"{len(renamed)} photos have another name in JPEGImages: {renamed[0].source.name} is {renamed[0].id}")
-    add_objects(photos, table, ids, path, bool(missing))
-    return list(photos.values())
-
-
-def add_objects(photos, table, ids, path, some_missing):
-    """Add each annotation to its photo: (class id, is a crowd, segmentation, box)."""
-    lost = 0
-    for row in table["annotations"]:
-        if row["category_id"] not in ids:
-            raise ValueError(f"{path}: an annotation has the category {str(row['category_id'])[:50]}, which is none of "
-                             "its categories: fix it there")
-        if row["image_id"] not in photos:
-            lost += 1
-            continue
-        box = row.get("bbox")
-        box = box if isinstance(box, list) and len(box) == 4 and all(
-            isinstance(v, (int, float)) and abs(v) < 1e6 for v in box) else None
-        photos[row["image_id"]].objects.append((ids[row["category_id"]], bool(row.get("iscrowd")),
-                                                row.get("segmentation"), box))
-    if lost and not some_missing:
-        print(f"{path}: {lost} annotations are of images that are not in it, and are left out")
-
-
 def assign_stuff(photos, maps, folder, ids):
     if not all(0 < number <= THINGS for number in ids):
         raise ValueError(f"--stuff: {folder} has the categories 1..{THINGS} of COCO, the annotations have others: "
@@ -273,6 +170,8 @@ def claim(root, split, classes, truth, record, lists):
                          f"hold both. {keep}")
     if splits.get(split, record) != record:
         raise ValueError(f"{root} has a list {split} of other annotations, photos or --val_share. {keep}")
+    if split not in splits and (made := [n for n in lists if (root / "ImageSets/Segmentation" / f"{n}.txt").exists()]):
+        raise ValueError(f"{root / 'ImageSets/Segmentation' / made[0]}.txt is there, of other annotations. {keep}")
     for name in {"train": ["val"], "val": ["train"]}.get(split, []):
         path = root / "ImageSets/Segmentation" / f"{name}.txt"
         if path.exists() and name not in lists and (both := set(path.read_text("utf-8").split()) & set(lists[split])):

@@ -1,6 +1,6 @@
 """Prepare any photos with image-level labels: a CSV or JSON file, or a subfolder for each class.
 
-Reads   --images DIR               photos, in subfolders too: .jpg .jpeg .png .bmp .tif .tiff .webp, in any case
+Reads   --images DIR               photos, in subfolders too: .jpg .jpeg .jpe .jfif .png .bmp .tif .webp, in any case
         --labels labels.csv        file,label with fox;owl in a cell (or a line each), or one column a class (0 or 1)
                  labels.json       {"1.jpg": ["fox", "owl"]}
                  from-subfolders   DIR/fox/1.jpg; a photo that lies in two of them has both labels
@@ -32,7 +32,7 @@ from data.layout import IGNORE
 from data.prepare.masks import ORDER, Converter, find_masks, read_colours, turned_with_photo
 from data.prepare.match import FROM_SUBFOLDERS, choose_classes, from_subfolders, match
 from data.prepare.parallel import cores, spread
-from data.prepare.photos import Photos, name_ids
+from data.prepare.photos import KEPT, Photos, name_ids
 from data.prepare.splits import divide, listed, read_lists
 from data.prepare.tables import read_labels
 from data.prepare.writing import (
@@ -74,6 +74,11 @@ def add_arguments(parser):
 def run(args):
     if not 0 <= args.val_share < 1:
         raise ValueError("--val_share takes a number from 0 to below 1")
+    if args.seed < 0:
+        raise ValueError(f"--seed {args.seed}: take 0 or a higher number")
+    if args.root.resolve().is_relative_to(args.images.resolve()):
+        raise ValueError(f"{args.root} (--root) lies in {args.images} (--images), so its files would be taken for "
+                         "photos the next time: name a folder outside of it with --root")
     if args.mask_colours and not args.masks:
         raise ValueError("--mask_colours says how to read masks: name their folder with --masks")
     photos = Photos(args.images)
@@ -176,7 +181,7 @@ def make_one(job, root, copy, converter):
     The ids are None where the photo cannot be used.
     """
     name, path, image_id, mask, has_object = job
-    suffix = {".jpg": ".jpg", ".jpeg": ".jpg", ".png": ".png"}.get(path.suffix.lower())
+    suffix = KEPT.get(path.suffix.lower())
     try:
         size = image_size(path)
         target = root / "JPEGImages" / f"{image_id}{suffix or '.png'}"

@@ -5,9 +5,11 @@ import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
 
-READ = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-NOT_READ = {".heic", ".heif", ".avif", ".gif", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".jp2",
-            ".jxl", ".pdf", ".mp4", ".mov"}
+from data.photos import UNREAD
+
+KEPT = {".jpg": ".jpg", ".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".png": ".png"}   # linked, under this ending
+READ = (*KEPT, ".bmp", ".tif", ".tiff", ".webp")                                            # the others are converted
+NOT_READ = {*UNREAD, ".gif", ".psd", ".raw", ".jp2", ".ppm", ".pgm", ".tga", ".mp4", ".mov"}
 
 
 class Photos:

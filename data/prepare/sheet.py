@@ -30,6 +30,16 @@ def write_sheet(path, looks, labels, images, masks):
         print(f"contact sheet: {path}")
 
 
+def check_sheet(path, root):
+    """Raise ValueError if a contact sheet may not be written to `path`: it replaces no file but another sheet."""
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"--sheet {path}: a contact sheet is a PNG file: name one that ends in .png")
+    if {root.resolve() / "JPEGImages", root.resolve() / "SegmentationClass"} & {*path.resolve().parents}:
+        raise ValueError(f"--sheet {path}: {path.parent} holds the dataset's own images: name a file elsewhere")
+    if path.is_file() and path.read_bytes()[:8] != b"\x89PNG\r\n\x1a\n":
+        raise ValueError(f"--sheet {path}: this file is there and is no PNG: name another file")
+
+
 def contact_sheet(tiles):
     """Lay out tiles of contact_tile in rows of six: an RGB image."""
     rows = max(1, -(-len(tiles) // COLUMNS))

@@ -159,7 +159,7 @@ def _made_header(row, column, path):
 
 def _split_column(header, body, path, column, label_columns):
     """Find the column of the splits; None if there is none. Folds that have numbers are no splits."""
-    for i, name in enumerate(header):
+    for i, name in sorted(enumerate(header), key=lambda column: key(column[1]) != "split"):
         if key(name) not in SPLIT or i == column or name in label_columns:
             continue
         if key(name) == "fold" and all(re.fullmatch(r"[\d.]*", _cell(row, i)) for _, row in body):

@@ -34,12 +34,17 @@ def write_stream(path, stream):
 
 
 def write_image(path, source, copy=False):
-    """Make `path` a symbolic link to the image `source`, or a copy of it. An existing file must be that image."""
+    """Make `path` a symbolic link to the image `source`, or a copy of it. An existing file must be that image.
+
+    With `copy`, a link to it becomes a copy.
+    """
     path, source = Path(path), Path(source).resolve()
     if os.path.lexists(path):
-        if path.exists() and (os.path.samefile(path, source) or (copy and same_content(path, source))):
+        same = path.exists() and (os.path.samefile(path, source) or same_content(path, source))
+        if same and not (copy and path.is_symlink()):
             return
-        raise ValueError(f"{path} is there and is not {source}: take another --root. Nothing was changed there")
+        if not same:
+            raise ValueError(f"{path} is there and is not {source}: take another --root. Nothing was changed there")
     with written_aside(path) as aside:
         if copy:
             shutil.copyfile(source, aside)
