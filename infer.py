@@ -166,9 +166,8 @@ def require_labels(settings, layout, ids):
         if layout.left_out:
             distributed.say(layout.left_out)
         if not labels.any() and not settings.only and settings.shard == "1/1":
-            distributed.say(f"warning: no image of {settings.infer_list} has a class, so there is nothing to look for and "
-                            f"its maps are empty. Look at the labels in {layout.root}; --labels predicted looks for "
-                            "what the network recognises")
+            distributed.say(f"warning: no image of {settings.infer_list} has a class, so its maps are empty. Look at "
+                            f"the labels in {layout.root}; --labels predicted looks for what the network recognises")
 
 
 def open_outputs(settings, experiment, layout, source, ids):

@@ -217,8 +217,9 @@ def check_splits(lists, labels, classes, looks, layout, found):
         same[each.digest].append(image_id)
     of = {i: s for s, ids in (*learned.items(), *scored.items()) for i in ids}
     same = [ids for digest, ids in same.items() if digest and len(ids) > 1]
-    across = [" = ".join(ids) for ids in same if {of.get(i) in learned for i in ids if i in of} == {True, False}]
-    within = [" = ".join(ids) for ids in same if " = ".join(ids) not in across]
+    crossing = [{of.get(i) in learned for i in ids if i in of} == {True, False} for ids in same]
+    across, within = ([_equal(ids) for ids, crosses in zip(same, crossing) if crosses == wanted]
+                      for wanted in (True, False))
     if across:
         found.error(f"{len(across)} photos are in a list to learn from and in one to score, under two names: take one "
                     "off", across)
@@ -230,6 +231,10 @@ def check_splits(lists, labels, classes, looks, layout, found):
         if lacking:
             found.error(f"{split} has classes of which no list to learn from has an image: {', '.join(lacking)}. Move "
                         "some images")
+
+
+def _equal(ids):
+    return " = ".join(ids[:4]) + (f" = {len(ids) - 4} more" if len(ids) > 4 else "")
 
 
 # ---- images and masks ----
