@@ -42,13 +42,23 @@ def main():
     chain = [stage for stage in chain if not stage.task or stage.list not in unmeasured]
     images = {name: layout.ids(name) for name in {values.measured, values.val or values.measured, values.train_list}}
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
-        predicted = predict(settings, values, chain, layout, images, Path(folder))
+        predicted = without_denormals(predict, settings, values, chain, layout, images, Path(folder))
     seconds, left = estimate(predicted, read_times(Experiment(settings.experiment_root, settings.name)))
     parts = {part: sum(predicted[stage.title] for stage in chain if stage.part == part)
              for part in dict.fromkeys(stage.part for stage in chain)}
     print(f"Estimated time on {len(images[settings.train_list])} images: {duration(seconds)} for a seed, "
           f"{duration(left)} of it still to come (measured in {time.perf_counter() - STARTED:.0f} s: "
           + ", ".join(f"{part} {duration(value)}" for part, value in parts.items()) + ")")
+
+
+def without_denormals(predict, *arguments):
+    """Call a function while numbers near zero count as zero: random weights make such, on which a CPU is slow."""
+    import torch
+    torch.set_flush_denormal(True)
+    try:
+        return predict(*arguments)
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def predict(settings, values, chain, layout, images, folder):
@@ -59,7 +69,6 @@ def predict(settings, values, chain, layout, images, folder):
     device = distributed.start(settings.device)
     start = time.perf_counter() - STARTED           # what every stage needs to begin
     torch.manual_seed(0)
-    torch.set_flush_denormal(True)          # random weights make such numbers, on which a CPU is slow
     sizes = [image_size(layout.image_path(i)) for i in ten_of(images[values.train_list])]
     size, workers = np.mean(sizes, 0), max(1, settings.num_workers)
     place = ["--recipe", settings.recipe, "--name", values.name, "--data_root", settings.data_root, "--device",

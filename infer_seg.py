@@ -130,7 +130,7 @@ def open_outputs(settings, experiment, names, layout, weights, classes, ids, ima
                                    partial(size_of_missing, settings, images, ids),
                                    f"{len(ids)} images of {settings.images or settings.infer_list} with {weights}",
                                    signatures(layout, ids, settings.infer_list, labels=False) if layout else
-                                   signatures_of_photos(images))
+                                   signatures_of_photos(images), again=bool(settings.images))
 
 
 def size_of_missing(settings, images, ids, folders):

@@ -30,8 +30,9 @@ def read_label_table(path, classes):
                          f"{_to_prepare(path)}")
     for image_id, names in table.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            other = f", or make a dataset from another form: {_to_prepare(path)}" * isinstance(names, str | dict)
             raise ValueError(f"{path}: the label of {image_id[:100]!r} is not a list of class names, as [\"cat\"]: fix "
-                             f"it there, or make a dataset from another form: {_to_prepare(path)}")
+                             f"it there{other}")
     known = set(classes)
     unknown = Counter(name for names in table.values() for name in set(names) - known)
     if unknown:
@@ -146,6 +147,8 @@ def _remedy(root, meant, unknown, classes):
                 + f": fix the names there, or {root / 'classes.txt'}")
     if together := next((name for name in classes if {*re.split(r"\s*[;,|]\s*", name)} & {*unknown}), None):
         return f"{root / 'classes.txt'} has {together[:100]!r} in one line: write one class a line there"
+    if nothing := next((name for name in unknown if _plain(name) in NOT_OBJECTS), None):
+        return f"{nothing[:100]!r} is no object class: take it out of the labels"
     if not (root / "classes.txt").exists():
         return (f"There is no {root / 'classes.txt'}, so VOC's 20 classes are taken: write this dataset's there, one a "
                 "line in the order of the ids 1..C")

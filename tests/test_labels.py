@@ -75,6 +75,14 @@ def test_labels_json_in_another_spelling(tmp_path, labels, words):
         layout.label("a")
 
 
+@pytest.mark.parametrize("name", ["background", "__ignore__", "void"])
+def test_a_label_that_is_no_object_is_to_be_taken_out(tmp_path, name):
+    layout = dataset(tmp_path, {})
+    (tmp_path / "labels.json").write_text(json.dumps({"a": ["fox", name]}))
+    with pytest.raises(ValueError, match=f"'{name}' is no object class: take it out of the labels"):
+        layout.label("a")
+
+
 def test_labels_json_without_classes_txt(tmp_path):
     layout = dataset(tmp_path, {}, classes="")
     (tmp_path / "labels.json").write_text('{"a": ["fox"]}')

@@ -290,7 +290,8 @@ def test_labels_that_have_changed_are_other_labels(seg):
     labels = label_map(path)
     labels[:4] = 255
     save_labels(path, labels, voc_palette())
-    assert_says(refusal("train_seg", *SEG), "last.pth was trained with other settings", "labels", "--overwrite")
+    assert_says(refusal("train_seg", *SEG), "last.pth was trained from other files", ": labels changed", "--overwrite",
+                "--init X/seg", "--label_dir experiment/X/rw/02_24", "--name X_2")
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_a_second_photo_joins_the_first(photo):
     assert files("found") == before
 
 
-def test_a_photo_that_changed_is_named_and_a_folder_that_moved_is_the_same(photo):
+def test_a_photo_that_changed_is_segmented_again_and_a_folder_that_moved_is_the_same(photo):
     (photo.parent / "sub").mkdir()
     line = ("infer_seg", *ALONE, "--weights", "net", "--out", "found", "--images")
     call(*line, "photos")
@@ -69,8 +69,7 @@ def test_a_photo_that_changed_is_named_and_a_folder_that_moved_is_the_same(photo
     call(*line, "moved")
     assert files("found") == before
     Image.new("RGB", (40, 30)).save("moved/three.png")              # another photo of that name
-    assert_says(refusal(*line, "moved"), "the photo of 1 image (three) changed in moved", "--overwrite")
-    call(*line, "moved", "--overwrite")
+    assert_says(call(*line, "moved"), "the photo of 1 image (three) changed in moved", "made again")
     assert label_map("found/masks/three.png").shape == (30, 40)
     assert files("found")["overlays/three.png"] != before["overlays/three.png"]
     assert areas(photo.parents[1] / "found")["images"]["three"]["width"] == 40
@@ -86,7 +85,7 @@ def test_other_photos_of_the_same_names_and_sizes_are_not_finished(photo):
     assert "3 of 3 images are finished" in call(*line, "copied")
     for path in photo.parent.iterdir():
         Image.new("RGB", (40, 30), (30, 200, 30)).save(path)
-    assert_says(refusal(*line, "photos"), "the photos of 3 images (", "changed in photos", "--overwrite")
+    assert_says(call(*line, "photos"), "the photos of 3 images (", "changed in photos", "0 of 3 images are finished")
 
 
 def test_the_areas_are_of_files_that_have_a_name(photo):

@@ -42,7 +42,7 @@ def test_a_nested_checkpoint_starts_a_training(place):
 
 def test_our_own_last_pth_starts_a_training(place):
     text = call("train", *TRAIN, "--er_init", "experiment/X/ckpt/model_cse/last.pth", "--cl_init", "X/model_oc")
-    assert "last.pth (those under network); new: none; 0 of" in text
+    assert "last.pth (those under network); new: none; not used: 0 of" in text
 
 
 @pytest.mark.parametrize(("folder", "form"), [("ckpt", dict), ("ckpt/model_cse", nested)])

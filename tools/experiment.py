@@ -265,12 +265,13 @@ class Experiment:
             lock.share(self._lock_path(name))
         return folder
 
-    def open_outputs(self, name, settings, outputs, size, text, images=None):
+    def open_outputs(self, name, settings, outputs, size, text, images=None, again=False):
         """Claim the output folders of an inference stage; then check the disk, and write config/NAME.json and log.txt.
 
         settings  the stage's, for JSON;  outputs  {key: (folder, stage, settings, inputs), as claim takes them}
         size      function {key: path of the folder} -> bytes still to be written
-        images    data.signatures.Signatures of what will be read, to be recorded; existing maps of another are refused
+        images    data.signatures.Signatures of what will be read, to be recorded; existing maps of another are refused,
+                  with `again` deleted
         Returns {key: path of the folder}.
         """
         shared, overwrite = settings["shard"] != "1/1", settings["overwrite"]
@@ -281,7 +282,7 @@ class Experiment:
                    for key, output in outputs.items()}
         require_space(self / main[0], size(folders))
         for folder in folders.values() if images else ():
-            signatures.record(folder, images, settings["shard"], overwrite)
+            signatures.record(folder, images, settings["shard"], overwrite or again)
         self.save_config(name, settings)
         self.log(name, text)
         return folders

@@ -80,6 +80,10 @@ class Progress:
         if not isinstance(saved, dict) or not isinstance(saved.get("settings"), dict):
             raise ValueError(f"{path} is not what training leaves to go on with: --overwrite starts again")
         settings, images = differing(saved, self.run.record, self.run.images)
+        if settings and all(words.startswith("inputs ") for words in settings):
+            changed = ", ".join(words.partition(":")[0].removeprefix("inputs ") for words in settings)
+            raise ValueError(f"{path} was trained from other files than are there now: {'; '.join([changed, *images])} "
+                             f"changed. {self.ways_on()}")
         if settings:
             raise ValueError(f"{path} was trained with other settings ({'; '.join(settings + images)}). Run it again "
                              "with the old ones, start anew with --overwrite, or take another --name")

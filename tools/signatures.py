@@ -46,6 +46,8 @@ def record(folder, images, shard="1/1", overwrite=False):
     changed = changes({i: old[i] for i in there if i in old}, images)
     if changed and not overwrite:
         raise StaleImages(f"{stale(folder, changed, images)}. With --overwrite the same command {ONLY_THEIRS}", folder)
+    if changed:
+        print(f"{stale(folder, changed, images)}: these are made again")
     delete(folder / name for i in set().union(*changed.values()) for name in there[i])
     alone = shard == "1/1"
     path = folder / (f"{NAME}.json" if alone else f"{NAME}.{shard.replace('/', '_')}.json")
