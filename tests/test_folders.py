@@ -329,7 +329,7 @@ def test_the_default_list_is_not_written_out(place):
     ({"info": {}, "images": [], "annotations": [], "categories": []}, "coco"),
     ({"images": [{"id": 1}], "annotations": [{"caption": "a fox"}]}, "coco"),
     ([{"file": "a.jpg", "labels": ["fox"]}], "folder"), ({"a": "fox"}, "folder"), ({"a": {"fox": 1}}, "folder"),
-    ({"a": [0, 1]}, "folder"), ([], "folder"), ("fox", "folder"), (3, "folder"),
+    ([], "folder"), ("fox", "folder"), (3, "folder"),
 ])
 def test_label_files_of_another_form_name_the_command(root, content, command):
     (root / "labels.json").write_text(json.dumps(content))
@@ -339,6 +339,14 @@ def test_label_files_of_another_form_name_the_command(root, content, command):
     flags = dict(zip(words[4::2], words[5::2]))
     assert words[3] == command and flags["--images"] == str(root / "JPEGImages") and flags["--root"] != str(root)
     assert str(root / "labels.json") in (flags.get("--labels"), flags.get("--annotations"))
+
+
+def test_ids_in_place_of_names_have_no_command(root):
+    """data.prepare folder could not tell their classes either."""
+    (root / "labels.json").write_text('{"a": [0, 1]}')
+    with pytest.raises(ValueError, match=r"labels\.json: the label of 'a' is not a list of class names") as error:
+        VOCLayout(root).label("a")
+    assert "data.prepare" not in str(error.value)
 
 
 def test_a_table_in_place_of_json(root):
