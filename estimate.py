@@ -41,8 +41,8 @@ def main():
     unmeasured = pipeline.not_measured(chain, layout)
     chain = [stage for stage in chain if not stage.task or stage.list not in unmeasured]
     images = {name: layout.ids(name) for name in {values.measured, values.val or values.measured, values.train_list}}
-    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
-        predicted = without_denormals(predict, settings, values, chain, layout, images, Path(folder))
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder, without_denormals():
+        predicted = predict(settings, values, chain, layout, images, Path(folder))
     seconds, left = estimate(predicted, read_times(Experiment(settings.experiment_root, settings.name)))
     parts = {part: sum(predicted[stage.title] for stage in chain if stage.part == part)
              for part in dict.fromkeys(stage.part for stage in chain)}
@@ -51,12 +51,13 @@ def main():
           + ", ".join(f"{part} {duration(value)}" for part, value in parts.items()) + ")")
 
 
-def without_denormals(predict, *arguments):
-    """Call a function while numbers near zero count as zero: random weights make such, on which a CPU is slow."""
+@contextlib.contextmanager
+def without_denormals():
+    """Let numbers near zero count as zero: random weights make such, on which a CPU is slow."""
     import torch
     torch.set_flush_denormal(True)
     try:
-        return predict(*arguments)
+        yield
     finally:
         torch.set_flush_denormal(False)
 

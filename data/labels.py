@@ -17,7 +17,7 @@ def read_label_table(path, classes):
     """Read labels.json, {ID: set of class names}. ValueError if it is of another form or names what is no class."""
     text = read_text(path)
     try:
-        table = json.loads(text, object_pairs_hook=_once_each)
+        table = json.loads(text, object_pairs_hook=once_each)
     except (ValueError, RecursionError) as error:       # not only JSONDecodeError: a number may be too long
         table = "" if text.lstrip()[:1] in ("{", "[", "") else f". From a CSV file: {_to_prepare(path)}"
         raise ValueError(f"{path} is not JSON ({error}): fix it there{table}") from None
@@ -124,7 +124,7 @@ def _to_prepare(path):
     return prepare("folder", images=path.parent / "JPEGImages", labels=path, root=f"{path.parent}_dataset")
 
 
-def _once_each(pairs):
+def once_each(pairs):
     """Build a JSON object's dict. Python's default keeps the last of two entries with the same name."""
     if twice := repeated(name for name, _ in pairs):
         raise ValueError(f"{twice[0][:100]!r} is there twice")

@@ -4,8 +4,9 @@
     [{"file": "1.jpg", "labels": ["fox"], "split": "train"}]
 """
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 
+from data.labels import once_each
 from data.prepare.words import (
     COUNTING,
     FILE,
@@ -24,7 +25,7 @@ from data.prepare.words import (
 
 def from_json(text, path, is_photo):
     try:
-        table = json.loads(text, object_pairs_hook=_once_each)
+        table = json.loads(text, object_pairs_hook=once_each)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): fix it there") from None
     if isinstance(table, dict) and {"images", "annotations"} <= table.keys():
@@ -85,9 +86,3 @@ def _from_entries(entries, path):
         raise ValueError(f"{path}: {bare[0][:80]!r} has no split, and others have one: write train, val or test for "
                          "every photo")
     return table, splits
-
-
-def _once_each(pairs):
-    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
-        raise ValueError(f"{twice[0][:100]!r} is there twice")
-    return dict(pairs)
