@@ -25,10 +25,10 @@ from pipeline import experiment_of, find_cams, verify_maps
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, import_pydensecrf, refine_all
 from tools.files import save_image
+from tools.map_classes import compare_with_labels
 from tools.maps import (
     alpha_name,
     checked_cam,
-    compare_with_labels,
     find_maps,
     holds_maps,
     is_foreign,

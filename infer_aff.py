@@ -26,7 +26,8 @@ from pipeline import experiment_of, find_cams, to_make, verify_maps
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, refine_all
 from tools.files import save_labels
-from tools.maps import alpha_pair, checked_cam, compare_with_labels, others_maps
+from tools.map_classes import compare_with_labels
+from tools.maps import alpha_pair, checked_cam, others_maps
 from tools.provenance import digests
 
 LESS_MEMORY = "--precision bf16 needs less, and so does a smaller copy of the image in JPEGImages/ (and of its maps)"

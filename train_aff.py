@@ -23,6 +23,7 @@ from networks.pretrained import load_start, named_weights, official_state
 from pipeline import command_line, experiment_of, to_make, verify_maps
 from tools import distributed, engine, flags
 from tools.catalog import made_from
+from tools.map_classes import compare_with_labels
 from tools.maps import (
     NOT_COMPLETED,
     alpha_name,
@@ -50,6 +51,9 @@ def main():
     images = distributed.on_main(lambda: signatures(layout, ids, settings.train_list, maps=others_maps(folders, ids)))
     change = partial(augment_mapped, crop_size=settings.crop, jitter_amounts=settings.jitter)
     pairs = find_pairs(settings, experiment, folders, ids)
+    for side, folder in enumerate(folders):
+        if doubt := compare_with_labels(folder, {i: pair[side] for i, pair in pairs.items()}, layout, "crf"):
+            distributed.say(f"warning: {doubt}")
     remedy = to_make(settings, settings.crf_dir, settings.train_list, "crf", [settings.low, settings.high])
     distributed.say(f"{len(ids)} images of {settings.train_list}, labels from {' and '.join(map(str, folders))}")
 
