@@ -26,8 +26,8 @@ from tools.map_classes import compare_with_labels
 from tools.maps import checked_cam, checked_crf, find_maps, lacking, require_kind
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
 from tools.provenance import digest
-from tools.signatures import some
 from tools.visualize import draw_curve
+from tools.words import some
 
 WHOLE_RANGE = [t / 100 for t in range(101)]
 

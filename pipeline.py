@@ -13,8 +13,18 @@ import config
 from tools import flags
 from tools.catalog import home_of, made_from, models, recorded_flags, task_of
 from tools.experiment import Experiment
-from tools.maps import NOT_COMPLETED, alpha_name, alpha_pair, find_maps, is_foreign, lacking, pair_alphas, require_kind
-from tools.provenance import digests, made_with, verify
+from tools.maps import (
+    NOT_COMPLETED,
+    alpha_name,
+    alpha_pair,
+    find_maps,
+    is_foreign,
+    lacking,
+    others_maps,
+    pair_alphas,
+    require_kind,
+)
+from tools.provenance import digests, made_with, unknown_inputs, verify
 from tools.signatures import StaleImages
 
 MAKERS = {"infer": config.Infer, "infer_aff": config.InferAff, "infer_seg": config.InferSeg}
@@ -274,9 +284,14 @@ def to_make(settings, folder, list_name, task, alphas=()):
 def verify_maps(settings, experiment, folder, layout, images, list_name):
     """Raise ValueError if a folder of maps is stale; where images have changed, with the command that fixes it."""
     try:
-        verify(folder, experiment.folder, digests(layout.sources()), images=images)
+        verify(folder, experiment.folder, digests(layout.sources()), images=with_inputs(experiment, folder, images))
     except StaleImages as error:
         raise ValueError(f"{error}. {_again(settings, error.folder, list_name)}") from None
+
+
+def with_inputs(experiment, folder, images):
+    """Add to the signatures of images those of another project's maps from which a folder was made."""
+    return images.with_maps(others_maps(unknown_inputs(folder, experiment.folder), images.of))
 
 
 def find_cams(settings, folder, ids):

@@ -47,8 +47,9 @@ def main():
     ids = layout.ids(settings.train_list)
     engine.fit_to(settings, len(ids))
     plan = Plan(len(ids), [settings.batch_size] * settings.max_epochs, settings.seed)
-    folders = crf_folders(settings, experiment, layout, ids)
-    images = distributed.on_main(lambda: signatures(layout, ids, settings.train_list, maps=others_maps(folders, ids)))
+    images = distributed.on_main(lambda: signatures(layout, ids, settings.train_list))
+    folders = crf_folders(settings, experiment, layout, images)
+    images = distributed.on_main(lambda: images.with_maps(others_maps(folders, ids)))
     change = partial(augment_mapped, crop_size=settings.crop, jitter_amounts=settings.jitter)
     pairs = find_pairs(settings, experiment, folders, ids)
     for side, folder in enumerate(folders):
@@ -77,10 +78,9 @@ def main():
     engine.run_training(objective, network, groups, partial(train_loader, dataset, plan), run)
 
 
-def crf_folders(settings, experiment, layout, ids):
+def crf_folders(settings, experiment, layout, images):
     """Find the folders of both alphas' maps; ValueError for one that was made of another alpha, or of other data."""
     folders = [crf_folder(settings, experiment, alpha) for alpha in (settings.low, settings.high)]
-    images = signatures(layout, ids, settings.train_list)
     for folder, alpha in zip(folders, (settings.low, settings.high)):
         require_kind(folder, "crf")
         made = made_with(folder).get("alpha", alpha)

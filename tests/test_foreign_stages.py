@@ -307,6 +307,23 @@ def test_others_cams_that_change_are_named(place, cams):
     call(*crf)
 
 
+def test_what_was_made_of_others_cams_that_change_is_stale(place, cams):
+    """To whoever reads it, with the command that makes these maps again; the folder of the CAMs may be gone."""
+    write_seam(place / "theirs", cams)
+    call("infer", *DEMO, "--crf", "--alphas", 2, 24, "--dict_dir", "theirs", "--crf_dir", "new")
+    score = ("evaluation", *DEMO, "--task", "crf", "--dict_dir", "new/02")
+    call(*score)
+    touch_again(place / "theirs/train_0003.npy")
+    for folder, (stage, *words) in {"new/02": score, "new/24": ("train_aff", *AFF, "--crf_dir", "new", "--train_list",
+                                                                "train")}.items():
+        said = refusal(stage, *words)
+        assert_says(said, f"{folder} is stale", "the map of 1 image (train_0003) changed in", "/theirs --overwrite")
+        call("infer", *shlex.split(said.rpartition("infer.py ")[2]))
+    call(*score)
+    shutil.move(place / "theirs", place / "away")
+    call(*score)
+
+
 def test_others_crf_maps_that_change_are_named(place):
     """By the training that learns from them."""
     for alpha in ("02", "24"):

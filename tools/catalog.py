@@ -110,6 +110,8 @@ def recorded_flags(experiment, folder, classes, recipe):
     for name in record.get("inputs", {}):
         if name.endswith(".pth") and Path(name).stem.isdecimal() and usual and "load_epo" in usual:
             words += ["--load_epo", f"{int(Path(name).stem)}"]
+        elif script in ("infer", "infer_aff") and not name.endswith(".pth") and name not in _map_folders("dict"):
+            words += ["--dict_dir", name]
         elif script == "infer":
             words += recorded_flags(experiment, name, classes, recipe)
     return words

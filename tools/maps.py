@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.files import unread, written_aside
+from tools.files import require_file, unread, written_aside
 from tools.provenance import MADE_BY, made_with, read_made_by
 from tools.safe_npy import read_table
 
@@ -213,6 +213,7 @@ def read_maps(path, first, remedy=""):
     """
     path = Path(path)
     try:
+        require_file(path)
         table = read_table(path.read_bytes(), {"classes", "scores", "keys", *SCORES})
         form, classes, scores = _arrays_of(table, first)
         with np.errstate(over="ignore"):            # a value too large for float32 becomes infinite
