@@ -20,6 +20,6 @@ plan(settings, images)                  data.loader.Plan, the batches
 schedule_steps(settings, images)        steps over which the learning rate falls
 pictures(settings, experiment, objective, layout, step, batch)      called before each update
 """
-from models import model_cse, model_oc
+from models import aeft_gpp, model_agnostic, model_cse, model_oc
 
-MODELS = {"model_oc": model_oc, "model_cse": model_cse}
+MODELS = {"model_oc": model_oc, "model_cse": model_cse, "model_agnostic": model_agnostic, "aeft_gpp": aeft_gpp}
