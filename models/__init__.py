@@ -10,6 +10,8 @@ start(settings, experiment, layout)     its networks with their first weights ->
 And, where there is something to say:
 STARTS_FROM {flag: model}: models that are trained before it in the same experiment; the flag takes their weights
 PUBLISHED   {"CAM", "CRF", "random walk" or "DeepLab": (mIoU on VOC 2012, where it is stated)}
+CHAIN       {recipe: {"alphas", "low", "high", "init" of train_aff.py, flags of infer_aff.py: value}}: what follows its
+            CAMs, where the model has values of its own
 AUTHORS_FILE    how the authors' program names the weights after an epoch: ckpt/014net_er.pth for "net_er"
 TITLE, SUFFIX and these are literals: tools/catalog.py reads them without importing the file.
 

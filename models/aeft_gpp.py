@@ -19,6 +19,8 @@ PUBLISHED = {
     "random walk": (71.0, "AEFT, README and abstract"),
     "DeepLab": (70.9, "AEFT, README and abstract"),
 }
+CHAIN = {"voc": {"init": "{name}/aeft_gpp", "alphas": (2, 9, 21), "low": 2, "high": 21, "dup": 19, "logt": 6,
+                 "crf_iterations": 1, "radius_rule": "aeft"}}
 AUTHORS = "AEFT, authors' code"
 SAMPLE_TARGET = draw
 

@@ -21,6 +21,7 @@ class Model:
     starts_from: dict = field(default_factory=dict)
     published: dict = field(default_factory=dict)
     authors_file: str = ""
+    chain: dict = field(default_factory=dict)
     settings: tuple = ()                # names of the fields of its Settings
 
 
@@ -37,7 +38,8 @@ def models():
         parents[path.stem] = [ast.unparse(base).split(".")[0] for node in classes for base in node.bases]
         found[path.stem] = Model(settings=tuple(own), **{
             name.lower(): ast.literal_eval(values[name])
-            for name in ("TITLE", "SUFFIX", "STARTS_FROM", "PUBLISHED", "AUTHORS_FILE") if name in values})
+            for name in ("TITLE", "SUFFIX", "STARTS_FROM", "PUBLISHED", "AUTHORS_FILE", "CHAIN")
+            if name in values})
     for name, others in parents.items():            # settings that extend another model's: model_cse.Settings
         inherited = tuple(field for other in others if other in found for field in found[other].settings)
         found[name] = replace(found[name], settings=inherited + found[name].settings)
