@@ -83,7 +83,7 @@ class Train(Training):
                            content=False)
     val_every: int = option(1, "epochs between measurements; 0 = never", PAPER, content=False, least=0)
     max_side: int = option(0, "an image with a longer side is shrunk to it first; needed above 179 million pixels; "
-                           "0 = never", content=False, least=0)
+                           "0 = never", content="where set", least=0)
     resize: tuple[int, int] = option((256, 448), "the long side is drawn from this range", PAPER, least=1)
     crop: int = option(384, "side of the crop; smaller pictures are zero-padded after normalisation", PAPER, least=8)
     jitter: tuple[float, float, float, float] = option((0.3, 0.3, 0.3, 0.1), "brightness, contrast, saturation, hue; "
@@ -235,6 +235,9 @@ class Reproduce(Common):
                         content=False, choices=("classifier", "cgnet", "affinity", "walk", "deeplab", "report"))
     train_list: str = option("train_aug", "split or file that everything learns from; train and val are measured",
                              PAPER)
+    table: str = option("", "instead of one chain, the rows of a table: methods, ablation_erasing, ablation_cse, "
+                        "ablation_gpp, ablation_triplet; each in an experiment NAME-VARIANT-sSEED", content=False)
+    measured: str = option("", "--table: split or file on which its rows are measured; empty: train", content=False)
     plain: bool = option(False, "recipe demo on critters without heads: the control, where the gain should shrink")
     dry_run: bool = option(False, "print the commands only")
 

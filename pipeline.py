@@ -64,6 +64,7 @@ class Values:
     train_list: str = ""                # "": the scripts' own defaults
     measured: str = "train"             # the list whose maps are measured and shown, of those that were trained on
     val: str = "val"                    # the list on which DeepLab is measured; "": there is none
+    home: str = ""                      # the experiment of the models that this one starts from; "": its own
     init: str = ""                      # AffinityNet's start, where the model has one of its own
     own: dict = field(default_factory=dict)     # further flags of the walk that its model asks for: {flag: value}
     draw: tuple = ()                    # flags of data.prepare critters, where the dataset is to be drawn first
@@ -92,9 +93,9 @@ def chain(values):
     if values.draw:
         rows.append(Stage("classifier", "critters", "-m", ("data.prepare", "critters", *values.draw), {}))
     for model in _starts_from(values.model):
-        rows += _cams(replace(values, model=model, alphas=()), "classifier",
+        rows += cams(replace(values, model=model, alphas=()), "classifier",
                       "" if values.measured == config.Infer.infer_list else values.measured)
-    rows += _cams(values, "cgnet", values.train_list)
+    rows += cams(values, "cgnet", values.train_list)
     if not values.alphas:
         return rows
     return rows + [
@@ -113,11 +114,12 @@ def chain(values):
     ]
 
 
-def _cams(values, part, list_name):
+def cams(values, part, list_name):
     """List the stages of one model of models/: its training, its maps, how good they are."""
     model, own = values.model, models()[values.model]
     ckpt, cams, crf = f"ckpt/{model}", f"dict{own.suffix}", f"crf{own.suffix}"
-    start = [word for flag, other in own.starts_from.items() for word in (f"--{flag}", f"{values.name}/{other}")]
+    home = values.home or values.name
+    start = [word for flag, other in own.starts_from.items() for word in (f"--{flag}", f"{home}/{other}")]
     watched = () if values.measured == config.Train.val_list else ("--val_list", values.measured)
     maps = {cams: ("--dict",), f"infer{own.suffix}": ("--vis",)}
     if values.alphas:

@@ -6,6 +6,7 @@ Run     python reproduce.py --recipe demo
         python reproduce.py --recipe demo --from affinity
         python reproduce.py --recipe voc --model model_cse          (any file of models/ may take its place)
         python reproduce.py --recipe lite --data_root photos --train_list train -- --max_epochs 9 --batch_size 4
+        python reproduce.py --recipe lite --data_root photos --train_list train --table methods --seeds 3
 What follows -- goes to the trainings: each flag to those that have it. Photos without ground truth are not measured:
 the maps are written, and shown in the report. It stops at the first stage that fails, with that stage's message; the
 same command resumes there.
@@ -19,12 +20,14 @@ import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import config
 
 import numpy as np
 
 import pipeline
+import tables
 from data.layout import VOCLayout
 from tools import catalog, flags, interrupt
 from tools.clock import TIMES, duration, read_times
@@ -39,12 +42,16 @@ def main():
     words, handed = flags.split_words(sys.argv[1:])
     settings = flags.parse(config.Reproduce, words, dict.fromkeys(catalog.models(), config.Reproduce))
     other = settings.model != config.Reproduce.model
-    settings.name = settings.name or (settings.recipe + "_plain" * settings.plain + f"_{settings.model}" * other)
+    settings.name = settings.name or (settings.recipe + "_plain" * settings.plain + f"_{settings.model}" * other
+                                      + f"_{settings.table}" * bool(settings.table))
     if settings.plain and settings.data_root == "data/critters":
         settings.data_root = "data/critters_plain"
     if not find_spec("pydensecrf"):
         print("pydensecrf2 is not installed (it needs a C++ compiler): the CRF, and what follows from it, are left out")
     seeds = range(settings.seed, settings.seed + settings.seeds)
+    if settings.table:
+        make_table(settings, seeds, handed)
+        return
     names = [settings.name if seed == settings.seed else f"{settings.name}_{seed}" for seed in seeds]
     layout = open_dataset(settings)
     values = [values_of(settings, name, layout) for name in names]
@@ -69,6 +76,32 @@ def main():
         print(reason)
     make_report(settings, values[0].measured)
     print_places(experiment, chains[0])
+
+
+def make_table(settings, seeds, handed):
+    """Train and measure the rows of a table, seed by seed, print it and write it to NAME/table_TABLE.json.
+
+    A row that fails is shown with its reason; the same command tries it again, and skips what is complete.
+    """
+    rows, layout = tables.rows_of(settings.table), VOCLayout(settings.data_root)
+    experiments = {(variant, seed): tables.stages(settings, layout, row, variant, seed, bool(find_spec("pydensecrf")))
+                   for seed in seeds for variant, row in rows.items()}
+    failures = {}
+    with TemporaryDirectory() as folder:
+        message = Path(folder, "message")
+        os.environ[flags.MESSAGE_FILE] = str(message)
+        for (variant, seed), (name, chain) in experiments.items():
+            message.unlink(missing_ok=True)
+            try:
+                if reasons := pipeline.not_measured(chain, layout):
+                    raise ValueError(f"{next(iter(reasons.values()))}. --measured names another list")
+                run_stages(settings, name, commands(settings, name, seed, pipeline.hand_on(chain, handed)))
+            except ValueError as error:
+                failures[variant, seed] = message.read_text("utf-8") if message.exists() else str(error)
+    if not settings.dry_run:
+        table = tables.collect(settings, rows, experiments, failures)
+        tables.show(settings, table)
+        print(tables.save(settings, table))
 
 
 def open_dataset(settings):

@@ -45,7 +45,6 @@ def main():
     groups = parameter_groups(network, settings.lr, settings.wt_dec, new_layers)
 
     record = flags.content(settings) | {"classes": layout.classes, "inputs": inputs | digests(layout.sources())}
-    record |= {"max_side": settings.max_side} if settings.max_side else {}      # so that older trainings resume
     images = distributed.on_main(lambda: signatures(layout, dataset.ids, settings.train_list))
     run = engine.Run(experiment, settings.model, settings, record, description, plan, device, official_state,
                      dataset.ids, images)

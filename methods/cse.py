@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from methods.targets import choose, sample_target  # noqa: F401 (sample_target: its place for callers)
+
 
 class CSE(nn.Module):
     """The CGNet's objective: classification plus lambda times the erasing loss.
@@ -22,20 +24,22 @@ class CSE(nn.Module):
     oc          the same, frozen here: eval mode, its weights get no gradient; its input does
     cc_init, cc_slope   lambda = cc_init + cc_slope * epoch
     mask_norm   "batch" | "image": see erase
+    sampling    "uniform": the class to erase is the batch's "target", or drawn here; others: methods.targets
     global_max, global_mean   with several processes: maximum (differentiable) and mean of a tensor over all of them
 
-    forward: {"image" (B, 3, H, W), "label" (B, C), optional "target" (B,)}, epoch -> {"loss", "loss_cls",
+    forward: {"image" (B, 3, H, W), "label" (B, C), optional "target" (B,), "index" (B,)}, epoch -> {"loss", "loss_cls",
     "loss_cse" (lambda included), "p_target_erased", "p_rest_erased", "erased"}: the probabilities that the OC still
     gives, after erasing, to the erased class and to the remaining labels (nan where there is none); and how much of
     an image is erased, the mean of its mask.
     """
 
-    def __init__(self, cgnet, oc, cc_init=0.3, cc_slope=0.05, mask_norm="batch", global_max=None, global_mean=None):
+    def __init__(self, cgnet, oc, cc_init=0.3, cc_slope=0.05, mask_norm="batch", global_max=None, global_mean=None,
+                 sampling="uniform"):
         super().__init__()
         self.cgnet = cgnet
         self.oc = oc.requires_grad_(False).eval()
         self.cc_init, self.cc_slope = cc_init, cc_slope
-        self.mask_norm = mask_norm
+        self.mask_norm, self.sampling = mask_norm, sampling
         self.global_max, self.global_mean = global_max, global_mean
 
     def train(self, mode=True):
@@ -45,10 +49,9 @@ class CSE(nn.Module):
 
     def forward(self, batch, epoch):
         image, label = batch["image"], batch["label"]
-        target = batch["target"] if "target" in batch else sample_target(label)         # (B,)
-        remaining, has_target = without(label, target)                                  # (B, C), (B,)
-
         cam, logits = self.cgnet(image)                                                 # (B, C, h, w), (B, C)
+        target = choose(self.sampling, batch, cam, epoch)                               # (B,)
+        remaining, has_target = without(label, target)                                  # (B, C), (B,)
         erased, mask = erase(image, cam, target, self.mask_norm, self.global_max)       # (B, 3, H, W), (B, 1, H, W)
         logits_erased = self.oc(erased)[1]                                              # (B, C)
 
@@ -71,14 +74,6 @@ class CSE(nn.Module):
             "p_rest_erased": (probability * rest).sum() / others,
             "erased": mask.detach().mean((1, 2, 3)).sum() / images,
         }
-
-
-def sample_target(label, generator=None):
-    """Draw one present class an image, uniformly: label (B, C) -> (B,) int64 columns 0..C-1, -1 where there is none."""
-    draw = torch.rand(label.shape, generator=generator, device=generator.device if generator else label.device)
-    draw = draw.to(label.device).masked_fill(label <= 0, -1)
-    best, target = draw.max(1)
-    return target.masked_fill(best < 0, -1)
 
 
 def without(label, target):

@@ -8,6 +8,7 @@ import torch
 
 from data.transforms import denormalize
 from methods.cse import CSE, erase, sample_target
+from methods.targets import SAMPLINGS, choose
 from models.model_oc import start_camnet
 from networks import CAM_NETWORKS, build, describe
 from networks.pretrained import describe_file, load_weights, named_weights, read_description
@@ -57,6 +58,8 @@ class Settings(Train):
     cc_slope: float = option(0.05, "see --cc_init", PAPER)
     mask_norm: str = option("batch", "divide the mask by its maximum over the batch, as the code does, or over the "
                             "image, as the paper's text says", PAPER, choices=("batch", "image"))
+    sampling: str = option("uniform", "the class that is erased: drawn from those present, each in turn, or the one "
+                           "with the largest CAM", PAPER, content="where set", choices=SAMPLINGS)
     cl_init: str = option("cam", "the ordinary classifier: as --er_init; cam is the one that AffinityNet's authors "
                           "released", PAPER)
 
@@ -65,7 +68,7 @@ def start(settings, experiment, layout):
     network, description, er_init = start_camnet(settings, experiment, layout)
     oc, cl_init = load_classifier(settings, experiment, layout)
     objective = CSE(network, oc, settings.cc_init, settings.cc_slope, settings.mask_norm, distributed.global_max,
-                    distributed.global_mean)
+                    distributed.global_mean, settings.sampling)
     return network, objective, description, {"er_init": er_init, "cl_init": cl_init}
 
 
@@ -103,7 +106,7 @@ def pictures(settings, experiment, objective, layout, step, batch):
     if due(settings, step):
         with engine.autocast(batch["image"].device, settings.precision):
             seen = look(objective, batch)           # of all images: their masks share a maximum
-        draw_erasing(experiment, layout, step, batch, seen, batch["target"] >= 0)
+        draw_erasing(experiment, layout, step, batch, seen, seen["target"] >= 0)
 
 
 def due(settings, step):
@@ -129,7 +132,7 @@ def draw_erasing(experiment, layout, step, batch, seen, shown):
 
 @torch.no_grad()
 def look(objective, batch):
-    """Show what the erasing does to a batch that has "target".
+    """Show what the erasing does to a batch; --sampling in_turn: to the classes of epoch 0.
 
     Returns {"erased" (B, 3, H, W), "mask" (B, 1, H, W), "before" (B, C), "after" (B, C), "target" (B,)}: before and
     after are the OC's probabilities for the image and for what is left of it.
@@ -138,6 +141,7 @@ def look(objective, batch):
     objective.cgnet.eval()
     cam, _ = objective.cgnet(batch["image"])
     objective.cgnet.train(training)
-    erased, mask = erase(batch["image"], cam, batch["target"], objective.mask_norm)
+    target = choose(objective.sampling, batch, cam, 0)
+    erased, mask = erase(batch["image"], cam, target, objective.mask_norm)
     before, after = (torch.sigmoid(objective.oc(x)[1]) for x in (batch["image"], erased))
-    return {"erased": erased, "mask": mask, "before": before, "after": after, "target": batch["target"]}
+    return {"erased": erased, "mask": mask, "before": before, "after": after, "target": target}

@@ -6,19 +6,23 @@ and `beyond`, what an error about unknown flags adds, {words} being those flags.
 """
 import argparse
 import math
+import os
 import re
 import sys
 from dataclasses import MISSING, asdict, field, fields
+from pathlib import Path
 
 from tools import interrupt, remedies
 
 OURS = "ours"
+MESSAGE_FILE = "STAGE_MESSAGE_FILE"     # names the file in the environment to which a stage that fails writes why
 
 
 def option(default, help, source=OURS, content=True, **kw):
     """Define a field. kw: choices, least, above, most.
 
-    content=False  the flag changes no number, so a run may resume with another value of it
+    content=False  the flag changes no number, so a run may resume with another value of it; "where set": its default is
+                   what earlier runs did that did not know it, so it is content with another value only
     """
     return field(default=default, metadata={"help": help, "source": source, "content": content, **kw})
 
@@ -84,8 +88,10 @@ def split_words(words):
 
 def content(settings):
     """Return the settings that change numbers: {field: value}, ready for JSON."""
+    known = type(settings).__dataclass_fields__
+    kinds = {name: known[name].metadata["content"] for name in known}
     return {name: value for name, value in as_json(settings).items()
-            if type(settings).__dataclass_fields__[name].metadata["content"]}
+            if kinds[name] is True or kinds[name] == "where set" and value != known[name].default}
 
 
 def as_json(settings):
@@ -214,6 +220,8 @@ def _call(main):
     except Exception as error:
         interrupt.end_bars()
         message = _message(error)
+        if told := os.environ.get(MESSAGE_FILE):
+            Path(told).write_text(message or f"{type(error).__name__}: {error}", "utf-8")
         if "--traceback" in sys.argv or message is None:
             raise
         sys.exit(f"error: {message}")

@@ -1,0 +1,182 @@
+"""The comparisons and ablations with which the papers argue, each a table of flags. reproduce.py --table runs one.
+
+A row is trained once a seed, in an experiment of its own, NAME-VARIANT-sSEED, and measured on the same images. Models
+that start from a classifier share one, that of NAME-ordinary-sSEED.
+"""
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+import pipeline
+from tools import catalog, flags
+from tools.clock import duration
+from tools.experiment import Experiment
+from tools.files import read_json, write_json
+
+SHARED = "ordinary"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is trained: a model of models/, and flags of train.py on top of the recipe's."""
+    title: str
+    model: str
+    flags: tuple = ()
+    least_epochs: str = ""      # a flag that takes the number of epochs: the triplet never counts
+
+
+_ORDINARY = Row("ordinary classifier", "model_oc")
+_GPP = {"least_epochs": "--T"}
+TABLES = {
+    "methods": {
+        SHARED: _ORDINARY,
+        "agnostic": Row("class-agnostic erasing", "model_agnostic"),
+        "cse": Row("class-specific erasing", "model_cse"),
+        "aeft": Row("AEFT", "aeft_gpp"),
+    },
+    "ablation_erasing": {
+        SHARED: _ORDINARY,
+        "control": Row("nothing asked of what is left (lambda 0)", "model_cse", ("--cc_init", "0", "--cc_slope", "0")),
+        "agnostic": Row("all present classes erased", "model_agnostic"),
+        "uniform": Row("one class, drawn uniformly", "model_cse", ("--sampling", "uniform")),
+        "in_turn": Row("one class, each in turn", "model_cse", ("--sampling", "in_turn")),
+        "largest": Row("one class, the largest", "model_cse", ("--sampling", "largest")),
+    },
+    "ablation_cse": {
+        "recipe": Row("the recipe", "model_cse"),
+        "mask_batch": Row("mask over the maximum of the batch", "model_cse", ("--mask_norm", "batch")),
+        "mask_image": Row("mask over the maximum of the image", "model_cse", ("--mask_norm", "image")),
+        "constant": Row("lambda .65", "model_cse", ("--cc_init", "0.65", "--cc_slope", "0")),
+        "ramped": Row("lambda .3 + .05 epoch", "model_cse", ("--cc_init", "0.3", "--cc_slope", "0.05")),
+        "from_imagenet": Row("starts from ImageNet", "model_cse", ("--er_init", "imagenet")),
+        "from_classifier": Row("starts from the classifier", "model_cse", ("--er_init", "{home}/model_oc")),
+        "head_1x": Row("head at the rate of the rest", "model_cse", ("--lr_new", "1")),
+        "head_10x": Row("head at 10 times the rate", "model_cse", ("--lr_new", "10")),
+        "momentum_5e-4": Row("momentum 5e-4", "model_cse", ("--momentum", "0.0005")),
+        "momentum_0.9": Row("momentum .9", "model_cse", ("--momentum", "0.9")),
+    },
+    "ablation_gpp": {
+        SHARED: Row("global average pooling", "model_oc"),
+        "2": Row("bins 2", "aeft_gpp", ("--bins", "2"), **_GPP),
+        "2_4": Row("bins 2 4", "aeft_gpp", ("--bins", "2", "4"), **_GPP),
+        "2_4_8": Row("bins 2 4 8", "aeft_gpp", ("--bins", "2", "4", "8"), **_GPP),
+        "2_4_8_16": Row("bins 2 4 8 16, coarse to fine", "aeft_gpp", **_GPP),
+        "fine_to_coarse": Row("fine to coarse", "aeft_gpp", ("--gpp_order", "fine_to_coarse"), **_GPP),
+        "averaged": Row("averaged", "aeft_gpp", ("--gpp_order", "averaged"), **_GPP),
+    },
+    "ablation_triplet": {
+        "none": Row("no triplet", "aeft_gpp", **_GPP),
+        "attract": Row("attract", "aeft_gpp", ("--W", "1", "0.2", "0")),
+        "repel": Row("repel", "aeft_gpp", ("--W", "1", "0", "0.15")),
+        "both": Row("attract and repel", "aeft_gpp"),
+        "cam": Row("attract and repel, on the CAMs", "aeft_gpp", ("--triplet_on", "cam")),
+    },
+}
+
+
+def rows_of(name):
+    """Return a table's rows; ValueError with the tables there are."""
+    if name not in TABLES:
+        raise ValueError(f"--table {name}: there are {', '.join(TABLES)}")
+    rows = TABLES[name]
+    needed = any("model_oc" in catalog.models()[row.model].starts_from.values() for row in rows.values())
+    return ({SHARED: _ORDINARY} | rows) if needed else rows
+
+
+def stages(settings, layout, row, variant, seed, crf):
+    """List the stages of one row for one seed, and the name of its experiment.
+
+    settings  config.Reproduce;  crf  whether CRF maps are made, too
+    """
+    from models import MODELS
+
+    home = f"{settings.name}-{SHARED}-s{seed}"
+    name = home if variant == SHARED else f"{settings.name}-{variant}-s{seed}"
+    values = pipeline.fit_lists(replace(pipeline.values_of(name, settings.recipe, row.model), home=home,
+                                        train_list=settings.train_list), layout)
+    values = replace(values, alphas=values.alphas if crf else (), measured=settings.measured or values.measured)
+    own = flags.defaults(MODELS[row.model].Settings, settings.recipe)
+    known = {f"--{flag}" for flag in catalog.models()[row.model].starts_from}       # pipeline.cams says those
+    words = [word for flag, (value, _) in own.items() if str(value).startswith("{name}/") and f"--{flag}" not in known
+             for word in (f"--{flag}", value.replace("{name}", home))]
+    words += [word.replace("{home}", home) for word in row.flags]
+    if row.least_epochs:
+        words += [row.least_epochs, str(own["max_epochs"][0])]
+    train, maps, *evaluations = pipeline.cams(values, "classifier", values.measured)
+    asked = {path: flag for path, flag in maps.writes.items() if "--vis" not in flag}
+    return name, [replace(train, flags=(*train.flags, *words)), replace(maps, writes=asked), *evaluations]
+
+
+def collect(settings, rows, experiments, failures):
+    """Make a table's rows for JSON: {"variant", "title", "model", "seeds": [{...} or {"failed"}]}.
+
+    experiments  {(variant, seed): (name, its stages)};  failures  {(variant, seed): reason}
+    """
+    table = []
+    for variant, row in rows.items():
+        seeds = []
+        for (other, seed), (name, chain) in experiments.items():
+            if other != variant:
+                continue
+            entry = {"seed": seed, "experiment": name}
+            if (variant, seed) in failures:
+                entry["failed"] = failures[variant, seed]
+            else:
+                entry |= _numbers(Experiment(settings.experiment_root, name), row.model, chain)
+            seeds.append(entry)
+        table.append({"variant": variant, "title": row.title, "model": row.model, "flags": list(row.flags),
+                      "seeds": seeds})
+    return table
+
+
+def _numbers(experiment, model, chain):
+    """Read what was measured in one experiment: the CAM, the best CRF, the figures of the activation, of training."""
+    numbers = {"crf": None, "crf_alpha": None}
+    for stage in chain:
+        if not stage.task:
+            continue
+        found = read_json(experiment / next(iter(stage.writes)))
+        if stage.task == "cam":
+            numbers |= {"cam": found["miou"], "threshold": found["threshold"], "fixed": found["fixed_miou"],
+                        "list": found["list"]}
+            numbers |= {figure: found.get("activation", {}).get(figure) for figure in FIGURES}
+        elif numbers["crf"] is None or found["miou"] > numbers["crf"]:
+            numbers |= {"crf": found["miou"], "crf_alpha": stage.reads[0].split("/")[-1]}
+    *_, last = [{}, *experiment.epochs(f"train_{model}")]
+    return numbers | {"trained_seconds": sum(row["seconds"] for row in experiment.epochs(f"train_{model}")),
+                      "last_epoch": {k: v for k, v in last.items() if k.startswith(("p_", "erased"))}}
+
+
+FIGURES = ("precision", "recall", "erased_fraction", "intrusion")
+
+
+def show(settings, table):
+    """Print a table: means over the seeds, and their spread; rows that failed with the reason."""
+    count = f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}"
+    print(f"\nTable {settings.table}, recipe {settings.recipe}, {count}; mIoU in percent. The papers' own values of this "
+          "table are not known here: -")
+    titles = ("CAM, best", "CAM, fixed", "+ CRF", *(figure.replace("_", " ") for figure in FIGURES), "training")
+    print(f"{'':<42}" + "".join(f"{title:>16}" for title in titles) + f"{'paper':>7}")
+    for row in table:
+        done = [entry for entry in row["seeds"] if "failed" not in entry]
+        cells = [spread([entry[key] for entry in done]) for key in ("cam", "fixed", "crf", *FIGURES)]
+        cells.append(duration(np.mean([entry["trained_seconds"] for entry in done])) if done else "-")
+        print(f"{row['title']:<42}" + "".join(f"{cell:>16}" for cell in cells) + f"{'-':>7}")
+        for entry in row["seeds"]:
+            if "failed" in entry:
+                print(f"    seed {entry['seed']} failed: {entry['failed']}")
+
+
+def spread(values):
+    """Write a mean, and of several values the standard deviation; - where there is none."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return "-"
+    return f"{np.mean(values):.1f}" + (f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def save(settings, table):
+    """Write NAME/table_TABLE.json; returns its path."""
+    path = Experiment(settings.experiment_root, settings.name) / f"table_{settings.table}.json"
+    write_json(path, {"table": settings.table, "recipe": settings.recipe, "rows": table})
+    return path
