@@ -23,11 +23,12 @@ from pipeline import experiment_of, result_file, to_make, verify_maps
 from tools import flags
 from tools.activation import FIGURES, Activation, in_words, percent
 from tools.files import write_json, written_aside
-from tools.maps import checked_cam, checked_crf, compare_with_labels, find_maps, lacking, require_kind
+from tools.map_classes import compare_with_labels
+from tools.maps import checked_cam, checked_crf, find_maps, lacking, require_kind
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
 from tools.provenance import digest
-from tools.signatures import some
 from tools.visualize import draw_curve
+from tools.words import some
 
 WHOLE_RANGE = [t / 100 for t in range(101)]
 
@@ -43,7 +44,7 @@ def main():
     paths = find_predictions(folder, ids, settings)
     require_truth(layout, ids, settings)
     verify_maps(settings, experiment, folder, layout, signatures(layout, ids), settings.list)
-    if settings.task == "cam" and (doubt := compare_with_labels(folder, paths, layout)):
+    if settings.task != "png" and (doubt := compare_with_labels(folder, paths, layout, settings.task)):
         print(doubt)
 
     result = (evaluate_cams if settings.task == "cam" else evaluate_labels)(settings, layout, paths)

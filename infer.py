@@ -28,10 +28,10 @@ from pipeline import experiment_of, find_cams, verify_maps
 from tools import distributed, engine, flags, interrupt, remedies, rounds
 from tools.crf import Job, import_pydensecrf, refine_all
 from tools.files import save_image, write_json
+from tools.map_classes import compare_with_labels
 from tools.maps import (
     alpha_name,
     checked_cam,
-    compare_with_labels,
     find_maps,
     holds_maps,
     is_foreign,
@@ -59,7 +59,8 @@ def main():
     device = distributed.start(settings.device)
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
-    given = given_cams(settings, experiment, layout, ids)
+    images = distributed.on_main(lambda: signatures(layout, ids, settings.infer_list, settings.labels == "given"))
+    given = given_cams(settings, experiment, layout, ids, images)
     if given and settings.erase_rounds:
         raise ValueError(f"--erase_rounds needs the network, the CAMs in {given} do not help: leave out one of "
                          "--dict_dir and --erase_rounds")
@@ -67,7 +68,7 @@ def main():
         require_labels(settings, layout, ids)
     weights = None if given else distributed.on_main(lambda: experiment.weights(settings.model, settings.load_epo))
     network = None if given else trained_network(experiment, layout, weights)      # before --overwrite deletes maps
-    folders = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights or given, ids))
+    folders = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights or given, images))
     if given:
         folders["dict"] = given
 
@@ -192,7 +193,7 @@ def save_refined(folders, name, format, alpha, scores, classes, size):
     save_crf(folders[alpha] / name, classes, scores, format)
 
 
-def given_cams(settings, experiment, layout, ids):
+def given_cams(settings, experiment, layout, ids, images):
     """Return the folder of --dict_dir if its CAMs are only read: those of another project or experiment. Else None.
 
     ValueError, with their count, if images have none there.
@@ -209,7 +210,7 @@ def given_cams(settings, experiment, layout, ids):
         raise ValueError(f"{folder} holds maps that no stage wrote: without --dict they are only read, for --crf and "
                          "--vis; or name another folder")
     cams = find_cams(settings, folder, ids)
-    verify_maps(settings, experiment, folder, layout, signatures(layout, ids), settings.infer_list)
+    verify_maps(settings, experiment, folder, layout, images, settings.infer_list)
     if doubt := compare_with_labels(folder, cams, layout):
         distributed.say(doubt)
     return folder
@@ -231,11 +232,11 @@ def require_labels(settings, layout, ids):
                             f"the labels in {layout.root}; --labels predicted looks for what the network recognises")
 
 
-def open_outputs(settings, experiment, layout, source, ids):
+def open_outputs(settings, experiment, layout, source, images):
     """Claim the output folders: {"dict", "vis" or an alpha: path}. source: the weights, or the folder of given CAMs."""
     suffix = MODELS[settings.model].SUFFIX
     dict_dir = settings.dict_dir or f"dict{suffix}"
-    given = source if source.is_dir() else None
+    ids, given = list(images.of), source if source.is_dir() else None
     cams = given or experiment / dict_dir
     made = {"classes": layout.classes, "scales": settings.scales, "precision": settings.precision,
             "labels": settings.labels, "format": settings.format, "data": digests(layout.sources())}
@@ -255,8 +256,7 @@ def open_outputs(settings, experiment, layout, source, ids):
     return experiment.open_outputs(f"infer_{settings.model}", flags.as_json(settings), outputs,
                                    partial(size_of_missing, settings, layout, ids, given),
                                    f"{len(ids)} images of {settings.infer_list} with {source}",
-                                   signatures(layout, ids, settings.infer_list, settings.labels == "given",
-                                              others_maps(given, ids)))
+                                   images.with_maps(others_maps(given, ids)))
 
 
 def wants_cams(settings):

@@ -26,7 +26,8 @@ from pipeline import experiment_of, find_cams, to_make, verify_maps
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, refine_all
 from tools.files import save_labels
-from tools.maps import alpha_pair, checked_cam, compare_with_labels, others_maps
+from tools.map_classes import compare_with_labels
+from tools.maps import alpha_pair, checked_cam, others_maps
 from tools.provenance import digests
 
 LESS_MEMORY = "--precision bf16 needs less, and so does a smaller copy of the image in JPEGImages/ (and of its maps)"
@@ -37,11 +38,12 @@ def main():
     device = distributed.start(settings.device)
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
-    cams = own_cams(settings, experiment, layout, ids)
+    images = distributed.on_main(lambda: signatures(layout, ids, settings.infer_list))
+    cams = own_cams(settings, experiment, layout, ids, images)
     pair = alpha_pair(settings.low, settings.high)
     weights = distributed.on_main(lambda: experiment.weights(f"aff_{pair}", settings.load_epo))
     network = trained_network(experiment, weights)      # before --overwrite deletes maps
-    folder = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights, pair, ids))["rw"]
+    folder = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights, pair, images))["rw"]
 
     todo = unfinished(folder, ids)
     distributed.say(f"{folder}: {len(ids) - len(todo)} of {len(ids)} images are finished")
@@ -53,28 +55,28 @@ def main():
     distributed.stop()
 
 
-def own_cams(settings, experiment, layout, ids):
+def own_cams(settings, experiment, layout, ids, images):
     """Return {ID: path of its CAMs}; ValueError says how many are missing and which command writes them."""
     folder = experiment.find_folder(settings.dict_dir)
     cams = find_cams(settings, folder, ids)
-    verify_maps(settings, experiment, folder, layout, signatures(layout, ids), settings.infer_list)
+    verify_maps(settings, experiment, folder, layout, images, settings.infer_list)
     if doubt := compare_with_labels(folder, cams, layout):
         distributed.say(doubt)
     return cams
 
 
-def open_outputs(settings, experiment, layout, weights, pair, ids):
+def open_outputs(settings, experiment, layout, weights, pair, images):
     """Claim the output folder: {"rw": path}."""
     made = {name: getattr(settings, name) for name in ("dup", "beta", "logt", "crf_iterations", "radius_rule",
                                                        "precision")}
     made |= {"classes": layout.classes, "data": digests(layout.sources())}
-    cams = experiment.find_folder(settings.dict_dir)
+    cams, ids = experiment.find_folder(settings.dict_dir), list(images.of)
     inputs = [weights, cams]
     return experiment.open_outputs("infer_aff", flags.as_json(settings),
                                    {"rw": (settings.rw_dir or f"rw/{pair}", "infer_aff", made, inputs)},
                                    partial(size_of_missing, layout, ids),
                                    f"{len(ids)} images of {settings.infer_list} with {weights}",
-                                   signatures(layout, ids, settings.infer_list, maps=others_maps(cams, ids)))
+                                   images.with_maps(others_maps(cams, ids)))
 
 
 def size_of_missing(layout, ids, folders):

@@ -4,7 +4,7 @@ reproduce.py runs it, report.py looks for what is missing of it, and the errors 
 Nothing here imports torch, so that reports and error messages start quickly.
 """
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +13,18 @@ import config
 from tools import flags
 from tools.catalog import home_of, made_from, models, recorded_flags, task_of
 from tools.experiment import Experiment
-from tools.maps import NOT_COMPLETED, alpha_name, alpha_pair, find_maps, is_foreign, lacking, pair_alphas, require_kind
-from tools.provenance import digests, made_with, verify
+from tools.maps import (
+    NOT_COMPLETED,
+    alpha_name,
+    alpha_pair,
+    find_maps,
+    is_foreign,
+    lacking,
+    others_maps,
+    pair_alphas,
+    require_kind,
+)
+from tools.provenance import digests, made_with, unknown_inputs, verify
 from tools.signatures import StaleImages
 
 MAKERS = {"infer": config.Infer, "infer_aff": config.InferAff, "infer_seg": config.InferSeg}
@@ -54,14 +64,18 @@ class Values:
     train_list: str = ""                # "": the scripts' own defaults
     measured: str = "train"             # the list whose maps are measured and shown, of those that were trained on
     val: str = "val"                    # the list on which DeepLab is measured; "": there is none
+    init: str = ""                      # AffinityNet's start, where the model has one of its own
+    own: dict = field(default_factory=dict)     # further flags of the walk that its model asks for: {flag: value}
     draw: tuple = ()                    # flags of data.prepare critters, where the dataset is to be drawn first
 
 
 def values_of(name, recipe, model=Values.model):
-    """Return the recipe's values; its alphas are infer.py's and the two of AffinityNet."""
-    low, high = (flags.defaults(config.InferAff, recipe)[side][0] for side in ("low", "high"))
-    alphas = sorted({*map(float, flags.defaults(config.Infer, recipe)["alphas"][0]), float(low), float(high)})
-    return Values(name, recipe, model, tuple(alphas), low, high)
+    """Return the recipe's values, or those that the model has for it; the alphas are those and AffinityNet's two."""
+    own = dict(models()[model].chain.get(recipe, {}))
+    low, high = (float(own.pop(side, flags.defaults(config.InferAff, recipe)[side][0])) for side in ("low", "high"))
+    alphas = own.pop("alphas", flags.defaults(config.Infer, recipe)["alphas"][0])
+    return Values(name, recipe, model, tuple(sorted({*map(float, alphas), low, high})), low, high,
+                  init=own.pop("init", "").format(name=name), own=own)
 
 
 def chain(values):
@@ -70,6 +84,8 @@ def chain(values):
     title, published = models()[values.model].title, models()[values.model].published
     pair, learn, look = alpha_pair(values.low, values.high), "--train_list", "--infer_list"
     low_high = ("--low", f"{values.low:g}", "--high", f"{values.high:g}")
+    start = ("--init", values.init) if values.init else _init(config.TrainAff, values)
+    own = [word for flag, value in values.own.items() for word in (f"--{flag}", str(value))]
     aff, walk, crf = f"ckpt/aff_{pair}", f"rw/{pair}", f"crf{suffix}"
     crf_dir, dict_dir = (("--crf_dir", crf), ("--dict_dir", f"dict{suffix}")) if suffix else ((), ())
     seg, rows = {"seg": (), "seg_vis": ("--vis",)}, []
@@ -82,9 +98,9 @@ def chain(values):
     if not values.alphas:
         return rows
     return rows + [
-        Stage("affinity", "AffinityNet", "train_aff.py", (*low_high, *crf_dir, *_init(config.TrainAff, values)),
+        Stage("affinity", "AffinityNet", "train_aff.py", (*low_high, *crf_dir, *start),
               {aff: ()}, (crf,), learn, values.train_list),
-        Stage("walk", "random walk", "infer_aff.py", (*low_high, *dict_dir), {walk: ()}, (aff, f"dict{suffix}"),
+        Stage("walk", "random walk", "infer_aff.py", (*low_high, *dict_dir, *own), {walk: ()}, (aff, f"dict{suffix}"),
               look, values.train_list),
         evaluation("walk", f"{title}, random walk", "png", walk, values.measured, published.get("random walk")),
         Stage("deeplab", "DeepLab, training", "train_seg.py", ("--label_dir", walk, *_init(config.TrainSeg, values)),
@@ -276,9 +292,14 @@ def to_make(settings, folder, list_name, task, alphas=()):
 def verify_maps(settings, experiment, folder, layout, images, list_name):
     """Raise ValueError if a folder of maps is stale; where images have changed, with the command that fixes it."""
     try:
-        verify(folder, experiment.folder, digests(layout.sources()), images=images)
+        verify(folder, experiment.folder, digests(layout.sources()), images=with_inputs(experiment, folder, images))
     except StaleImages as error:
         raise ValueError(f"{error}. {_again(settings, error.folder, list_name)}") from None
+
+
+def with_inputs(experiment, folder, images):
+    """Add to the signatures of images those of another project's maps from which a folder was made."""
+    return images.with_maps(others_maps(unknown_inputs(folder, experiment.folder), images.of))
 
 
 def find_cams(settings, folder, ids):

@@ -121,7 +121,7 @@ def open_columns(settings, experiment, layout, ids, evals, notes):
         title, task = catalog.title_of(experiment, folder), catalog.task_of(experiment, folder)
         try:
             verify(experiment / folder, experiment.folder, digests(layout.sources()),
-                   images=signatures(layout, ids))
+                   images=pipeline.with_inputs(experiment, experiment / folder, signatures(layout, ids)))
         except (ValueError, OSError) as error:
             notes.append({"what": f"{title} is left out: {error}"})
             continue

@@ -61,7 +61,8 @@ def main():
 
 def train_set(settings, model, layout):
     ids = layout.ids(settings.train_list)
-    change = partial(augment, resize=settings.resize, crop_size=settings.crop, jitter_amounts=settings.jitter)
+    change = partial(augment, resize=settings.resize, crop_size=settings.crop, jitter_amounts=settings.jitter,
+                     jitter_probability=getattr(settings, "jitter_probability", 1))
     dataset = TrainSet(layout, ids, settings.seed, change, getattr(model, "SAMPLE_TARGET", None), settings.max_side)
     notes = check_learnable(dataset.labels, layout.classes, settings.train_list, layout.root)
     notes += model.notes(settings, dataset.labels) if hasattr(model, "notes") else []

@@ -23,6 +23,7 @@ from networks.pretrained import load_start, named_weights, official_state
 from pipeline import command_line, experiment_of, to_make, verify_maps
 from tools import distributed, engine, flags
 from tools.catalog import made_from
+from tools.map_classes import compare_with_labels
 from tools.maps import (
     NOT_COMPLETED,
     alpha_name,
@@ -46,10 +47,14 @@ def main():
     ids = layout.ids(settings.train_list)
     engine.fit_to(settings, len(ids))
     plan = Plan(len(ids), [settings.batch_size] * settings.max_epochs, settings.seed)
-    folders = crf_folders(settings, experiment, layout, ids)
-    images = distributed.on_main(lambda: signatures(layout, ids, settings.train_list, maps=others_maps(folders, ids)))
+    images = distributed.on_main(lambda: signatures(layout, ids, settings.train_list))
+    folders = crf_folders(settings, experiment, layout, images)
+    images = distributed.on_main(lambda: images.with_maps(others_maps(folders, ids)))
     change = partial(augment_mapped, crop_size=settings.crop, jitter_amounts=settings.jitter)
     pairs = find_pairs(settings, experiment, folders, ids)
+    for side, folder in enumerate(folders):
+        if doubt := compare_with_labels(folder, {i: pair[side] for i, pair in pairs.items()}, layout, "crf"):
+            distributed.say(f"warning: {doubt}")
     remedy = to_make(settings, settings.crf_dir, settings.train_list, "crf", [settings.low, settings.high])
     distributed.say(f"{len(ids)} images of {settings.train_list}, labels from {' and '.join(map(str, folders))}")
 
@@ -73,10 +78,9 @@ def main():
     engine.run_training(objective, network, groups, partial(train_loader, dataset, plan), run)
 
 
-def crf_folders(settings, experiment, layout, ids):
+def crf_folders(settings, experiment, layout, images):
     """Find the folders of both alphas' maps; ValueError for one that was made of another alpha, or of other data."""
     folders = [crf_folder(settings, experiment, alpha) for alpha in (settings.low, settings.high)]
-    images = signatures(layout, ids, settings.train_list)
     for folder, alpha in zip(folders, (settings.low, settings.high)):
         require_kind(folder, "crf")
         made = made_with(folder).get("alpha", alpha)

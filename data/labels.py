@@ -8,6 +8,8 @@ import numpy as np
 
 from data.folders import prepare
 from data.images import IF_GONE
+from tools.files import require_file
+from tools.words import some
 
 NOT_OBJECTS = {"background", "bg", "backgroundclass", "ignore", "ignored", "ignorelabel", "void", "unlabeled",
                "unlabelled", "dontcare"}                # as _plain writes them: list object classes only
@@ -47,6 +49,7 @@ def read_label_table(path, classes):
 
 def read_names_in_xml(path, image_id):
     """Read the names of all objects, difficult ones too, from Annotations/ID.xml; parts of objects are not read."""
+    require_file(path)
     try:
         tree = ElementTree.fromstring(path.read_bytes())
     except FileNotFoundError:
@@ -93,9 +96,9 @@ def check_learnable(labels, classes, list_name, root):
         vocs = "" if (root / "classes.txt").exists() else (
             f". There is no {root / 'classes.txt'}, so VOC's 20 classes are taken: if these are not the classes of "
             "this dataset, write them there, one a line")
-        notes.append(f"no image of {list_name} has {_some(never)}: that cannot be learned{vocs}")
+        notes.append(f"no image of {list_name} has {some(never, 5)}: that cannot be learned{vocs}")
     if always := [name for name, count in zip(classes, images) if count == len(labels)]:
-        notes.append(f"warning: every image of {list_name} has {_some(always)}: there is nothing to tell it apart "
+        notes.append(f"warning: every image of {list_name} has {some(always, 5)}: there is nothing to tell it apart "
                      "from, so its maps will mean little. Add images without it")
     return notes
 
@@ -108,6 +111,7 @@ def check_classes(path, names):
 
 
 def read_text(path):
+    require_file(path)
     try:
         return path.read_text(encoding="utf-8-sig")     # -sig: a byte order mark is no part of the text
     except OSError as error:
@@ -156,12 +160,7 @@ def _remedy(root, meant, unknown, classes):
 
 
 def _counted(names):
-    words = [f"{name[:100]!r} ({count} image{'s' if count > 1 else ''})" for name, count in list(names.items())[:5]]
-    return ", ".join(words) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _some(names):
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return some([f"{name[:100]!r} ({count} image{'s' if count > 1 else ''})" for name, count in names.items()], 5)
 
 
 def label_matrix(names, classes):

@@ -24,6 +24,8 @@ from data.labels import (
     read_text,
     repeated,
 )
+from tools.files import require_file
+from tools.words import some
 
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
                "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
@@ -77,7 +79,7 @@ class VOCLayout:
         if not ids:
             raise ValueError(f"{path} lists no image: write one ID a line")
         if twice := repeated(ids):
-            raise ValueError(f"{path} lists {len(twice)} images more than once ({_some(twice)}): keep one line of each")
+            raise ValueError(f"{path} lists {len(twice)} images more than once ({some(twice)}): keep one line of each")
         return ids
 
     def chosen(self, list_name, only="", shard="1/1"):
@@ -95,7 +97,7 @@ class VOCLayout:
         """Find the file of a split or list."""
         splits = self.root / "ImageSets" / "Segmentation"
         for path in (splits / f"{list_name}.txt", Path(list_name)):
-            if path.is_file():
+            if path.exists() and not path.is_dir():
                 return path
         there = sorted(path.stem for path in splits.glob("*.txt"))
         raise FileNotFoundError(f"no list {list_name}: neither {splits / f'{list_name}.txt'} nor the file {list_name} "
@@ -174,7 +176,7 @@ class VOCLayout:
         missing = [image_id for image_id in ids if image_id not in self._image_files]
         if missing:
             raise FileNotFoundError(f"{len(missing)} of the {len(ids)} images of {list_name} are not in {folder} as "
-                                    f".jpg, .jpeg or .png ({_some(missing)}). Put them there, or take them off the "
+                                    f".jpg, .jpeg or .png ({some(missing)}). Put them there, or take them off the "
                                     "list")
 
     def ground_truth(self, image_id, gt_dir=None):
@@ -192,6 +194,7 @@ class VOCLayout:
         """Say what kind of ground truth a prepared set has, where it is not usual: every table says so; else ""."""
         path = self.root / "made_by.json"
         try:
+            require_file(path)
             kind = json.loads(path.read_text("utf-8")).get("ground_truth", "")
         except (OSError, ValueError, AttributeError):
             kind = ""
@@ -236,14 +239,14 @@ class VOCLayout:
 
     def other_sizes(self, sizes):
         """Say that maps are of another size, and why. sizes {ID: (the map's (H, W), the size that it should have)}."""
-        some = "; ".join(f"{i}: {found} and {wanted}" for i, (found, wanted) in list(sizes.items())[:3])
+        few = "; ".join(f"{i}: {found} and {wanted}" for i, (found, wanted) in list(sizes.items())[:3])
         for image_id, pair in sizes.items():
             path = self._path_or_none(image_id)
             if path and tuple(pair[0]) == tuple(pair[1])[::-1] and orientation(path) in (5, 6, 7, 8):
-                return (f"({some}): the EXIF data of {path} say how the photo is to be turned, and it is read so; the "
+                return (f"({few}): the EXIF data of {path} say how the photo is to be turned, and it is read so; the "
                         f"map of {image_size(path)[::-1]} was made without that. Turn that map as the photo, or save "
                         "the photo upright, without EXIF data, and make the maps again")
-        return f"({some}): were they written for other images?"
+        return f"({few}): were they written for other images?"
 
     def _path_or_none(self, image_id):
         try:
@@ -277,7 +280,3 @@ def vocs_colours_elsewhere(labels, palette):
     own[:len(palette) // 3] = np.reshape(palette, (-1, 3))
     of_voc = {tuple(colour) for colour in voc[[*range(1, 21), IGNORE]].tolist()} | {(0, 0, 0)}
     return (own[ids] != voc[ids]).any() and all(tuple(colour) in of_voc for colour in own[ids].tolist())
-
-
-def _some(names):
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -5,7 +5,7 @@ Nothing is decoded for it, and of a large file only three parts are read.
 import os
 import stat
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PART = 4096                 # bytes of a file's start, middle and end of which the checksum is
 
@@ -19,17 +19,18 @@ class Signatures:
     photos: str
     maps: str = ""
 
+    def with_maps(self, maps):
+        """Add the signatures of the images' maps that a run reads: {folder that no stage wrote: {ID: path there}}."""
+        return replace(self, of={i: [*signature[:4], *_maps(maps, i)] for i, signature in self.of.items()},
+                       maps=" and ".join(map(str, maps)))
 
-def signatures(layout, ids, list_name="", labels=True, maps=None):
-    """Read the signatures of images. labels=False: the run does not depend on them.
 
-    maps  {folder that no stage wrote: {ID: path of the image's maps there}} that the run reads
-    """
+def signatures(layout, ids, list_name="", labels=True):
+    """Read the signatures of images. labels=False: the run does not depend on them."""
     table = layout.root / "labels.json"
-    return Signatures({i: [_label(layout, i) if labels else None, *_photo(layout, i), *_maps(maps, i)] for i in ids},
+    return Signatures({i: [_label(layout, i) if labels else None, *_photo(layout, i)] for i in ids},
                       str(list_name and layout.list_path(list_name)),
-                      str(table if table.exists() else layout.root / "Annotations"), str(layout.root / "JPEGImages"),
-                      " and ".join(map(str, maps or ())))
+                      str(table if table.exists() else layout.root / "Annotations"), str(layout.root / "JPEGImages"))
 
 
 def signatures_of_photos(photos):
@@ -59,7 +60,7 @@ def _maps(folders, image_id):
     """
     checksum = 0
     try:
-        found = [(paths[image_id], paths[image_id].stat()) for paths in (folders or {}).values()]
+        found = [(paths[image_id], paths[image_id].stat()) for paths in folders.values()]
     except (OSError, AttributeError):           # gone, or None: the stages that need them say so
         return [None, None, None]
     for path, status in found:

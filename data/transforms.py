@@ -11,16 +11,17 @@ STD = (0.229, 0.224, 0.225)
 NORMALIZED = ((np.arange(256) / 255 - np.array(MEAN)[:, None]) / np.array(STD)[:, None]).astype(np.float32)  # (3, 256)
 
 
-def augment(image, rng, resize=(256, 448), crop_size=384, jitter_amounts=(0.3, 0.3, 0.3, 0.1)):
+def augment(image, rng, resize=(256, 448), crop_size=384, jitter_amounts=(0.3, 0.3, 0.3, 0.1), jitter_probability=1):
     """Give a random training view of `image` uint8 (H, W, 3): float32 tensor (3, crop_size, crop_size), normalised.
 
     In this order: resize (long side drawn from the integers of `resize`, both ends included), mirror one time in two,
-    jitter the colours, normalise, crop. What lies outside the image is 0, the mean colour.
+    jitter the colours (of a share of the images), normalise, crop. What lies outside the image is 0, the mean colour.
     """
     image = resize_long(image, rng.integers(resize[0], resize[1] + 1))
     if rng.random() < 0.5:
         image = mirror(image)
-    image = jitter(image, rng, *jitter_amounts)
+    if jitter_probability >= 1 or rng.random() < jitter_probability:
+        image = jitter(image, rng, *jitter_amounts)
     offsets = draw_crop(*image.shape[:2], crop_size, rng)
     return torch.from_numpy(normalized_crop(image, crop_size, offsets))
 

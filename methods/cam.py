@@ -7,7 +7,8 @@ import torch.nn.functional as F
 def multi_scale_cam(net, views, size, label):
     """Sum the CAMs of a picture's views and scale each class to [0, 1].
 
-    net    CAMNet in eval mode;  views  [(2, 3, h_s, w_s)]: the picture and its mirror image at each scale
+    net    image -> (cam, logits, ...) in eval mode: CAMNet, GPPNet
+    views  [(2, 3, h_s, w_s)]: the picture and its mirror image at each scale
     size   (H, W) of the picture;  label  (C,) image-level labels
     Returns classes (K,) int64, ids 1..C, and scores (K, H, W) float32; K is the number of labelled classes.
     Source: OC-CSE, infer_msf. ReLU follows the upsampling (AffinityNet: before it).
@@ -18,7 +19,7 @@ def multi_scale_cam(net, views, size, label):
     weight = label[present].to(device, torch.float32)[:, None, None]
     if len(present):
         for view in views:
-            cam, _ = net(to_device(view, device))                           # (2, C, h, w)
+            cam = net(to_device(view, device))[0]                           # (2, C, h, w)
             cam = cam[:, present.to(cam.device)].float()
             cam = F.interpolate(cam, size, mode="bilinear", align_corners=False).relu() * weight
             total += cam[0] + cam[1].flip(-1)
@@ -29,7 +30,7 @@ def multi_scale_cam(net, views, size, label):
 def image_cams(net, pictures, labels="given", locate=multi_scale_cam):
     """Yield (ID, classes (K,) int64, scores (K, H, W) float32), numpy, of each picture.
 
-    net       CAMNet in eval mode
+    net       image -> (cam, logits, ...) in eval mode
     pictures  (ID, views, (H, W), label (C,)): data.loader.view_loader
     labels    "predicted" takes the classes to which net gives a probability of .5, or the likeliest, not the label
     locate    net, views, (H, W), label -> classes, scores: another way to find them than multi_scale_cam

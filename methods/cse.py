@@ -50,7 +50,7 @@ class CSE(nn.Module):
 
         cam, logits = self.cgnet(image)                                                 # (B, C, h, w), (B, C)
         erased, mask = erase(image, cam, target, self.mask_norm, self.global_max)       # (B, 3, H, W), (B, 1, H, W)
-        _, logits_erased = self.oc(erased)                                              # (B, C)
+        logits_erased = self.oc(erased)[1]                                              # (B, C)
 
         rest = (remaining > 0).float() * has_target[:, None]                            # (B, C)
         counts = torch.stack([has_target.sum().float(), rest.sum()])                    # (2,)
@@ -99,9 +99,17 @@ def erase(image, cam, target, mask_norm="batch", global_max=None):
     if mask_norm not in ("batch", "image"):
         raise ValueError(f"mask_norm must be batch or image, not {mask_norm!r}")
     rows = torch.arange(len(target), device=target.device)
-    mask = cam[rows, target.clamp(min=0)][:, None].float()                              # (B, 1, h, w)
-    mask = F.interpolate(mask, image.shape[2:], mode="bilinear", align_corners=False).relu()    # (B, 1, H, W)
-    mask = torch.where((target >= 0)[:, None, None, None], mask, 0)
+    mask = upsampled(cam[rows, target.clamp(min=0)][:, None], image)                    # (B, 1, H, W)
+    return erase_by(image, torch.where((target >= 0)[:, None, None, None], mask, 0), mask_norm, global_max)
+
+
+def upsampled(cam, image):
+    """Bring maps to the pixels of an image and cut off what is negative: (B, N, h, w) -> (B, N, H, W)."""
+    return F.interpolate(cam.float(), image.shape[2:], mode="bilinear", align_corners=False).relu()
+
+
+def erase_by(image, mask, mask_norm, global_max=None):
+    """Erase what a mask (B, 1, H, W) shows, once it is divided by its maximum: see erase, also for what is returned."""
     peak = mask.max() if mask_norm == "batch" else mask.amax((1, 2, 3), keepdim=True)
     if mask_norm == "batch" and global_max:
         peak = global_max(peak)

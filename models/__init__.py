@@ -10,6 +10,8 @@ start(settings, experiment, layout)     its networks with their first weights ->
 And, where there is something to say:
 STARTS_FROM {flag: model}: models that are trained before it in the same experiment; the flag takes their weights
 PUBLISHED   {"CAM", "CRF", "random walk" or "DeepLab": (mIoU on VOC 2012, where it is stated)}
+CHAIN       {recipe: {"alphas", "low", "high", "init" of train_aff.py, flags of infer_aff.py: value}}: what follows its
+            CAMs, where the model has values of its own
 AUTHORS_FILE    how the authors' program names the weights after an epoch: ckpt/014net_er.pth for "net_er"
 TITLE, SUFFIX and these are literals: tools/catalog.py reads them without importing the file.
 
@@ -20,6 +22,6 @@ plan(settings, images)                  data.loader.Plan, the batches
 schedule_steps(settings, images)        steps over which the learning rate falls
 pictures(settings, experiment, objective, layout, step, batch)      called before each update
 """
-from models import model_cse, model_oc
+from models import aeft_gpp, model_agnostic, model_cse, model_oc
 
-MODELS = {"model_oc": model_oc, "model_cse": model_cse}
+MODELS = {"model_oc": model_oc, "model_cse": model_cse, "model_agnostic": model_agnostic, "aeft_gpp": aeft_gpp}

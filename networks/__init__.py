@@ -5,7 +5,8 @@ A network describes itself in a dict that JSON can hold (network.json beside its
     {"class": "CAMNet", "classes": ["dog", ...], "backbone": {"name", "output_stride", "norm", and of resnet38d "width",
      "blocks", "dilation", "dropout"}, "head": {further arguments of the class}, "init": what it started from}
 """
-CAM_NETWORKS, PIXEL_NETWORKS = ("CAMNet",), ("LargeFOV", "DeepLabV3")      # what gives CAMs; what classifies pixels
+CAM_NETWORKS = ("CAMNet", "GPPNet")                 # give (cam, logits, ...)
+PIXEL_NETWORKS = ("LargeFOV", "DeepLabV3")          # classify pixels
 
 
 def build(description):
@@ -13,10 +14,11 @@ def build(description):
 
     Raises ValueError for a file that is missing or damaged, or that describes no network.
     """
-    from networks import affinity, backbones, cam, deeplab, pretrained
+    from networks import affinity, backbones, cam, deeplab, gpp, pretrained
 
-    where, heads = "the description", {"CAMNet": cam.CAMNet, "AffinityNet": affinity.AffinityNet,
-                                       "LargeFOV": deeplab.LargeFOV, "DeepLabV3": deeplab.DeepLabV3}
+    where, heads = "the description", {"CAMNet": cam.CAMNet, "GPPNet": gpp.GPPNet,
+                                       "AffinityNet": affinity.AffinityNet, "LargeFOV": deeplab.LargeFOV,
+                                       "DeepLabV3": deeplab.DeepLabV3}
     if not isinstance(description, dict):
         where, description = description, pretrained.read_description(description)
     try:

@@ -168,7 +168,9 @@ def _head(kind, shapes):
     if {"f8_3.weight", "f8_4.weight", "f8_5.weight", "f9.weight"} <= has and "fc8.weight" not in has:
         return "AffinityNet", 0
     if "fc8.weight" in has:
-        whole = not {"f9.weight", "fc9.weight"} & has       # SEAM's has features beside, AEFT's a second layer
+        if {"fc9.weight", "gconv3.att_p.0.weight"} <= has:
+            return "GPPNet", shapes["fc9.weight"][0]
+        whole = not {"f9.weight", "fc9.weight"} & has       # SEAM's has features beside
         return "CAMNet" if whole else "", shapes.get("fc9.weight", shapes["fc8.weight"])[0]
     last = next((name for name in ("fc.weight", "classifier.weight", "_fc.weight") if name in has), None)
     return "", shapes[last][0] if last else 0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from networks.names import official
 from tests.stages import DEMO, EPOCHS, call, copy_place, small
 from tests.zygote import Zygote
 
@@ -109,7 +110,7 @@ def assert_close(found, expected, by=1e-5, scale=None):
 def fill_golden(net, prefix=""):
     """Fill a network with the golden sets' weights: each tensor drawn from the CRC of its official name."""
     for name, tensor in net.state_dict().items():
-        name = name.removeprefix("backbone.")
+        name = official(name)
         if name.endswith("num_batches_tracked"):
             continue
         rng = np.random.Generator(np.random.PCG64(zlib.crc32((prefix + name).encode())))

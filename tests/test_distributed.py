@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -17,10 +18,13 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 
+from methods.aeft import AEFT
+from methods.agnostic import Agnostic
 from methods.classification import Classification
 from methods.cse import CSE
 from networks import parameter_groups
 from networks.cam import CAMNet
+from networks.gpp import GPPNet
 from tests.stages import run_of
 from tools import distributed
 from tools.engine import fit, poly_sgd, prepare, to_device
@@ -28,7 +32,7 @@ from tools.experiment import Experiment
 
 WORLD, EPOCHS, STEPS, BATCH, CLASSES = 2, 4, 5, 8, 3
 CPU = torch.device("cpu")
-CASES = ("oc", "cse_batch", "cse_image")
+CASES = ("oc", "cse_batch", "cse_image", "agnostic", "aeft")
 SMALL = torch.randn(4, 3, 1, 2, generator=torch.Generator().manual_seed(0))
 
 
@@ -36,14 +40,15 @@ class Killed(Exception):
     pass
 
 
-def tiny_net(seed, norm="frozen"):
+def tiny_net(seed, norm="frozen", kind=CAMNet):
     torch.manual_seed(seed)
-    net = CAMNet(CLASSES, width=0.0625, blocks=(1, 1, 1, 1, 0, 0), dilation=(1, 1, 1), norm=norm)
-    nn.init.uniform_(net.fc8.weight, 0, 1)          # CAMs above 0, so that there is something to erase
+    net = kind(CLASSES, width=0.0625, blocks=(1, 1, 1, 1, 0, 0), dilation=(1, 1, 1), norm=norm)
+    for layer in (net.fc8, getattr(net, "fc9", net.fc8)):
+        nn.init.uniform_(layer.weight, 0, 1)        # CAMs above 0, so that there is something to erase
     return net
 
 
-def loader(start):
+def loader(case, start):
     """Give this process's part of each batch; in step 1 the second process has no class at all, in step 2 one image."""
     for step in range(start, EPOCHS * STEPS):
         generator = torch.Generator().manual_seed(step)
@@ -54,17 +59,23 @@ def loader(start):
         empty = {1: [1, 3, 5, 7], 2: [3]}.get(step % STEPS, [])
         label[empty], target[empty] = 0, -1
         image[step % BATCH] *= 3                    # the maximum lies now in one part, now in another
-        batch = {"image": image, "label": label, "target": target}
+        draw = torch.rand(BATCH, generator=generator)
+        batch = {"image": image, "label": label, "target": draw if case == "aeft" else target}
         yield {k: v[distributed.rank()::distributed.world()] for k, v in batch.items()}
 
 
 def train(case, folder, killed_at=None, accumulate=1):
     """Train a tiny network; returns its weights, each step's gradients and the logged rows."""
-    net = tiny_net(1, "train" if case == "oc_norm" else "frozen")
+    net = tiny_net(1, "train" if case == "oc_norm" else "frozen", GPPNet if case == "aeft" else CAMNet)
     objective = Classification(net, distributed.global_mean)
     if case.startswith("cse"):
         objective = CSE(net, tiny_net(2), 3.0, 0.5, case.removeprefix("cse_"), distributed.global_max,
                         distributed.global_mean)
+    if case == "agnostic":
+        objective = Agnostic(net, tiny_net(2), 3.0, 0.5, "batch", distributed.global_max, distributed.global_mean)
+    if case == "aeft":      # no pixel and no image at a threshold, where rounding would choose
+        objective = AEFT(net, 1, 6 // distributed.world(), 9.0, 2.0, 2.0, (1.0, 3.0, 3.0),
+                         gather=distributed.gather_rows)
     prepare(objective, CPU, SimpleNamespace(accumulate=accumulate, checkpoint_blocks=False, compile=False))
     optimizer, schedule = poly_sgd(parameter_groups(net, 0.1, 5e-4, ["fc8"]), 0.1, EPOCHS * STEPS, momentum=0.9)
     experiment, steps = Experiment(folder, case), []
@@ -75,9 +86,9 @@ def train(case, folder, killed_at=None, accumulate=1):
         steps.append({name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None})
 
     # Smooth in place of ReLU: near 0 rounding chooses between ReLU's two slopes, and the runs part by a thousandth.
-    with suppress(Killed), patch.object(F, "relu", lambda x, inplace: F.softplus(x, beta=5)):
+    with suppress(Killed), patch.object(F, "relu", lambda x, inplace=False: F.softplus(x, beta=5)):
         run = run_of(experiment, case, EPOCHS, STEPS, BATCH, save_minutes=0, print_freq=1)
-        fit(objective, net, optimizer, schedule, loader, run, on_step)
+        fit(objective, net, optimizer, schedule, partial(loader, case), run, on_step)
     distributed.barrier()
     return {"weights": net.state_dict(), "gradients": steps, "rows": experiment.epochs(f"train_{case}")}
 
@@ -155,7 +166,7 @@ def close(a, b, what, by=1e-5):
 
 def assert_trained_alike(one, other, logged):
     """Compare to 1e-5: all gradients (of the largest in any step), the last weights, what is logged."""
-    start = tiny_net(1).state_dict()
+    start = tiny_net(1, kind=GPPNet if "fc9.weight" in one["weights"] else CAMNet).state_dict()
     assert max((one["weights"][k] - start[k]).abs().max() for k in start) > 0.01
     assert len(one["gradients"]) == EPOCHS * STEPS == 20
     for step, (mine, theirs) in enumerate(zip(one["gradients"], other["gradients"], strict=True)):
@@ -179,7 +190,8 @@ def one(tmp_path_factory):
 def logged(case):
     if case.startswith("cse"):
         return "loss", "loss_cls", "loss_cse", "p_target_erased", "p_rest_erased", "erased"
-    return "loss", "p_present", "p_absent"
+    return {"agnostic": ("loss", "loss_cls", "loss_cse", "p_target_erased", "erased"),
+            "aeft": ("loss", "loss_cls"), "oc": ("loss", "p_present", "p_absent")}[case]
 
 
 @pytest.mark.slow

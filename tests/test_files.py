@@ -1,15 +1,23 @@
 """Files are whole or absent; a damaged or foreign one is named and runs nothing."""
 import json
 import os
+import re
+import socket
 import zipfile
 
 import numpy as np
 import pytest
 import torch
 
+from data.layout import VOCLayout
+from data.prepare.coco_annotations import read_annotations
+from data.prepare.label_arrays import read_label_arrays
+from data.prepare.masks import read_colours
+from data.prepare.tables import read_labels
 from tests.conftest import Program
 from tools.files import load_checkpoint, read_json, save_checkpoint, save_image, write_json, written_aside
-from tools.maps import save_cam, save_crf
+from tools.maps import read_cam, save_cam, save_crf
+from tools.provenance import digest
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -97,3 +105,48 @@ def test_json_keeps_letters(tmp_path):
     write_json(tmp_path / "a.json", {"é": [1, 0.25, None]})
     assert read_json(tmp_path / "a.json") == {"é": [1, 0.25, None]}
     assert "é" in (tmp_path / "a.json").read_text("utf-8") and json.loads((tmp_path / "a.json").read_bytes())
+
+
+# ---- something else in place of a file: opening a pipe would wait for ever ----
+
+def put(path, what):
+    """Put a folder, pipe or socket in place of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if what == "folder":
+        path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
+    else:
+        here = os.getcwd()
+        os.chdir(path.parent)       # a socket's path has at most 108 bytes
+        socket.socket(socket.AF_UNIX).bind(path.name)
+        os.chdir(here)
+    return path
+
+
+READERS = {
+    "labels.json": lambda path: VOCLayout(path.parent).label("a"),
+    "classes.txt": lambda path: VOCLayout(path.parent).classes,
+    "made_by.json": digest,
+    "Annotations/a.xml": lambda path: VOCLayout(path.parent.parent).label("a"),
+    "ImageSets/Segmentation/train.txt": lambda path: VOCLayout(path.parent.parent.parent).ids("train"),
+    "labels.csv": lambda path: read_labels(path, bool),
+    "cls_labels.npy": read_label_arrays,
+    "instances.json": read_annotations,
+    "colours.txt": lambda path: read_colours(str(path), ["fox"]),
+    "a.npz": read_cam,
+    "record.json": read_json,
+}
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "socket"])
+@pytest.mark.parametrize("name", READERS)
+def test_a_pipe_in_place_of_a_file_is_named(tmp_path, name, what):
+    (tmp_path / "JPEGImages").mkdir()
+    path = put(tmp_path / name, what)
+    refused, words = (FileNotFoundError, "no list train") if what == "folder" and name.endswith("train.txt") else (
+        ValueError, f"{re.escape(str(path))}.* a folder, pipe, socket or device, not a file")
+    if (what, name) != ("folder", "made_by.json"):          # there a folder stands for the record in it
+        with pytest.raises(refused, match=words):
+            READERS[name](path)

@@ -193,7 +193,7 @@ def test_keys_that_count_from_1(place, cams, form):
 
 @pytest.mark.parametrize("form", ["dict", "keys"])
 def test_maps_of_the_background_among_cams(place, cams, form):
-    """Their scores sum to 1, or not, as here."""
+    """Their scores do not sum to 1, so they are no CRF maps either: each task's message leads to what can be done."""
     (place / "theirs").mkdir()
     for image_id, (classes, scores) in cams.items():
         ids, maps = [0, *map(int, classes)], np.concatenate([np.full_like(scores[:1], 0.3), scores])
@@ -202,8 +202,51 @@ def test_maps_of_the_background_among_cams(place, cams, form):
     for stage, words in (("evaluation", DEMO), ("infer", (*DEMO, "--crf", "--alphas", 2)), ("infer_aff", (
             *AFF, "--infer_list", "train"))):
         message = refusal(stage, *words, "--dict_dir", "theirs", "--name", "N")
-        assert_says(message, "theirs holds maps of the background", "no CAMs", "--task crf")
+        assert_says(message, "theirs holds maps of the background", "no CAMs", "without the key 0")
         assert "delete" not in message
+    assert_says(refusal("evaluation", *DEMO, "--task", "crf", "--dict_dir", "theirs"), "do not sum to 1", "--task cam")
+
+
+def test_irns_form_of_crf_maps(place, cams):
+    """keys 0 and 1..C: scored as ours with --task crf, to which --task cam leads."""
+    (place / "theirs").mkdir()
+    for image_id in cams:
+        ids, maps = read_crf(place / f"experiment/X/crf/02/{image_id}.npz")
+        save_npy(place / "theirs" / image_id, {"keys": ids, "high_res": maps})
+    assert miou(place, "crf", "theirs") == miou(place, "crf", "crf/02")
+    message = refusal("evaluation", *DEMO, "--dict_dir", "theirs")
+    assert_says(message, "theirs holds maps of the background", "--task crf")
+
+
+@pytest.mark.parametrize("form", ["dict", "keys"])
+@pytest.mark.parametrize("most", [5, 6])
+def test_a_softmax_over_all_classes_is_no_crf_map(place, cams, form, most):
+    """With the background and without."""
+    ids = list(range(most + 1))
+    for alpha in ("02", "24"):
+        (place / "theirs" / alpha).mkdir(parents=True)
+        for image_id, (_, scores) in cams.items():
+            maps = np.random.default_rng(0).dirichlet([1] * len(ids), scores.shape[1:]).transpose(2, 0, 1)
+            save_npy(place / "theirs" / alpha / image_id, {"keys": np.array(ids), "high_res": maps} if form == "keys"
+                     else dict(zip(ids, maps)))
+    for stage, words in (("evaluation", (*DEMO, "--task", "crf", "--dict_dir", "theirs/02")), ("train_aff", (
+            *AFF, "--crf_dir", "theirs", "--train_list", "train"))):
+        said = refusal(stage, *words)
+        assert_says(said, f"theirs/02 holds the maps 0..{most} in each of the 12 images", "--task png")
+
+
+def test_crf_maps_of_other_classes_than_the_labels_are_counted(place, cams):
+    for alpha in ("02", "24"):
+        (place / "theirs" / alpha).mkdir(parents=True)
+        for image_id in cams:
+            ids, maps = read_crf(place / f"experiment/X/crf/{alpha}/{image_id}.npz")
+            save_npy(place / "theirs" / alpha / image_id, dict(zip([0, *(k % 6 + 1 for k in ids[1:].tolist())], maps)))
+    said = "of 12 images looked at, "
+    assert said in call("evaluation", *DEMO, "--task", "crf", "--dict_dir", "theirs/02")
+    printed = call("train_aff", *AFF, "--crf_dir", "theirs", "--batch_size", 4, "--init", "random", "--norm", "train",
+                   "--max_epochs", 1, "--train_list", "train", "--name", "N")
+    assert all(f"warning: theirs/{alpha}: {said}" in printed for alpha in ("02", "24"))
+    assert said not in call("evaluation", *DEMO, "--task", "crf", "--dict_dir", "crf/02")
 
 
 def test_scores_outside_0_to_1(place, cams):
@@ -262,6 +305,23 @@ def test_others_cams_that_change_are_named(place, cams):
     after = files(place / "experiment/X/new")
     assert [name for name in before if before[name] != after[name]] == ["02/train_0003.npz"]
     call(*crf)
+
+
+def test_what_was_made_of_others_cams_that_change_is_stale(place, cams):
+    """To whoever reads it, with the command that makes these maps again; the folder of the CAMs may be gone."""
+    write_seam(place / "theirs", cams)
+    call("infer", *DEMO, "--crf", "--alphas", 2, 24, "--dict_dir", "theirs", "--crf_dir", "new")
+    score = ("evaluation", *DEMO, "--task", "crf", "--dict_dir", "new/02")
+    call(*score)
+    touch_again(place / "theirs/train_0003.npy")
+    for folder, (stage, *words) in {"new/02": score, "new/24": ("train_aff", *AFF, "--crf_dir", "new", "--train_list",
+                                                                "train")}.items():
+        said = refusal(stage, *words)
+        assert_says(said, f"{folder} is stale", "the map of 1 image (train_0003) changed in", "/theirs --overwrite")
+        call("infer", *shlex.split(said.rpartition("infer.py ")[2]))
+    call(*score)
+    shutil.move(place / "theirs", place / "away")
+    call(*score)
 
 
 def test_others_crf_maps_that_change_are_named(place):

@@ -16,8 +16,7 @@ MODULES = {str(p.relative_to(ROOT)): ast.parse(p.read_text("utf-8"))
 MAY_IMPORT = {
     "networks": {"networks"},
     "methods": {"methods"},
-    "data": {"data"},
-    "prepare": {"data", "tools"},
+    "data": {"data", "tools"},
     "tools": {"tools"},
     "config": {"tools"},
     "models": {"models", "networks", "methods", "data", "tools", "config"},
@@ -47,7 +46,7 @@ def top(name):
 
 def layer(path):
     if "/" in path:
-        return path.split("/")[1 if path.startswith("data/prepare/") else 0]
+        return path.split("/")[0]
     return path.removesuffix(".py") if path in ("config.py", "pipeline.py") else "stage"
 
 

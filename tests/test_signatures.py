@@ -35,8 +35,9 @@ def xml(*names):
     return f"<annotation>{''.join(f'<object><name>{name}</name></object>' for name in names)}</annotation>"
 
 
-def now(layout, ids=None, **kw):
-    return signatures(VOCLayout(layout.root), ids or layout.ids("train"), "train", **kw)
+def now(layout, ids=None, maps=None, **kw):
+    images = signatures(VOCLayout(layout.root), ids or layout.ids("train"), "train", **kw)
+    return images.with_maps(maps) if maps else images
 
 
 def relabel(layout):
@@ -86,7 +87,7 @@ def test_a_changed_image_is_named(layout, tmp_path, change, words, place):
 
 @pytest.mark.parametrize(("lines", "words"), [
     (["a", "b"], ["2 IDs fewer (c, d)"]), (["a", "b", "c", "d", "e"], ["1 IDs more (e)"]),
-    (["e", "f", "g", "h", "i"], ["5 IDs more (e, f, g and 2 others)", "4 IDs fewer (a, b, c and 1 others)"]),
+    (["e", "f", "g", "h", "i"], ["5 IDs more (e, f, g and 2 more)", "4 IDs fewer (a, b, c and 1 more)"]),
     (["d", "c", "b", "a"], ["another order"])])
 def test_a_changed_list_is_named(layout, lines, words):
     old = now(layout).of
@@ -122,7 +123,7 @@ def test_other_photos_of_the_same_sizes_are_no_copy(layout):
     for i in IDS:
         make_file(layout.root / f"JPEGImages/{i}.jpg", f"other {i}")        # as long as "photo a"
         os.utime(layout.root / f"JPEGImages/{i}.jpg", (2000, 2000))
-    assert "the photos of 4 images (a, b, c and 1 others)" in records.training_changes(old, now(layout))[0]
+    assert "the photos of 4 images (a, b, c and 1 more)" in records.training_changes(old, now(layout))[0]
 
 
 @pytest.mark.parametrize("at", [0, 50_000, 99_999])

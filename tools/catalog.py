@@ -4,7 +4,7 @@ A folder of maps says in its record (made_by.json) which stage wrote it, from wh
 """
 import ast
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -21,22 +21,28 @@ class Model:
     starts_from: dict = field(default_factory=dict)
     published: dict = field(default_factory=dict)
     authors_file: str = ""
+    chain: dict = field(default_factory=dict)
     settings: tuple = ()                # names of the fields of its Settings
 
 
 @cache
 def models():
     """Return {name: Model}. The files are read, not imported: that would import torch."""
-    found = {}
+    found, parents = {}, {}
     for path in sorted(Path(__file__).resolve().parent.with_name("models").glob("[!_]*.py")):
         body = ast.parse(path.read_text("utf-8")).body
         values = {node.targets[0].id: node.value for node in body
                   if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
-        own = [field.target.id for node in body if isinstance(node, ast.ClassDef) and node.name == "Settings"
-               for field in node.body if isinstance(field, ast.AnnAssign)]
+        classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == "Settings"]
+        own = [field.target.id for node in classes for field in node.body if isinstance(field, ast.AnnAssign)]
+        parents[path.stem] = [ast.unparse(base).split(".")[0] for node in classes for base in node.bases]
         found[path.stem] = Model(settings=tuple(own), **{
             name.lower(): ast.literal_eval(values[name])
-            for name in ("TITLE", "SUFFIX", "STARTS_FROM", "PUBLISHED", "AUTHORS_FILE") if name in values})
+            for name in ("TITLE", "SUFFIX", "STARTS_FROM", "PUBLISHED", "AUTHORS_FILE", "CHAIN")
+            if name in values})
+    for name, others in parents.items():            # settings that extend another model's: model_cse.Settings
+        inherited = tuple(field for other in others if other in found for field in found[other].settings)
+        found[name] = replace(found[name], settings=inherited + found[name].settings)
     return found
 
 
@@ -110,6 +116,8 @@ def recorded_flags(experiment, folder, classes, recipe):
     for name in record.get("inputs", {}):
         if name.endswith(".pth") and Path(name).stem.isdecimal() and usual and "load_epo" in usual:
             words += ["--load_epo", f"{int(Path(name).stem)}"]
+        elif script in ("infer", "infer_aff") and not name.endswith(".pth") and name not in _map_folders("dict"):
+            words += ["--dict_dir", name]
         elif script == "infer":
             words += recorded_flags(experiment, name, classes, recipe)
     return words

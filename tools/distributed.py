@@ -145,12 +145,34 @@ def global_mean(tensor):
     return sum_over_processes(tensor.detach()) / world()
 
 
+def gather_rows(rows):
+    """Return the rows (b, ...) of all processes' parts of a batch, in the order of the batch: (b * world, ...).
+
+    Every process is to compute the same loss from them: backward, a process gets its rows' gradients from all.
+    """
+    return _GatherRows.apply(rows) if dist.is_initialized() else rows
+
+
 def global_max(value):
     """Return the maximum of a 0-d tensor over all processes.
 
     Backward, the sum of all processes' gradients goes to the process that holds the maximum (the first of several).
     """
     return _GlobalMax.apply(value) if dist.is_initialized() else value
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows):
+        parts = [torch.empty_like(rows) for _ in range(world())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.stack(parts, 1).flatten(0, 1)              # a process has every world-th row of the batch
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[rank()::world()]
 
 
 class _GlobalMax(torch.autograd.Function):

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import threading
 import zipfile
 from contextlib import contextmanager, suppress
@@ -13,8 +14,17 @@ from pathlib import Path
 import numpy as np
 
 
+def require_file(path):
+    """Raise ValueError where something else than a file stands in its place: opening a pipe may never end."""
+    with suppress(OSError):                 # not there, or not to be looked at: whoever opens it says so
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError(f"{path} is a folder, pipe, socket or device, not a file: write a file in its place, or "
+                             "name one")
+
+
 def read_json(path):
     """Read a JSON file; ValueError if it is damaged."""
+    require_file(path)
     try:
         return json.loads(Path(path).read_text("utf-8"))
     except OSError as error:

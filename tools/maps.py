@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.files import unread, written_aside
+from tools.files import require_file, unread, written_aside
 from tools.provenance import MADE_BY, made_with, read_made_by
 from tools.safe_npy import read_table
 
@@ -38,13 +38,13 @@ def read_cam(path, size=None):
     hr_cam); arrays or tensors, .npz, .npy, .pth or .pt.
     size  (H, W) of the image: ValueError if the CAMs have another. The authors' file of no class has no size.
     """
-    _, classes, scores = _read_maps(path, first=1)
+    _, classes, scores = read_maps(path, first=1)
     return _sized(path, classes, scores, size)
 
 
 def read_crf(path):
-    """Read an image's CRF maps, .npz or .npy: classes (K+1,) int64 ids 0..C, scores (K+1, H, W) float32."""
-    return _read_maps(path, first=0)[1:]
+    """Read an image's CRF maps: classes (K+1,) int64 ids 0..C, scores (K+1, H, W) float32. Files as of read_cam."""
+    return read_maps(path, first=0)[1:]
 
 
 def checked_cam(path, layout, size=None, remedy=""):
@@ -52,8 +52,8 @@ def checked_cam(path, layout, size=None, remedy=""):
 
     remedy  what to do once a file that a stage wrote has been deleted; empty: run infer.py again
     """
-    form, classes, scores = _read_maps(path, 1, remedy)
-    if 0 in classes or form == "dict" and len(classes) > 1 and 1 in classes and _sum_to_one(scores):
+    form, classes, scores = read_maps(path, 1, remedy)
+    if 0 in classes or form != "ids" and len(classes) > 1 and 1 in classes and sum_to_one(scores):
         raise ValueError(f"{path} holds CRF maps, not CAMs. {HOW_TO_READ['crf']}")
     classes, scores = _sized(path, classes, scores, size, remedy)
     _require_classes(path, classes, layout, remedy)
@@ -67,12 +67,12 @@ def checked_cam(path, layout, size=None, remedy=""):
 
 def checked_crf(path, layout, size=None, remedy=""):
     """Read an image's CRF maps as read_crf does; ValueError unless they are CRF maps: see checked_cam."""
-    _, classes, scores = _read_maps(path, 0, remedy)
+    _, classes, scores = read_maps(path, 0, remedy)
     if 0 not in classes:
         raise ValueError(f"{path} holds no map of the background: no CRF maps. {HOW_TO_READ['cam']}")
     classes, scores = _sized(path, classes, scores, size, remedy)
     _require_classes(path, classes, layout, remedy)
-    if not _sum_to_one(scores):
+    if not sum_to_one(scores):
         raise ValueError(f"{path} holds scores that do not sum to 1 at each pixel: no CRF maps. "
                          + HOW_TO_READ["cam"])
     return classes, scores
@@ -100,36 +100,6 @@ def require_kind(folder, kind):
     if found and found != kind:
         raise ValueError(f"{folder} holds {KINDS[found]} (its made_by.json says so), not {KINDS[kind]}. "
                          + HOW_TO_READ[found])
-
-
-def compare_with_labels(folder, paths, layout):
-    """Compare the classes of another project's CAMs with the labels of a dozen images.
-
-    paths  {ID: path}
-    Returns a sentence where most show classes that are not among their labels, else "". ValueError where all would fit
-    if their classes were one lower: then the files count their keys from 1, or key 0 is the background.
-    """
-    if not is_foreign(folder):
-        return ""
-    looked, fit, fit_lower, with_background = 0, 0, 0, 0
-    for image_id in list(paths)[::-(-len(paths) // 12) or 1]:
-        try:
-            label = set((np.flatnonzero(layout.label(image_id)) + 1).tolist())
-        except (ValueError, OSError):               # no labels are needed here
-            continue
-        shown = set(_read_maps(paths[image_id], first=1)[1].tolist())
-        looked, fit = looked + bool(shown), fit + bool(shown and shown <= label)
-        fit_lower += bool(shown and {k - 1 for k in shown} <= label)
-        with_background += 1 in shown and {k - 1 for k in shown} - {0} <= label
-    if fit < looked == fit_lower > 2:
-        raise ValueError(f"{folder} counts its classes from 1, as the labels of the images show; keys have to count "
-                         "from 0. Write the files again with keys that are one lower")
-    if fit < looked == with_background > 2:
-        raise ValueError(f"{folder} holds maps of the background, with the key 0, as the labels of the images show: "
-                         f"no CAMs. {HOW_TO_READ['crf']}. CAMs hold a map for each object class, with keys from 0")
-    return "" if 2 * fit >= looked else (
-        f"{folder}: of {looked} images looked at, {fit} have CAMs of no other classes than their labels. Are these of "
-        "this dataset, with its order of classes?")
 
 
 def kind_of(folder):
@@ -235,14 +205,15 @@ def _save_maps(path, classes, scores, format, first, compress):
                 save(file, classes=classes.astype(np.uint8), scores=np.asarray(scores, np.float16))
 
 
-def _read_maps(path, first, remedy=""):
+def read_maps(path, first, remedy=""):
     """Read a file of maps: its form, classes (K,) int64, scores (K, H, W) float32.
 
-    The form is "ids" (ours: classes and scores), "cam" (irn's and Puzzle-CAM's, always CAMs), or "dict": a key a map,
-    0..C-1 in CAMs, 0..C in CRF maps. first  the class of a dict's key 0
+    The form is "ids" (ours: classes and scores), "keys" (irn's and Puzzle-CAM's) or "dict" (a key a map). Keys are
+    0..C-1 in CAMs, 0..C in CRF maps. first  the class of key 0
     """
     path = Path(path)
     try:
+        require_file(path)
         table = read_table(path.read_bytes(), {"classes", "scores", "keys", *SCORES})
         form, classes, scores = _arrays_of(table, first)
         with np.errstate(over="ignore"):            # a value too large for float32 becomes infinite
@@ -262,23 +233,23 @@ def _read_maps(path, first, remedy=""):
 
 def _arrays_of(table, first):
     """Take the form, the classes and the scores from a file's table."""
-    form = "cam" if "keys" in table else "ids" if "classes" in table else "dict"
+    form = "keys" if "keys" in table else "ids" if "classes" in table else "dict"
     if form == "dict":
         if not all(type(key) is int for key in table):
             raise ValueError("it has no classes" if "scores" in table else "not a dict of arrays")
         scores = np.stack([table[c] for c in sorted(table)]) if table else np.zeros((0, 0, 0))
         return form, np.array(sorted(table), np.int64) + first, scores
-    key, names = ("keys", SCORES) if form == "cam" else ("classes", ("scores",))
+    key, names = ("keys", SCORES) if form == "keys" else ("classes", ("scores",))
     if not (name := next((name for name in names if name in table), None)):
         raise ValueError(f"it has {key}, but no {' or '.join(names)}")
     classes, scores = np.asarray(table[key]), np.asarray(table[name])
-    if form == "cam" and not classes.size:          # an empty list has no type, and no shape
+    if form == "keys" and not classes.size:          # an empty list has no type, and no shape
         return form, np.zeros(0, np.int64), scores if scores.ndim == 3 else np.zeros((0, 0, 0))
     if classes.dtype.kind not in "iu":
         raise ValueError(f"its {key} are {classes.dtype}, not integers")
-    if form == "cam":                               # Puzzle-CAM has 0 before its ids 1..C, irn has 0..C-1
+    if form == "keys":                              # Puzzle-CAM has 0 before its ids 1..C, irn has 0..C-1
         padded = len(classes) == len(scores) + 1 and classes[0] == 0
-        classes = classes[1:] if padded else classes + 1
+        classes = classes[1:] if padded else classes + first
     return form, classes, scores
 
 
@@ -303,7 +274,7 @@ def _require_classes(path, classes, layout, remedy):
                                                                "name the folder of this dataset's maps"))
 
 
-def _sum_to_one(scores):
+def sum_to_one(scores):
     return bool(np.abs(scores.sum(0) - 1).max(initial=0) < 0.02)           # float16 rounds each by up to .0005
 
 

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tools import signatures
-from tools.files import read_json, unread
+from tools.files import read_json, require_file, unread
 
 MADE_BY = "made_by.json"
 DATA = ("labels.json", "made_by.json", "classes.txt")       # of a dataset: where its images are compared, no more is
@@ -36,11 +36,7 @@ def verify(folder, home, data=None, above=(), images=None):
         if recorded[name] != data[name]:
             raise ValueError(f"{folder} is stale: the dataset's {name} has changed since it was made. Make it "
                              "again (--overwrite), or name another folder")
-    own = _experiment_around(folder, Path(home))
-    for name, old in record.get("inputs", {}).items():
-        if not own and not os.path.isabs(name):
-            continue
-        path = (own or folder) / name       # an absolute name stays absolute
+    for path, old in _inputs(folder, record, home):
         # Not Path's tests, which raise if the text cannot be a file name. A device has no digest.
         if os.path.isdir(path):
             verify(path, home, data, (*above, folder.resolve()), images)
@@ -51,6 +47,19 @@ def verify(folder, home, data=None, above=(), images=None):
                              "(--overwrite), or name another folder")
     if by_image:
         signatures.check(folder, images)
+
+
+def unknown_inputs(folder, home):
+    """List the folders from which a folder was made and whose content no record tells, as another project's maps."""
+    return [path for path, digest in _inputs(Path(folder), read_made_by(folder), home)
+            if digest == "unknown" and os.path.isdir(path)]
+
+
+def _inputs(folder, record, home):
+    """List the inputs in a folder's record whose place is known: (path, digest). home: see verify."""
+    own = _experiment_around(folder, Path(home))
+    return [((own or folder) / name, digest) for name, digest in record.get("inputs", {}).items()
+            if own or os.path.isabs(name)]          # an absolute name stays absolute
 
 
 def _experiment_around(folder, home):
@@ -73,6 +82,7 @@ def digest(path):
         path = path / MADE_BY
     if not path.exists():
         return "unknown"
+    require_file(path)
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

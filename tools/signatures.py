@@ -7,6 +7,7 @@ jobs of an array write one such file each (made_by.images.2_8.json). A training 
 from pathlib import Path
 
 from tools.files import delete, read_json, write_json
+from tools.words import some
 
 NAME = "made_by.images"
 ONLY_THEIRS = "makes the maps of these images again, and only theirs"
@@ -94,10 +95,6 @@ def training_changes(old, images):
 def stale(folder, changed, images):
     """Say which maps of a folder are stale."""
     return f"{folder} is stale: it holds maps made before {' and '.join(_words(changed, images))}"
-
-
-def some(names):
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
 
 
 def _words(changed, images):

@@ -10,6 +10,7 @@ from data.layout import IGNORE
 from data.prepare.coco_masks import Photo
 from data.prepare.masks import plain
 from data.prepare.photos import name_ids
+from tools.files import require_file
 
 SUFFIXES = {".jpg": ".jpg", ".jpeg": ".jpg", ".png": ".png"}
 NO_OBJECTS = {"background": 0, "_background_": 0, "__background__": 0, "__ignore__": IGNORE, "_ignore_": IGNORE}
@@ -17,6 +18,7 @@ NO_OBJECTS = {"background": 0, "_background_": 0, "__background__": 0, "__ignore
 
 def read_annotations(path):
     """Read an instances_*.json; returns its content and its sha256."""
+    require_file(path)
     try:
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()

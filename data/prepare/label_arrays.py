@@ -1,6 +1,7 @@
 """Image-level labels as the field shares them, cls_labels.npy: a pickled dict {ID: (C,)}, read without unpickling."""
 from pathlib import Path
 
+from tools.files import require_file
 from tools.safe_npy import read_table
 
 
@@ -9,6 +10,7 @@ def read_label_arrays(path):
 
     irn stores an ID as a number: 2007000032 for 2007_000032.
     """
+    require_file(path)
     try:
         return {_image_id(key): value for key, value in read_table(Path(path).read_bytes()).items()}
     except OSError as error:

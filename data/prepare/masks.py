@@ -17,6 +17,7 @@ from data.images import decoded, voc_palette
 from data.labels import NOT_OBJECTS
 from data.layout import IGNORE, VOC_CLASSES, vocs_colours_elsewhere
 from data.prepare.photos import normal
+from tools.files import require_file
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")         # .jpg changes colours, so it cannot hold a mask
 IGNORED = NOT_OBJECTS - {"background"}
@@ -58,6 +59,7 @@ def plain(name):
 
 
 def _lines(path):
+    require_file(path)
     try:
         return path.read_text("utf-8-sig").splitlines()
     except OSError as error:

@@ -8,6 +8,7 @@ from data.layout import IGNORE
 from data.prepare.masks import plain
 from data.prepare.tables import read_text
 from data.prepare.words import Labels, check_class, split_names
+from tools.words import some
 
 FROM_SUBFOLDERS = "from-subfolders"
 LISTED = 20                                                     # of the classes that a message lists
@@ -120,7 +121,3 @@ def choose_classes(wanted, labels, names):
         if len(name.encode()) > 100 or not name.isprintable():
             raise ValueError(f"the class {name[:40]!r} is too long or holds a control character: rename it")
     return classes
-
-
-def some(names):
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -3,8 +3,8 @@ from collections import Counter
 
 import numpy as np
 
-from data.prepare.match import some
 from data.prepare.tables import read_text
+from tools.words import some
 
 
 def learned_and_scored(splits):

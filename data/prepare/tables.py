@@ -27,6 +27,7 @@ from data.prepare.words import (
     split_names,
     split_of,
 )
+from tools.files import require_file
 
 NO_LABEL = "leave the cell empty"               # of a photo without a class
 
@@ -46,6 +47,7 @@ def read_labels(path, is_photo, file_column=None, label_columns=()):
 
 def read_text(path):
     """Read UTF-8 or UTF-16 text, with or without a byte order mark."""
+    require_file(path)
     try:
         data = path.read_bytes()
     except OSError as error:

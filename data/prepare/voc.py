@@ -25,6 +25,7 @@ from data.prepare import sbd
 from data.prepare.archives import download, unpack
 from data.prepare.label_arrays import read_label_arrays
 from data.prepare.writing import remove, write_json, write_lines
+from tools.words import some
 
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets", "SegmentationClass", "SegmentationObject")
 SPLITS = ("train", "val", "train_aug", "test")
@@ -254,7 +255,3 @@ def put_labels(path, labels, origin, classes):
             return
     write_json(path, there | labels)
     print(f"{path}: labels of {len(labels)} images, from {origin}")
-
-
-def some(names):
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,100 @@
+"""AEFT with gated pyramid pooling (ECCV 2022): the classifier, and from epoch T on the triplet."""
+from dataclasses import dataclass
+from functools import partial
+
+from config import Train
+
+from data.loader import Plan
+from methods.aeft import AEFT, draw
+from networks import build, describe
+from networks.gpp import BINS, ORDERS
+from networks.pretrained import load_start, named_weights
+from tools import distributed, engine
+from tools.flags import option
+
+TITLE = "AEFT"
+SUFFIX = "_aeft_gpp"
+PUBLISHED = {
+    "CAM": (56.0, "AEFT, README"),
+    "random walk": (71.0, "AEFT, README and abstract"),
+    "DeepLab": (70.9, "AEFT, README and abstract"),
+}
+CHAIN = {"voc": {"init": "{name}/aeft_gpp", "alphas": (2, 9, 21), "low": 2, "high": 21, "dup": 19, "logt": 6,
+                 "crf_iterations": 1, "radius_rule": "aeft"}}
+AUTHORS = "AEFT, authors' code"
+SAMPLE_TARGET = draw
+
+RECIPES = {
+    "voc": {
+        "resize": ((256, 512), AUTHORS),
+        "crop": (320, AUTHORS),
+        "jitter": ((0.4, 0.4, 0.4, 0.1), AUTHORS),
+        "jitter_probability": (0.8, AUTHORS),
+        "dropout": ((0.2, 0.2), AUTHORS),
+        "max_epochs": (40, AUTHORS),
+        "seed": (5137, AUTHORS),
+        "lr_new": (1, AUTHORS),
+    },
+}
+
+
+@dataclass
+class Settings(Train):
+    """train.py --model aeft_gpp"""
+    recipes = RECIPES
+
+    T: int = option(18, "epoch from which the triplet counts", AUTHORS, least=0)
+    batch_size_triplet: int = option(32, "--batch_size from epoch T on; the classification counts the first "
+                                     "--batch_size of them", AUTHORS, least=1)
+    M: float = option(0.5, "margin of the repelling term: images farther apart are left alone", AUTHORS, least=0)
+    TH: tuple[float, float] = option((0.6, 0.2), "the foreground above the first is erased, below the second is "
+                                     "background", AUTHORS, least=0)
+    W: tuple[float, float, float] = option((1.0, 0.2, 0.15), "weights of classification, attract, repel; 0 leaves a "
+                                           "term out", AUTHORS, least=0)
+    jitter_probability: float = option(1.0, "share of images whose colours are jittered", least=0, most=1)
+    bins: tuple[int, ...] = option(BINS, "cells a side of the levels of gated pyramid pooling", AUTHORS, least=1)
+    gpp_order: str = option(ORDERS[0], "in which the levels gate each other; averaged: no gates", AUTHORS,
+                            choices=ORDERS)
+    triplet_on: str = option("gpp", "what is compared: what gated pyramid pooling makes of the CAMs, or the CAMs",
+                             AUTHORS, choices=("gpp", "cam"))
+
+
+def start(settings, experiment, layout):
+    head = {"bins": list(settings.bins), "order": settings.gpp_order}
+    description = describe("GPPNet", layout.classes, settings, head, settings.er_init)
+    network = build(description)
+    path = experiment.find_init(settings.er_init, "er_init", named_weights(settings.backbone))
+    digest = engine.start_from(path, "er_init", partial(load_start, network, description))
+    high, low = settings.TH
+    objective = AEFT(network, settings.T, settings.batch_size // distributed.world(), settings.M, high, low,
+                     settings.W, settings.triplet_on == "cam", distributed.gather_rows)
+    return network, objective, description, {"er_init": digest}
+
+
+def plan(settings, images):
+    """Batches of --batch_size, from epoch T on of --batch_size_triplet, or as many as there are images."""
+    parts = distributed.world() * settings.accumulate
+    large = min(settings.batch_size_triplet, images // parts * parts)
+    if large < settings.batch_size_triplet:
+        distributed.say(f"--batch_size_triplet {settings.batch_size_triplet} becomes {large}: {settings.train_list} "
+                        f"has {images} images")
+    sizes = [settings.batch_size if epoch < settings.T else large for epoch in range(settings.max_epochs)]
+    return Plan(images, sizes, settings.seed)
+
+
+def schedule_steps(settings, images):
+    """Give the steps over which the rate falls: as if all batches were of --batch_size, as the authors do."""
+    return images // settings.batch_size * settings.max_epochs
+
+
+def notes(settings, labels):
+    if settings.max_epochs <= settings.T:
+        return [f"--T {settings.T} is not below --max_epochs {settings.max_epochs}: the triplet never counts, "
+                "classification alone is trained"]
+    shared = labels @ labels.T > 0
+    alone = int((shared | ~(labels > 0).any(1)).all(1).sum())
+    if alone == len(labels):
+        raise ValueError(f"every image of {settings.train_list} shares a class with every other: none has an image of "
+                         "other classes to be told from. Take another --train_list, or --W 1 0.2 0 without repelling")
+    return [f"{alone} images of {settings.train_list} share a class with every other image: they have nothing to be "
+            "told from"] if alone else []

@@ -1,0 +1,25 @@
+"""The CGNet, trained with class-agnostic erasing: what OC-CSE's paper compares itself with."""
+from dataclasses import dataclass
+
+from methods.agnostic import Agnostic
+from models import model_cse
+from models.model_oc import start_camnet
+from tools import distributed
+
+TITLE = "class-agnostic erasing"
+SUFFIX = "_model_agnostic"
+STARTS_FROM = {"cl_init": "model_oc"}
+RECIPES = model_cse.RECIPES
+
+
+@dataclass
+class Settings(model_cse.Settings):
+    """train.py --model model_agnostic"""
+
+
+def start(settings, experiment, layout):
+    network, description, er_init = start_camnet(settings, experiment, layout)
+    oc, cl_init = model_cse.load_classifier(settings, experiment, layout)
+    objective = Agnostic(network, oc, settings.cc_init, settings.cc_slope, settings.mask_norm, distributed.global_max,
+                         distributed.global_mean)
+    return network, objective, description, {"er_init": er_init, "cl_init": cl_init}
