@@ -24,16 +24,14 @@ from tempfile import TemporaryDirectory
 
 import config
 
-import numpy as np
-
 import pipeline
+import results
 import tables
 from data.layout import VOCLayout
 from tools import catalog, flags, interrupt
-from tools.activation import FIGURES
-from tools.clock import TIMES, duration, read_times
+from tools.clock import TIMES, read_times
 from tools.experiment import Experiment
-from tools.files import read_json, write_json
+from tools.files import write_json
 
 DRAWN = ("data/critters", "data/critters_plain")      # where the embedded set lies unless another folder is named
 STOPPED = 75        # exit code of a stage that was asked to stop: the next one must not run
@@ -69,11 +67,12 @@ def main():
     if settings.dry_run:
         return
     experiment = Experiment(settings.experiment_root, settings.name)
-    rows, activation = collect(settings, experiment, chains[0], runs), collect_activation(chains[0], runs)
+    rows = results.collect(settings, experiment, chains[0], runs)
+    activation = results.collect_activation(chains[0], runs)
     if rows:
         write_json(experiment / "results.json", {"rows": rows, "activation": activation})
-    print_table(rows, settings)
-    print_activation(activation)
+    results.show(rows, settings)
+    results.show_activation(activation)
     for reason in unmeasured.values():
         print(reason)
     make_report(settings, values[0].measured)
@@ -90,20 +89,21 @@ def make_table(settings, seeds, handed):
                    for seed in seeds for variant, row in rows.items()}
     failures = {}
     with TemporaryDirectory() as folder:
-        message = Path(folder, "message")
-        os.environ[flags.MESSAGE_FILE] = str(message)
         for (variant, seed), (name, chain) in experiments.items():
-            message.unlink(missing_ok=True)
+            message = Path(folder, name)
             try:
                 if reasons := pipeline.not_measured(chain, layout):
                     raise ValueError(f"{next(iter(reasons.values()))}. --measured names another list")
-                run_stages(settings, name, commands(settings, name, seed, pipeline.hand_on(chain, handed)))
+                run_stages(settings, name, commands(settings, name, seed, pipeline.hand_on(chain, handed)),
+                           message=message)
             except ValueError as error:
                 failures[variant, seed] = message.read_text("utf-8") if message.exists() else str(error)
     if not settings.dry_run:
-        table = tables.collect(settings, rows, experiments, failures)
-        tables.show(settings, table)
-        print(tables.save(settings, table))
+        table = results.collect_table(settings, rows, experiments, failures)
+        results.show_table(settings, table)
+        path = Experiment(settings.experiment_root, settings.name) / f"table_{settings.table}.json"
+        write_json(path, {"table": settings.table, "recipe": settings.recipe, "rows": table})
+        print(path)
 
 
 def open_dataset(settings):
@@ -138,10 +138,11 @@ def commands(settings, name, seed, chain):
              home / next(iter(stage.writes)) if stage.task else None) for stage in chain]
 
 
-def run_stages(settings, name, plan, announce=None):
+def run_stages(settings, name, plan, announce=None, message=None):
     """Run one seed's stages; returns [(title, command, result file, seconds)] of the evaluations.
 
     announce  the words after --: first say how long it will take, once the dataset is there; None: do not
+    message   a path to which a stage that fails writes why
     The seconds are those of all stages since the evaluation before, whenever they ran.
     """
     experiment, done, since = Experiment(settings.experiment_root, name), [], []
@@ -153,7 +154,7 @@ def run_stages(settings, name, plan, announce=None):
                 print_estimate(settings, announce)
                 announce = None
             print(f"\n$ python {shlex.join(command)}", flush=True)
-            if not settings.dry_run and (code := run_by_the_clock(experiment, title, command)):
+            if not settings.dry_run and (code := run_by_the_clock(experiment, title, command, message)):
                 raise ValueError(f"{title} {how_it_ended(code)} and run the same command again: stages that are "
                                  "complete are skipped")
         elif result and not result.exists():
@@ -190,7 +191,7 @@ def print_estimate(settings, handed):
         print(f"\n{done.stdout.strip()}", flush=True)
 
 
-def run_by_the_clock(experiment, title, command):
+def run_by_the_clock(experiment, title, command, message=None):
     """Run a stage and write the time that it took to log/reproduce.json; returns its exit code.
 
     The times of an interrupted stage and of the run that resumes it add up. A later run skips a complete stage: the
@@ -198,7 +199,7 @@ def run_by_the_clock(experiment, title, command):
     """
     start, code = time.monotonic(), None
     try:
-        code = run_stage(command)
+        code = run_stage(command, message)
     finally:
         seconds = time.monotonic() - start
         if code == 0 or experiment.folder.is_dir():
@@ -210,11 +211,13 @@ def run_by_the_clock(experiment, title, command):
     return code
 
 
-def run_stage(command):
+def run_stage(command, message=None):
     """Run a stage's command; returns its exit code. A signal that stops this process stops the stage first."""
     root = Path(__file__).resolve().parent
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
                                 interrupt.EXIT_CODE: str(STOPPED)}
+    if message:
+        environment[flags.MESSAGE_FILE] = str(message)
     script = [command[0]] if command[0] == "-m" else [str(root / command[0])]
     stage = None
     with interrupt.remembered(lambda: stage and stage.terminate()):
@@ -223,96 +226,6 @@ def run_stage(command):
         if interrupt.asked() or code == STOPPED:
             interrupt.leave()
     return code
-
-
-def collect(settings, experiment, chain, runs):
-    """Make the rows of results.json: one for each evaluation, with a value for each seed."""
-    rows = []
-    for stage in chain:
-        found = [entry for run in runs for entry in run if entry[0] == stage.title]
-        if not stage.task or len(found) < len(runs):
-            continue
-        evals, (paper, source) = [read_json(result) for _, _, result, _ in found], stage.paper
-        backbone, init = trained_network(experiment, pipeline.network_behind(chain, stage))
-        rows.append({"variant": "plain" if settings.plain else settings.recipe, "stage": stage.title,
-                     "split": evals[0]["list"],
-                     "miou": [e["miou"] for e in evals], "threshold": [e["threshold"] for e in evals],
-                     "fixed_miou": [e["fixed_miou"] for e in evals],
-                     "paper": paper if settings.recipe == "voc" else None,
-                     "paper_source": source if settings.recipe == "voc" else None,
-                     "seconds": [seconds for *_, seconds in found], "command": found[0][1],
-                     "init": init, "backbone": backbone,
-                     **{key: evals[0][key] for key in ("ground_truth",) if key in evals[0]}})
-    return rows
-
-
-def collect_activation(chain, runs):
-    """List, for each evaluation of CAMs, {"stage", "split", "threshold", each figure of tools.activation: one a seed}.
-    """
-    rows = []
-    for stage in chain:
-        evals = [read_json(result) for run in runs for title, _, result, _ in run
-                 if title == stage.title and stage.task == "cam"]
-        own = [e["activation"] for e in evals if "activation" in e]
-        if own and len(own) == len(runs):
-            rows.append({"stage": stage.title, "split": evals[0]["list"], "threshold": own[0]["threshold"],
-                         **{figure: [one[figure] for one in own] for figure in FIGURES}})
-    return rows
-
-
-def trained_network(experiment, ckpt):
-    """Return the words for the backbone in ckpt/MODEL/network.json and for what it was started from."""
-    path = experiment / ckpt / "network.json"
-    try:
-        network = read_json(path)
-        name, stride, *_ = network["backbone"]["name"], network["backbone"]["output_stride"]
-        shape = network["backbone"]
-        words = [str(name), *([f"width {shape['width']:g}"] if "width" in shape else []),
-                 *([f"blocks {' '.join(map(str, shape['blocks']))}"] if "blocks" in shape else []), f"stride {stride}"]
-        return ", ".join(words), str(network["init"])
-    except (ValueError, OSError, KeyError, TypeError):
-        return f"unknown: {path} is missing or damaged", "unknown"
-
-
-def print_table(rows, settings):
-    if not rows:
-        print("\nNothing was measured")
-        return
-    print(f"\nRecipe {settings.recipe}"
-          + (": critters, a small setting of the same code from scratch; not the paper's numbers" if
-             settings.recipe == "demo" else "")
-          + f", {settings.seeds} seed{'s' if settings.seeds > 1 else ''}, mIoU in percent")
-    print(f"{'stage':<30} {'split':<6} {'best':>14} {'at t':>6} {'fixed':>14} {'paper':>6} {'time':>9}  command")
-    for row in rows:
-        fixed = spread(row["fixed_miou"]) if row["fixed_miou"][0] is not None else "-"
-        at = f"{np.mean(row['threshold']):.2f}" if row["threshold"][0] is not None else "-"
-        print(f"{row['stage']:<30} {row['split']:<6} {spread(row['miou']):>14} {at:>6} {fixed:>14} "
-              f"{row['paper'] if row['paper'] is not None else '-':>6} {duration(np.mean(row['seconds'])):>9}  "
-              f"{row['command']}")
-    print("best: the threshold of CAMs is chosen on the ground truth, as the papers do; fixed: a threshold set "
-          "beforehand; time: of all stages since the row above, for one seed")
-    for kind in dict.fromkeys(row["ground_truth"] for row in rows if "ground_truth" in row):
-        print(f"ground truth: {kind}")
-    for network in dict.fromkeys(f"{row['backbone']}; started from {row['init']}" for row in rows):
-        print(f"network: {network}")
-
-
-def print_activation(rows):
-    """Print how well each class's own map covers its objects; - for what a seed could not measure."""
-    if not rows:
-        return
-    print(f"\nEach class's own map at threshold {rows[0]['threshold']:g}, mean over the classes, in percent\n"
-          f"{'stage':<30} {'split':<6}" + "".join(f" {figure:>14}" for figure in FIGURES))
-    for row in rows:
-        print(f"{row['stage']:<30} {row['split']:<6}"
-              + "".join(f" {'-' if None in row[figure] else spread(row[figure]):>14}" for figure in FIGURES))
-    print("erased: of an object, by its own soft mask; intrusion: of a mask, on objects of other classes, in the "
-          "images that show one")
-
-
-def spread(values):
-    """Write a mean, and with several seeds the standard deviation."""
-    return f"{np.mean(values):.1f}" + (f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
 def make_report(settings, list_name):

@@ -5,13 +5,8 @@ that start from a classifier share one, that of NAME-ordinary-sSEED.
 """
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 import pipeline
 from tools import catalog, flags
-from tools.clock import duration
-from tools.experiment import Experiment
-from tools.files import read_json, write_json
 
 SHARED = "ordinary"
 
@@ -105,78 +100,3 @@ def stages(settings, layout, row, variant, seed, crf):
     train, maps, *evaluations = pipeline.cams(values, "classifier", values.measured)
     asked = {path: flag for path, flag in maps.writes.items() if "--vis" not in flag}
     return name, [replace(train, flags=(*train.flags, *words)), replace(maps, writes=asked), *evaluations]
-
-
-def collect(settings, rows, experiments, failures):
-    """Make a table's rows for JSON: {"variant", "title", "model", "seeds": [{...} or {"failed"}]}.
-
-    experiments  {(variant, seed): (name, its stages)};  failures  {(variant, seed): reason}
-    """
-    table = []
-    for variant, row in rows.items():
-        seeds = []
-        for (other, seed), (name, chain) in experiments.items():
-            if other != variant:
-                continue
-            entry = {"seed": seed, "experiment": name}
-            if (variant, seed) in failures:
-                entry["failed"] = failures[variant, seed]
-            else:
-                entry |= _numbers(Experiment(settings.experiment_root, name), row.model, chain)
-            seeds.append(entry)
-        table.append({"variant": variant, "title": row.title, "model": row.model, "flags": list(row.flags),
-                      "seeds": seeds})
-    return table
-
-
-def _numbers(experiment, model, chain):
-    """Read what was measured in one experiment: the CAM, the best CRF, the figures of the activation, of training."""
-    numbers = {"crf": None, "crf_alpha": None}
-    for stage in chain:
-        if not stage.task:
-            continue
-        found = read_json(experiment / next(iter(stage.writes)))
-        if stage.task == "cam":
-            numbers |= {"cam": found["miou"], "threshold": found["threshold"], "fixed": found["fixed_miou"],
-                        "list": found["list"]}
-            numbers |= {figure: found.get("activation", {}).get(figure) for figure in FIGURES}
-        elif numbers["crf"] is None or found["miou"] > numbers["crf"]:
-            numbers |= {"crf": found["miou"], "crf_alpha": stage.reads[0].split("/")[-1]}
-    *_, last = [{}, *experiment.epochs(f"train_{model}")]
-    return numbers | {"trained_seconds": sum(row["seconds"] for row in experiment.epochs(f"train_{model}")),
-                      "last_epoch": {k: v for k, v in last.items() if k.startswith(("p_", "erased"))}}
-
-
-FIGURES = ("precision", "recall", "erased_fraction", "intrusion")
-
-
-def show(settings, table):
-    """Print a table: means over the seeds, and their spread; rows that failed with the reason."""
-    count = f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}"
-    print(f"\nTable {settings.table}, recipe {settings.recipe}, {count}; mIoU in percent. The papers' own values of this "
-          "table are not known here: -")
-    titles = ("CAM, best", "CAM, fixed", "+ CRF", *(figure.replace("_", " ") for figure in FIGURES), "training")
-    print(f"{'':<42}" + "".join(f"{title:>16}" for title in titles) + f"{'paper':>7}")
-    for row in table:
-        done = [entry for entry in row["seeds"] if "failed" not in entry]
-        cells = [spread([entry[key] for entry in done]) for key in ("cam", "fixed", "crf", *FIGURES)]
-        cells.append(duration(np.mean([entry["trained_seconds"] for entry in done])) if done else "-")
-        print(f"{row['title']:<42}" + "".join(f"{cell:>16}" for cell in cells) + f"{'-':>7}")
-        for entry in row["seeds"]:
-            if "failed" in entry:
-                print(f"    seed {entry['seed']} failed: {entry['failed']}")
-
-
-def spread(values):
-    """Write a mean, and of several values the standard deviation; - where there is none."""
-    values = [value for value in values if value is not None]
-    if not values:
-        return "-"
-    return f"{np.mean(values):.1f}" + (f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
-
-
-def save(settings, table):
-    """Write NAME/table_TABLE.json; returns its path."""
-    path = Experiment(settings.experiment_root, settings.name) / f"table_{settings.table}.json"
-    write_json(path, {"table": settings.table, "recipe": settings.recipe, "rows": table})
-    return path

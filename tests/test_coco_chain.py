@@ -78,14 +78,16 @@ def test_the_recipe_coco(coco_place):
 
 
 def test_reproduces_table_names_the_ground_truth(capsys):
-    import reproduce
+    import config
+
+    import results
     from tests.stages import parse
-    settings = parse(reproduce.config.Reproduce, ["--recipe", "coco"])
+    settings = parse(config.Reproduce, ["--recipe", "coco"])
     row = {"stage": "CAM", "split": "train", "miou": [1.0], "threshold": [0.1], "fixed_miou": [1.0], "paper": None,
            "seconds": [1.0], "command": "x", "backbone": "b", "init": "i"}
-    reproduce.print_table([row | {"ground_truth": KIND}, row], settings)
+    results.show([row | {"ground_truth": KIND}, row], settings)
     assert capsys.readouterr().out.count(f"ground truth: {KIND}") == 1
-    reproduce.print_table([row], settings)
+    results.show([row], settings)
     assert "ground truth: " not in capsys.readouterr().out
 
 

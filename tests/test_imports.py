@@ -9,7 +9,8 @@ import pytest
 from tests.conftest import ROOT
 
 FOLDERS = ("models", "networks", "methods", "data", "tools")
-STAGES = {p.stem for p in ROOT.glob("*.py")} - {"config", "pipeline"}
+SHARED = ("config", "pipeline", "tables", "results")        # files of the root that are no stages
+STAGES = {p.stem for p in ROOT.glob("*.py")} - {*SHARED}
 MODULES = {str(p.relative_to(ROOT)): ast.parse(p.read_text("utf-8"))
            for folder in (".", *FOLDERS, "data/prepare", "benchmarks") for p in sorted((ROOT / folder).glob("*.py"))}
 # What a module of a folder may import of our own. A root stage is imported by nobody.
@@ -21,7 +22,9 @@ MAY_IMPORT = {
     "config": {"tools"},
     "models": {"models", "networks", "methods", "data", "tools", "config"},
     "pipeline": {"tools", "config"},
-    "stage": {"pipeline", "models", "networks", "methods", "data", "tools", "config"},
+    "tables": {"pipeline", "models", "tools"},
+    "results": {"pipeline", "tools"},
+    "stage": {"pipeline", "tables", "results", "models", "networks", "methods", "data", "tools", "config"},
     "benchmarks": {"models", "networks", "methods", "data", "tools", "config", "benchmarks", "infer", "train"},
 }
 # Those of networks/ and methods/ that open files, and the command that says what a file is.
@@ -47,7 +50,8 @@ def top(name):
 def layer(path):
     if "/" in path:
         return path.split("/")[0]
-    return path.removesuffix(".py") if path in ("config.py", "pipeline.py") else "stage"
+    name = path.removesuffix(".py")
+    return name if name in SHARED else "stage"
 
 
 def calls(tree):

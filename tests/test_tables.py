@@ -4,10 +4,12 @@ import json
 import pytest
 
 import reproduce
+import results
 import tables
 from models import MODELS
 from tests.stages import DEMO, call, files, parse, refusal
 from tools import flags
+from tools.activation import FIGURES
 
 SMALL = {
     "ordinary": tables.Row("ordinary classifier", "model_oc"),
@@ -24,12 +26,14 @@ def small(place, monkeypatch):
     """Give a place where the table `small` is run, its stages in this process; and the list of the stages' commands."""
     commands = []
 
-    def run_stage(command):
+    def run_stage(command, message):
         commands.append(command)
-        try:
-            call(command[0].removesuffix(".py"), *command[1:])
-        except SystemExit as left:
-            return left.code or 0
+        with monkeypatch.context() as patch:
+            patch.setenv(flags.MESSAGE_FILE, str(message))
+            try:
+                call(command[0].removesuffix(".py"), *command[1:])
+            except SystemExit as left:
+                return left.code or 0
         return 0
 
     monkeypatch.setitem(tables.TABLES, "small", SMALL)
@@ -48,7 +52,7 @@ def test_a_table(small):
         row = rows[variant]
         assert row["experiment"] == f"X-{variant}-s4242" and (place / "experiment" / row["experiment"]).is_dir()
         assert 0 < row["fixed"] <= row["cam"] < 100 and 0 < row["crf"] < 100
-        assert all(row[figure] is not None for figure in tables.FIGURES)
+        assert all(row[figure] is not None for figure in FIGURES)
     trained = [command for command in commands if command[0] == "train.py"]
     assert len(trained) == 4
     # The CGNet starts from the table's own classifier, and pooling alone knows no triplet.
@@ -68,8 +72,8 @@ def test_a_table(small):
 def test_a_table_resumes_in_the_middle(small, monkeypatch):
     place, commands = small
     whole = reproduce.run_stage
-    monkeypatch.setattr(reproduce, "run_stage", lambda command: whole(command) if len(commands) < 7 else reproduce.
-                        interrupt.leave())
+    monkeypatch.setattr(reproduce, "run_stage", lambda *words: whole(*words) if len(commands) < 7 else
+                        reproduce.interrupt.leave())
     with pytest.raises(SystemExit):
         call("reproduce", *LINE, *SHORT)
     monkeypatch.setattr(reproduce, "run_stage", whole)
@@ -81,10 +85,10 @@ def test_a_table_resumes_in_the_middle(small, monkeypatch):
 
 def test_seeds_have_a_spread(monkeypatch, capsys):
     entry = {"seed": 1, "experiment": "X", "cam": 40.0, "fixed": 39.0, "crf": None, "trained_seconds": 61,
-             **dict.fromkeys(tables.FIGURES, 50.0)}
+             **dict.fromkeys(FIGURES, 50.0)}
     other = entry | {"seed": 2, "cam": 44.0}
     settings = parse(reproduce.config.Reproduce, ["--table", "methods", "--seeds", "2"])
-    tables.show(settings, [{"title": "one", "seeds": [entry, other]}, {"title": "two", "seeds": [
+    results.show_table(settings, [{"title": "one", "seeds": [entry, other]}, {"title": "two", "seeds": [
         {"seed": 1, "failed": "no memory"}]}])
     _, head, one, two, failed = capsys.readouterr().out.strip().splitlines()
     assert "42.0 +- 2.8" in one and "39.0 +- 0.0" in one and "1:01 min" in one

@@ -10,9 +10,9 @@ import os
 import re
 import sys
 from dataclasses import MISSING, asdict, field, fields
-from pathlib import Path
 
 from tools import interrupt, remedies
+from tools.files import save_text
 
 OURS = "ours"
 MESSAGE_FILE = "STAGE_MESSAGE_FILE"     # names the file in the environment to which a stage that fails writes why
@@ -221,7 +221,7 @@ def _call(main):
         interrupt.end_bars()
         message = _message(error)
         if told := os.environ.get(MESSAGE_FILE):
-            Path(told).write_text(message or f"{type(error).__name__}: {error}", "utf-8")
+            save_text(told, message or f"{type(error).__name__}: {error}")
         if "--traceback" in sys.argv or message is None:
             raise
         sys.exit(f"error: {message}")
