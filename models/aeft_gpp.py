@@ -4,8 +4,11 @@ from functools import partial
 
 from config import Train
 
+import torch
+
 from data.loader import Plan
-from methods.aeft import AEFT, draw
+from methods.aeft import AEFT, draw, foreground, positive_mask
+from models import model_cse
 from networks import build, describe
 from networks.gpp import BINS, ORDERS
 from networks.pretrained import load_start, named_weights
@@ -34,6 +37,20 @@ RECIPES = {
         "max_epochs": (40, AUTHORS),
         "seed": (5137, AUTHORS),
         "lr_new": (1, AUTHORS),
+    },
+    "lite": {
+        "max_epochs": (8, "minutes, not hours"),
+        "least_steps": (0, "epochs are the triplet's measure: --T"),
+        "T": (4, "half of the epochs"),
+    },
+    "demo": {
+        "er_init": ("random", "no ImageNet weights"),
+        "norm": ("train", "no ImageNet weights: BatchNorm has to be trained"),
+        "val_every": (0, "measuring costs as much as four epochs; evaluation.py follows"),
+        "max_epochs": (20, "from scratch"),
+        "least_steps": (0, "epochs are the triplet's measure: --T"),
+        "T": (12, "more than half of the epochs: from scratch"),
+        "lr": (0.1, "from scratch"),
     },
 }
 
@@ -98,3 +115,24 @@ def notes(settings, labels):
                          "other classes to be told from. Take another --train_list, or --W 1 0.2 0 without repelling")
     return [f"{alone} images of {settings.train_list} share a class with every other image: they have nothing to be "
             "told from"] if alone else []
+
+
+def pictures(settings, experiment, objective, layout, step, batch):
+    """Draw train/STEP.png every --vis_freq steps: what the positives leave of up to four images of the batch."""
+    if model_cse.due(settings, step):
+        with engine.autocast(batch["image"].device, settings.precision):
+            seen = look(objective, batch)
+        model_cse.draw_erasing(experiment, layout, step, batch, seen, batch["label"].any(1))
+
+
+@torch.no_grad()
+def look(objective, batch):
+    """Show the positives of a batch: as models.model_cse.look, seen by the network itself, without a target."""
+    net, image = objective.net, batch["image"]
+    training = net.training
+    net.eval()
+    cam, before, _ = net(image)
+    mask = positive_mask(foreground(cam, batch["label"], image.shape[2:]), objective.high)
+    after = net(image * mask)[1]
+    net.train(training)
+    return {"erased": image * mask, "mask": 1 - mask, "before": torch.sigmoid(before), "after": torch.sigmoid(after)}

@@ -99,20 +99,30 @@ def load_classifier(settings, experiment, layout):
 
 
 def pictures(settings, experiment, objective, layout, step, batch):
-    """Draw train/STEP.png every --vis_freq steps: the erasing in up to four images of the batch.
+    """Draw train/STEP.png every --vis_freq steps: the erasing in up to four images of the batch."""
+    if due(settings, step):
+        with engine.autocast(batch["image"].device, settings.precision):
+            seen = look(objective, batch)           # of all images: their masks share a maximum
+        draw_erasing(experiment, layout, step, batch, seen, batch["target"] >= 0)
 
-    With several processes they are of the main process's part of the batch.
+
+def due(settings, step):
+    """Tell whether a picture is to be drawn in this process before this step's update."""
+    return settings.vis_freq and step % settings.vis_freq == 0 and distributed.is_main()
+
+
+def draw_erasing(experiment, layout, step, batch, seen, shown):
+    """Write train/STEP.png: the first four of the images `shown` (B,). seen: as look returns it.
+
+    Under several processes they are of the main process's part of the batch.
     """
-    if not settings.vis_freq or step % settings.vis_freq or not distributed.is_main():
-        return
-    chosen = (batch["target"] >= 0).nonzero()[:4, 0]
+    chosen = shown.nonzero()[:4, 0]
     if not len(chosen):
         return
-    with engine.autocast(batch["image"].device, settings.precision):
-        seen = look(objective, batch)           # of all images: their masks share a maximum
     batch, seen = ({k: v[chosen].float().cpu() for k, v in part.items()} for part in (batch, seen))
     figure = erasing_figure([denormalize(x) for x in batch["image"]], [denormalize(x) for x in seen["erased"]],
-                            seen["mask"][:, 0].numpy(), batch["label"].numpy(), batch["target"].numpy(),
+                            seen["mask"][:, 0].numpy(), batch["label"].numpy(),
+                            seen["target"].numpy() if "target" in seen else None,
                             seen["before"].numpy(), seen["after"].numpy(), layout.classes)
     save_image(experiment / f"train/{step:06d}.png", figure)
 
@@ -121,8 +131,8 @@ def pictures(settings, experiment, objective, layout, step, batch):
 def look(objective, batch):
     """Show what the erasing does to a batch that has "target".
 
-    Returns {"erased" (B, 3, H, W), "mask" (B, 1, H, W), "before" (B, C), "after" (B, C)}: the last two are the OC's
-    probabilities for the image and for what is left of it.
+    Returns {"erased" (B, 3, H, W), "mask" (B, 1, H, W), "before" (B, C), "after" (B, C), "target" (B,)}: before and
+    after are the OC's probabilities for the image and for what is left of it.
     """
     training = objective.cgnet.training
     objective.cgnet.eval()
@@ -130,4 +140,4 @@ def look(objective, batch):
     objective.cgnet.train(training)
     erased, mask = erase(batch["image"], cam, batch["target"], objective.mask_norm)
     before, after = (torch.sigmoid(objective.oc(x)[1]) for x in (batch["image"], erased))
-    return {"erased": erased, "mask": mask, "before": before, "after": after}
+    return {"erased": erased, "mask": mask, "before": before, "after": after, "target": batch["target"]}

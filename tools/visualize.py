@@ -62,16 +62,18 @@ def erasing_figure(images, erased, masks, labels, targets, before, after, names)
     """Draw what the erasing did, a row an image: image, mask, what is left, what the ordinary classifier sees.
 
     images, erased uint8 (B, H, W, 3); masks (B, H, W); labels (B, C); targets (B,) columns; before, after (B, C)
-    probabilities; names of the C classes -> uint8 (H', W', 3). Each row is named after the paper's three cases.
+    probabilities; names of the C classes -> uint8 (H', W', 3). Each row is named after the paper's three cases, unless
+    targets is None: then no class was chosen.
     """
     size = 224
     rows = [_header(size, ("picture", "mask (dark: erased)", "what is left", "seen by the classifier"))]
     for i in range(len(images)):
         tiles = [images[i], _gray(1 - masks[i]), erased[i]]
         tiles = [np.asarray(Image.fromarray(tile).resize((size, size), Image.BILINEAR)) for tile in tiles]
-        present, target = np.flatnonzero(labels[i]), int(targets[i])
-        words = [_case(before[i], after[i], present, target), (f"erased: {names[target]}", (0, 0, 0)),
-                 ("before  after", (120, 120, 120))]
+        present, words = np.flatnonzero(labels[i]), [("before  after", (120, 120, 120))]
+        if targets is not None:
+            target = int(targets[i])
+            words = [_case(before[i], after[i], present, target), (f"erased: {names[target]}", (0, 0, 0)), *words]
         words += [(f"{before[i, c]:5.2f}  {after[i, c]:5.2f}   {names[c]}", (0, 0, 0)) for c in present]
         rows.append(np.concatenate([*tiles, _text_tile(size, size + 40, words)], axis=1))
     return np.concatenate(rows)
