@@ -115,7 +115,7 @@ class Infer(Inference):
     crf: bool = option(False, "write CRF maps to crf/ALPHA/ (needs and makes the CAMs of --dict)", PAPER, content=False)
     alphas: tuple[float, ...] = option((6, 10, 24), "background = (1 - max CAM) ^ alpha, one CRF an alpha", PAPER,
                                        content=False, least=0)
-    scales: tuple[float, ...] = option((0.5, 1.0, 1.5, 2.0), "each also mirrored", PAPER, above=0)
+    scales: tuple[float, ...] = option((0.5, 1.0, 1.5, 2.0), "each also mirrored", PAPER, least=0.1, most=4)
     labels: str = option("given", "classes to look for: the dataset's labels, or those that the network predicts, "
                          "which needs no labels", choices=("given", "predicted"))
     max_side: int = option(0, "an image with a longer side is shrunk to it for the network and the CRF; its maps keep "
@@ -207,7 +207,8 @@ class InferSeg(Inference):
     crf_iterations: int = option(10, "mean field iterations", PAPER, least=1)
     zip: bool = option(False, "write what VOC's test server takes: results/VOC2012/Segmentation/comp6_test_cls/ID.png "
                        "and results.zip", content=False)
-    scales: tuple[float, ...] = option((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "each also mirrored", UNRELEASED, above=0)
+    scales: tuple[float, ...] = option((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "each also mirrored", UNRELEASED,
+                                       least=0.1, most=4)
     max_side: int = option(512, "--images: a photo with a longer side is shrunk to it for the network, as VOC's of "
                            "500 pixels are what it knows; 0 = never", least=0)
     tile: int = option(1024, "--images: a photo with a longer side, after --max_side, is segmented in overlapping "

@@ -291,7 +291,8 @@ def trained_network(experiment, layout, weights):
     if path:
         read_description(path, CAM_NETWORKS, layout)
     network = build(path or describe_file(weights, CAM_NETWORKS, layout))
-    load_weights(network, weights)
+    if place := load_weights(network, weights).place:
+        distributed.say(f"{weights}: {place}")
     return network
 
 

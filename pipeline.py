@@ -25,7 +25,7 @@ from tools.maps import (
     require_kind,
 )
 from tools.provenance import digests, made_with, unknown_inputs, verify
-from tools.signatures import StaleImages
+from tools.signatures import Stale
 
 MAKERS = {"infer": config.Infer, "infer_aff": config.InferAff, "infer_seg": config.InferSeg}
 PLACE = ("recipe", "data_root", "experiment_root")      # flags that all stages of an experiment share
@@ -292,10 +292,10 @@ def to_make(settings, folder, list_name, task, alphas=()):
 
 
 def verify_maps(settings, experiment, folder, layout, images, list_name):
-    """Raise ValueError if a folder of maps is stale; where images have changed, with the command that fixes it."""
+    """Raise ValueError if a folder of maps is stale, with the command that makes it again."""
     try:
         verify(folder, experiment.folder, digests(layout.sources()), images=with_inputs(experiment, folder, images))
-    except StaleImages as error:
+    except Stale as error:
         raise ValueError(f"{error}. {_again(settings, error.folder, list_name)}") from None
 
 
@@ -315,7 +315,7 @@ def find_cams(settings, folder, ids):
 
 
 def _again(settings, folder, list_name):
-    """Say how the maps of changed images are made again, with the flags that the folder's record tells."""
+    """Say how stale maps are made again, with the flags that the folder's record tells."""
     name, path = home_of(settings, folder)
     experiment, alpha = Experiment(settings.experiment_root, name), made_with(folder).get("alpha")
     task = task_of(experiment, path)

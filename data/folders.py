@@ -5,8 +5,9 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")           # of JPEGImages, in any case
-OTHER_MAPS = (".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff")
+JPEG_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif")
+IMAGE_ENDINGS = (*JPEG_ENDINGS, ".png")           # of JPEGImages, in any case
+OTHER_MAPS = (*JPEG_ENDINGS, ".bmp", ".gif", ".tif", ".tiff")
 PARTS = ("JPEGImages", "ImageSets", "SegmentationClass")        # one of them makes a folder a dataset
 
 

@@ -1,6 +1,6 @@
 """A dataset folder in VOC's layout: classes, lists, image-level labels, paths of images, label maps.
 
-    ROOT/JPEGImages/ID.jpg                      or .jpeg or .png, in any case
+    ROOT/JPEGImages/ID.jpg                      or .jpeg, .jpe, .jfif or .png, in any case
     ROOT/ImageSets/Segmentation/SPLIT.txt       one ID a line
     ROOT/classes.txt                            object classes in id order 1..C; absent: the 20 of VOC
     ROOT/labels.json                            {ID: [class name, ...]}; absent: Annotations/ID.xml
@@ -13,7 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from data.folders import PARTS, files_by_id, find_label_map, other_map, prepare, twice_there, why_no_dataset
+from data.folders import (
+    JPEG_ENDINGS,
+    PARTS,
+    files_by_id,
+    find_label_map,
+    other_map,
+    prepare,
+    twice_there,
+    why_no_dataset,
+)
 from data.images import IF_GONE, TAKE_OFF, decoded, image_size, orientation, voc_palette
 from data.labels import (
     check_classes,
@@ -205,7 +214,7 @@ class VOCLayout:
         other = other_map(folder, ids)
         if not other:
             return ""
-        if other.suffix.lower() in (".jpg", ".jpeg"):
+        if other.suffix.lower() in JPEG_ENDINGS:
             return f"{other} is there, but JPEG changes the values: label maps are PNG. "
         return f"{other} is there, but label maps are PNG. {self._to_convert(folder)}. "
 
@@ -258,7 +267,7 @@ class VOCLayout:
 def parse_id(line, place):
     """Return the ID in a line of a list; `place` names the line in errors."""
     words = line.split()
-    path = re.fullmatch(r"(?i)(?:.*/)?([^/]+)\.(?:jpe?g|png)", words[0])
+    path = re.fullmatch(r"(?i)(?:.*/)?([^/]+)\.(?:jpe?g|jpe|jfif|png)", words[0])
     if path:
         image_id = path[1]
     elif len(words) == 1:

@@ -9,6 +9,7 @@ import torch
 
 OWN = ("module.", "backbone.", "pool.", "model.model.")        # before our own names, and DistributedDataParallel's
 # Where a file holds several networks that fit, the one whose place comes first here is meant; any other is asked for.
+NO_PREFIX = "the names without a prefix"
 PLACES = ("", "network.", "state_dict.", "model.", "model_state_dict.", "model_state.", "net.", "params.", "weights.")
 
 
@@ -23,7 +24,8 @@ def fit(given, backbone, head, where):
     """Find a network's tensors in {name: tensor} of any file.
 
     backbone, head  the official names that the network needs;  where  the file, for errors
-    Returns ({official name: name in the file}, what stands before the backbone's names there, "" where nothing does).
+    Returns ({official name: name in the file}, what stands before the backbone's names there, "" where nothing does,
+    and what stands before those of other networks that fit as well: see PLACES).
     Raises ValueError where several different networks fit, or a tensor is there in two forms.
     """
     wanted, places = set(backbone), {}
@@ -32,10 +34,11 @@ def fit(given, backbone, head, where):
             if name[len(start):] in wanted:
                 places.setdefault(start, set()).add(name[len(start):])
     if not places:
-        return {name: name for name in head if name in given}, ""
+        return {name: name for name in head if name in given}, "", []
     count = {start: sum(not name.endswith("num_batches_tracked") for name in found) for start, found in places.items()}
     best = [start for start in places if count[start] == max(count.values())]
     prefix = best[0] if len(best) == 1 else _meant(given, best, places, where)
+    others = [start for start in best if not _alike(given, start, prefix, places)]
 
     found = {name: prefix + name for name in places[prefix]}
     for name in head:
@@ -47,7 +50,7 @@ def fit(given, backbone, head, where):
         name = official(other)
         if name in found and other != found[name]:
             raise ValueError(f"{where}: {name} is there twice, once as {other if other != name else found[name]}")
-    return found, prefix
+    return found, prefix, others
 
 
 def starts_of(name):
@@ -65,6 +68,11 @@ def without_wrappers(name):
     return re.sub(r"^((module|backbone|pool|model)\.)+", "", name)
 
 
+def place_of(prefix):
+    """Name the place of a network in a file, as --take of networks.pretrained takes it, by its backbone's prefix."""
+    return home_of(prefix).rstrip(".") or prefix.rstrip(".")
+
+
 def home_of(prefix):
     """Return what stands before the whole network whose backbone is at this prefix: without our own wrappers."""
     return next(start for start in reversed(outwards(prefix)) if _is_own(prefix.removeprefix(start)))
@@ -73,16 +81,20 @@ def home_of(prefix):
 def _meant(given, best, places, where):
     """Choose between places in a file where equally much fits."""
     first = best[0]
-    if all(_same(given[start + name], given[first + name]) for start in best[1:]
-           for name in places[start] & places[first]):
+    if all(_alike(given, start, first, places) for start in best[1:]):
         return min(best, key=len)
     known = [start for start in best if any(_is_at(start, place) for place in PLACES)]
     if known:
         return min(known, key=lambda start: next(i for i, place in enumerate(PLACES) if _is_at(start, place)))
-    there = ", ".join(start.rstrip(".") or "the names without a prefix" for start in best)
-    last = home_of(best[-1]).rstrip(".") or best[-1].rstrip(".")
+    there = ", ".join(start.rstrip(".") or NO_PREFIX for start in best)
+    last = place_of(best[-1])
     raise ValueError(f"{where} holds {len(best)} networks that fit ({there}). Take one out: python -m "
                      f"networks.pretrained {shlex.quote(str(where))} --take {last} --to {last.split('.')[-1]}.pth")
+
+
+def _alike(given, start, other, places):
+    """Tell whether two places hold the same tensors."""
+    return all(_same(given[start + name], given[other + name]) for name in places[start] & places[other])
 
 
 def _is_at(start, place):

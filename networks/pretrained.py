@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from networks import CAM_NETWORKS, PIXEL_NETWORKS, backbones, weight_files
-from networks.names import fit, home_of, official
+from networks.names import NO_PREFIX, fit, home_of, official, place_of
 from networks.recognise import explain, networks_in, shapes_of
 from networks.weight_files import read_params  # noqa: F401 (its place for callers)
 
@@ -45,7 +45,7 @@ def load_weights(net, source, head="require", fresh=()):
     in_head = {name for name, (full, _) in own.items() if hasattr(net, "backbone") and not full.startswith("backbone.")}
     given = _tensors(source, where) if isinstance(source, dict) else weight_files.read(source).tensors
     given = _with_timms_names(given, own)
-    names, prefix = fit(given, [name for name in own if name not in in_head], in_head, where)
+    names, prefix, others = fit(given, [name for name in own if name not in in_head], in_head, where)
 
     pairs, new, problems = {}, [], []
     eps = {f"{layer}.running_var": module.eps for layer, module in net.named_modules() if hasattr(module, "eps")}
@@ -69,16 +69,26 @@ def load_weights(net, source, head="require", fresh=()):
         for tensor, value in pairs.values():
             tensor.copy_(value)
     taken = {names[name] for name in pairs}
-    return Loaded(prefix, loaded=list(pairs), new=new,
+    return Loaded(prefix, others, where, loaded=list(pairs), new=new,
                   unused=[official(name.removeprefix(prefix)) for name in given if name not in taken])
 
 
 class Loaded(dict):
-    """{"loaded", "new", "unused"} of load_weights; prefix: its place in the source, as "state_dict.", or ""."""
+    """{"loaded", "new", "unused"} of load_weights; prefix: its place in the source, as "state_dict.", or "".
 
-    def __init__(self, prefix, **lists):
+    place  words on that place, and on the other networks in the source that would fit; "" where there is nothing to say
+    """
+
+    def __init__(self, prefix, others, where, **lists):
         super().__init__(lists)
-        self.prefix = home_of(prefix)
+        self.prefix, there = home_of(prefix), [place_of(other) for other in others]
+        taken = place_of(prefix) if others else self.prefix.rstrip(".")
+        self.place = f"those under {taken}" if taken else NO_PREFIX if others else ""
+        if others:
+            self.place += f"; {' and '.join(name or NO_PREFIX for name in there)} would fit as well"
+        if name := next(filter(None, there), ""):
+            self.place += (f", to take them: python -m networks.pretrained {shlex.quote(where)} --take {name} --to "
+                           f"{name.split('.')[-1]}.pth")
 
 
 def _with_timms_names(given, own):
@@ -219,7 +229,7 @@ def describe_file(path, kinds, layout, likely=None):
                          f"{', '.join(layout.classes[:5])} ...: --data_root must have its classes, in its order")
     if likely:
         needed = {name: shape for name, shape in shapes_of(likely).items() if not name.endswith("num_batches_tracked")}
-        names, _ = fit(tensors, needed, needed, path)
+        names, *_ = fit(tensors, needed, needed, path)
         if all(name in names and tensors[names[name]].shape == shape for name, shape in needed.items()):
             return likely
     found = networks_in(tensors, Path(path).name)

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from networks import weight_files
-from networks.names import home_of, official
+from networks.names import home_of, official, place_of
 from networks.pretrained import FOLDER, fault_of, read_description
 from networks.recognise import compare, networks_in, state_of
 
@@ -81,10 +81,13 @@ def _about(one, tensors, path, several):
     if not one.backbone:
         return [*lines, "  fits      none of our networks"]
     if several:
-        own = _place(one)
+        own = place_of(one.prefix)
         return [*lines, f"            python -m networks.pretrained {shlex.quote(path)} --take {own} --to "
                 f"{own.split('.')[-1]}.pth       (then name that file)"]
     state, name, file = state_of(one, tensors), one.backbone["name"], shlex.quote(path)
+    if lacking := _lacking(one, state):
+        return [*lines, f"  fits      none of our networks: of its backbone {len(lacking)} tensors are missing or of "
+                f"another shape ({', '.join(lacking[:3])}{' ...' if lacking[3:] else ''}); fetch or save it again"]
     words = {"file": file, "backbone": f"{one.flags()} " if one.flags() else ""}
     for kind, command in _TRAININGS.items():
         classes = one.classes if kind == one.head and one.outputs else 20
@@ -100,9 +103,10 @@ def _about(one, tensors, path, several):
     return lines + _places(one, name, path)
 
 
-def _place(one):
-    """Name the place of a network in its file, as --take takes it."""
-    return home_of(one.prefix).rstrip(".") or one.prefix.rstrip(".")
+def _lacking(one, state):
+    """List the tensors that the backbone of a network needs and that are missing, or of another shape."""
+    parts = compare(state, {"class": "", "backbone": one.backbone})
+    return parts["new"] + parts["differ"]
 
 
 def _places(one, name, path):
@@ -130,7 +134,7 @@ def convert(content, found, path, target):
         raise ValueError(f"there is no folder {target.parent}: make it first, or name another")
     homes = {home_of(one.prefix): one for one in found}
     if len(homes) > 1:
-        places = [_place(one) for one in homes.values()]
+        places = [place_of(one.prefix) for one in homes.values()]
         raise ValueError(f"{path} holds {len(places)} networks ({', '.join(places)}): --take {places[0]} takes the "
                          "first")
     state = {official(name): tensor for name, tensor in content.tensors.items()}

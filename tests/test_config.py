@@ -231,7 +231,10 @@ def test_the_experiments_name_fills_its_place():
     (Train, ["--batch", "8"], "unrecognized arguments: --batch 8"),     # abbreviated, it would break with a later flag
     (Infer, ["--alphas"], "--alphas: expected at least one argument"),
     (Infer, ["--alphas", "6", "-1"], "--alphas: must be at least 0, not -1"),
-    (Infer, ["--scales", "0.5", "0"], "--scales: must be above 0, not 0.0"),
+    (Infer, ["--scales", "0.5", "0"], "--scales: must be at least 0.1, not 0.0"),
+    (Infer, ["--scales", "1", "0.001"], "--scales: must be at least 0.1, not 0.001"),
+    (Infer, ["--scales", "30"], "--scales: must be at most 4, not 30.0"),
+    (InferSeg, ["--name", "X", "--scales", "1", "30"], "--scales: must be at most 4, not 30.0"),
     (Infer, ["--scales", "inf"], "--scales: must be a finite number, not inf"),
     (Infer, ["--format", "png"], "--format: invalid choice: 'png'"),
     (Evaluate, ["--thresholds", "0", "1"], "--thresholds: expected 3 arguments"),

@@ -230,6 +230,7 @@ def test_copies(tmp_path):
 
 
 @pytest.mark.parametrize("name, stored", [("a.JPG", "a.jpg"), ("a.jpeg", "a.jpg"), ("a.Png", "a.png"),
+                                          ("a.jfif", "a.jpg"), ("a.JPE", "a.jpg"),
                                           ("a b (1).jpg", "a_b_1_.jpg"), ("강아지.jpg", "강아지.jpg"),
                                           ("a.rf.9f.jpg", "a.rf.9f.jpg"), ("sub/a.jpg", "a.jpg")])
 def test_names_of_photos(tmp_path, name, stored, capsys):

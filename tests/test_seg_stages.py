@@ -440,7 +440,17 @@ def test_stale_labels(seg):
     folder = seg / "experiment/X/rw/02_24"
     record = {"stage": "infer_aff", "settings": {}, "inputs": {"dict": "0" * 64}}
     (folder / "made_by.json").write_text(json.dumps(record))
-    assert_says(refusal("train_seg", *SEG), "rw/02_24 is stale", "dict has changed")
+    again = "python infer_aff.py --name X --low 2 --high 24 --infer_list train"
+    assert_says(refusal("train_seg", *SEG), "rw/02_24 is stale", "dict has changed", again)
+    score = (*DEMO, "--task", "png", "--dict_dir")
+    assert_says(refusal("evaluation", *score, "rw/02_24"), "rw/02_24 is stale", again)
+    record = {"stage": "infer_seg", "settings": {"scales": [1.0]}, "inputs": {"ckpt/seg/001.pth": "0" * 64}}
+    (seg / "experiment/X/seg").mkdir(exist_ok=True)
+    for path in folder.glob("*.png"):
+        shutil.copy(path, seg / "experiment/X/seg")
+    (seg / "experiment/X/seg/made_by.json").write_text(json.dumps(record))
+    assert_says(refusal("evaluation", *score, "seg"), "seg is stale", "001.pth has changed",
+                "python infer_seg.py --name X --infer_list train --recipe demo --scales 1.0")
 
 
 def test_no_weights(seg):
@@ -473,7 +483,7 @@ def test_other_classes(seg):
     ("train_seg", ("--data_root", "nowhere"), ("no dataset at nowhere",)),
     ("infer_seg", ("--data_root", "nowhere"), ("no dataset at nowhere",)),
     ("infer_seg", ("--only", "train_0000"), ("--only train_0000", "not in the list val")),
-    ("infer_seg", ("--scales", 0), ("--scales", "above 0")),
+    ("infer_seg", ("--scales", 0), ("--scales", "at least 0.1")),
 ])
 def test_what_cannot_be_meant(seg, stage, words, says):
     assert_says(refusal(stage, *(SEG if stage == "train_seg" else INFER), *words), *says)

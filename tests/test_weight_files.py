@@ -172,6 +172,20 @@ def test_what_was_taken_is_said(net, state, tmp_path, capsys):
     assert "under" not in capsys.readouterr().out
 
 
+def test_what_else_fits_is_said(net, state, tmp_path, capsys):
+    path = tmp_path / "w.pth"
+    torch.save({"ema": state, "model": {n: v * 2 for n, v in state.items()}}, path)
+    said = load_weights(net, path).place
+    assert_equal(net, {n: v * 2 for n, v in state.items() if v.ndim})
+    assert said.startswith("those under model; ema would fit as well")
+    file, *words = said.split("networks.pretrained ")[1].replace("ema.pth", str(tmp_path / "ema.pth")).split()
+    report_of(file, capsys, *words)
+    assert load_weights(net, tmp_path / "ema.pth").place == ""
+    assert_equal(net, state)
+    torch.save({"ema": state, "model": state}, path)
+    assert "fit" not in load_weights(net, path).place
+
+
 def test_another_class_count_starts_a_training_and_is_explained_elsewhere(state, tmp_path):
     path = tmp_path / "w.pth"
     torch.save({"state_dict": before("module.", state)}, path)
@@ -287,6 +301,11 @@ def test_the_report_of_damaged_values_and_of_a_params(state, golden, tmp_path, c
     torch.save(bad, tmp_path / "w.pth")
     text = report_of(tmp_path / "w.pth", capsys)
     assert "bn7.running_var" in text and "ResNet38d" in text and "train.py" not in text and "  place" not in text
+    for bad in (({n: v for n, v in state.items() if n != "bn7.weight"}, state | {"bn7.weight": torch.ones(3)})):
+        torch.save(bad, tmp_path / "w.pth")
+        text = report_of(tmp_path / "w.pth", capsys)
+        assert "of its backbone 1 tensors are missing" in text and "bn7.weight" in text and "train.py" not in text
+        assert "  place" not in text
     path = golden("set13_fullkeys_mxnet191.params")
     text = report_of(path, capsys)
     assert "MXNet's .params" in text and weight_files.sha256(path) in text

@@ -29,13 +29,13 @@ def poly_sgd(groups, lr, steps, power=0.9, momentum=5e-4):
 def start_from(path, flag, load):
     """Load the weights that a flag names, and say what came of it; returns their digest, "random" where path is None.
 
-    load  path -> networks.pretrained.load_weights's {"loaded", "new", "unused"}, with .prefix
+    load  path -> networks.pretrained.load_weights's {"loaded", "new", "unused"}, with .place
     """
     if path is None:
         return "random"
     names = load(path)
-    prefix = getattr(names, "prefix", "").rstrip(".")
-    under = f" (those under {prefix})" if prefix else ""
+    place = getattr(names, "place", "")
+    under = f" ({place})" if place else ""
     new = ", ".join(names["new"]) or "none"
     distributed.say(f"--{flag}: {len(names['loaded'])} tensors from {path}{under}; new: {new}; not used: "
                     f"{len(names['unused'])} of the file")

@@ -16,7 +16,7 @@ FOLDERS = ("crf_dir", "label_dir")                          # of a training's in
 
 
 def verify(folder, home, data=None, above=(), images=None):
-    """Raise ValueError if a folder's inputs have changed since it was written. Without made_by.json nothing is checked.
+    """Raise signatures.Stale if a folder's inputs have changed since it was written; nothing without made_by.json.
 
     home    the folder of this experiment. Inputs are named relative to that in which the folder lies, often the same;
             of a folder that lies in none, those with relative names are not found
@@ -34,8 +34,8 @@ def verify(folder, home, data=None, above=(), images=None):
         recorded = {name: old for name, old in recorded.items() if name not in DATA}
     for name in recorded.keys() & (data or {}).keys():
         if recorded[name] != data[name]:
-            raise ValueError(f"{folder} is stale: the dataset's {name} has changed since it was made. Make it "
-                             "again (--overwrite), or name another folder")
+            raise signatures.Stale(f"{folder} is stale: the dataset's {name} has changed since it was made. Make it "
+                                   "again (--overwrite), or name another folder", folder)
     for path, old in _inputs(folder, record, home):
         # Not Path's tests, which raise if the text cannot be a file name. A device has no digest.
         if os.path.isdir(path):
@@ -43,8 +43,8 @@ def verify(folder, home, data=None, above=(), images=None):
         elif not os.path.isfile(path):
             continue
         if digest(path) != old:
-            raise ValueError(f"{folder} is stale: {path} has changed since it was made. Make it again "
-                             "(--overwrite), or name another folder")
+            raise signatures.Stale(f"{folder} is stale: {path} has changed since it was made. Make it again "
+                                   "(--overwrite), or name another folder", folder)
     if by_image:
         signatures.check(folder, images)
 

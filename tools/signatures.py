@@ -13,12 +13,16 @@ NAME = "made_by.images"
 ONLY_THEIRS = "makes the maps of these images again, and only theirs"
 
 
-class StaleImages(ValueError):
-    """Images have changed since a folder's maps were made. folder: its path."""
+class Stale(ValueError):
+    """What a folder's maps were made of has changed since. folder: its path."""
 
     def __init__(self, message, folder):
         super().__init__(message)
         self.folder = folder
+
+
+class StaleImages(Stale):
+    """Images have changed since a folder's maps were made."""
 
 
 def read(folder):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.folders import IMAGE_ENDINGS
 from data.labels import check_learnable, left_out, read_label_table, read_names_in_xml, read_text, repeated
 from data.layout import IGNORE, VOCLayout, parse_id
 from data.prepare.look import LIMIT, look
@@ -23,7 +24,6 @@ from data.prepare.parallel import cores, spread
 from data.prepare.sheet import check_sheet, write_sheet
 from data.prepare.splits import learned_and_scored
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 FIRST = 3                                           # of the names that a line gives
 KINDS = {                                           # of what may be wrong with an image or its mask: see look()
     "unreadable": "images cannot be read",
@@ -138,7 +138,7 @@ def files_of(folder):
     if folder.is_dir():
         with os.scandir(folder) as entries:
             for name in sorted(entry.name for entry in entries):
-                if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith("."):
                     there[name.rsplit(".", 1)[0]].append(folder / name)
     return there
 

@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.prepare.coco_annotations import SUFFIXES, find_photos, read_annotations, read_classes
+from data.prepare.coco_annotations import find_photos, read_annotations, read_classes
 from data.prepare.coco_masks import find_stuff, stuff_of, write_mask
 from data.prepare.parallel import FEW, cores, spread
+from data.prepare.photos import KEPT
 from data.prepare.writing import remove_leftovers, write_image, write_json, write_lines
 
 INSTANCES = "COCO's instance masks: larger objects first, crowds ignored"
@@ -98,7 +99,7 @@ def prepare(split, folder, annotations, maps, args):
 
     for photo in tqdm(photos, "copying photos" if args.copy else "linking photos", unit="image", mininterval=1,
                       disable=len(photos) < FEW):
-        write_image(root / "JPEGImages" / f"{photo.id}{SUFFIXES[photo.source.suffix.lower()]}", photo.source, args.copy)
+        write_image(root / "JPEGImages" / f"{photo.id}{KEPT[photo.source.suffix.lower()]}", photo.source, args.copy)
     masks = root / "SegmentationClass"
     remove_leftovers(masks)
     there = set(os.listdir(masks)) if masks.is_dir() else set()
@@ -116,7 +117,8 @@ def prepare(split, folder, annotations, maps, args):
     if boxes:
         print(f"{boxes} objects have a box and no segmentation: their boxes are ignored pixels (255)")
     if split == "train":
-        say_rare(classes, [p for p in photos if p.id in set(lists["train"])])
+        train = set(lists["train"])
+        say_rare(classes, [photo for photo in photos if photo.id in train])
 
 
 def say_rare(classes, photos):

@@ -9,10 +9,9 @@ from data.labels import NOT_OBJECTS
 from data.layout import IGNORE
 from data.prepare.coco_masks import Photo
 from data.prepare.masks import plain
-from data.prepare.photos import name_ids
+from data.prepare.photos import KEPT, name_ids
 from tools.files import require_file
 
-SUFFIXES = {".jpg": ".jpg", ".jpeg": ".jpg", ".png": ".png"}
 NO_OBJECTS = {"background": 0, "_background_": 0, "__background__": 0, "__ignore__": IGNORE, "_ignore_": IGNORE}
 
 
@@ -78,8 +77,8 @@ def find_photos(table, ids, folder, path, skip_missing):
             source = folder / parts[-1]             # file_name may say train2014/ID.jpg, and --images train2014
         if source.name not in there and not source.exists():
             missing.append(name)
-        elif source.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"{source}: photos are .jpg, .jpeg or .png here: convert it, and its name in {path}")
+        elif source.suffix.lower() not in KEPT:
+            raise ValueError(f"{source}: photos are {' '.join(KEPT)} here: convert it, and its name in {path}")
         else:
             rows[number] = (row, source)
     if missing and not (skip_missing and rows):

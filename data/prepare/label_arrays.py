@@ -1,6 +1,7 @@
 """Image-level labels as the field shares them, cls_labels.npy: a pickled dict {ID: (C,)}, read without unpickling."""
 from pathlib import Path
 
+from data.folders import IMAGE_ENDINGS
 from tools.files import require_file
 from tools.safe_npy import read_table
 
@@ -24,4 +25,4 @@ def _image_id(key):
     if isinstance(key, int):
         digits = str(key)
         return f"{digits[:4]}_{digits[4:]}" if len(digits) == 10 else digits
-    return Path(key).stem if key.endswith((".jpg", ".jpeg", ".png")) else key
+    return Path(key).stem if key.endswith(IMAGE_ENDINGS) else key

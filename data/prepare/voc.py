@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data.folders import IMAGE_ENDINGS
 from data.labels import left_out, read_label_table, read_names_in_xml
 from data.layout import VOCLayout
 from data.prepare import sbd
@@ -119,7 +120,7 @@ def check_root(root):
 def photos_of(root):
     with os.scandir(root / "JPEGImages") as entries:
         return {Path(entry.name).stem for entry in entries
-                if entry.name.lower().endswith((".jpg", ".jpeg", ".png")) and not entry.name.startswith(".")}
+                if entry.name.lower().endswith(IMAGE_ENDINGS) and not entry.name.startswith(".")}
 
 
 # ---- lists ----
