@@ -16,10 +16,11 @@ import config
 import numpy as np
 from tqdm import tqdm
 
+from advice import experiment_of, to_make, verify_maps
 from data.folders import find_label_map
 from data.layout import IGNORE, VOCLayout
 from data.signatures import signatures
-from pipeline import experiment_of, result_file, to_make, verify_maps
+from pipeline import result_file
 from tools import flags
 from tools.activation import FIGURES, Activation, in_words, percent
 from tools.files import write_json, written_aside

@@ -14,6 +14,7 @@ from itertools import chain
 
 import config
 
+from advice import experiment_of, find_cams, verify_maps
 from data.images import image_size, mean_pixels, read_image, ten_of
 from data.layout import VOCLayout
 from data.loader import view_loader
@@ -24,7 +25,6 @@ from methods.erase_rounds import erase_rounds
 from models import MODELS
 from networks import CAM_NETWORKS, build
 from networks.pretrained import describe_file, load_weights, read_description
-from pipeline import experiment_of, find_cams, verify_maps
 from tools import distributed, engine, flags, interrupt, remedies, rounds
 from tools.crf import Job, import_pydensecrf, refine_all
 from tools.files import save_image, write_json

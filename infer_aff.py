@@ -14,6 +14,7 @@ import config
 import numpy as np
 import torch
 
+from advice import experiment_of, find_cams, to_make, verify_maps
 from data.images import mean_pixels, read_image, voc_palette
 from data.layout import VOCLayout
 from data.loader import view_loader
@@ -22,7 +23,6 @@ from data.transforms import MEAN
 from methods.random_walk import walk_cams
 from networks import build
 from networks.pretrained import load_weights, read_description
-from pipeline import experiment_of, find_cams, to_make, verify_maps
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.crf import Job, refine_all
 from tools.files import save_labels

@@ -17,6 +17,7 @@ import config
 
 import numpy as np
 
+from advice import experiment_of
 from data.images import image_size, mean_pixels, read_image, voc_palette
 from data.layout import VOCLayout
 from data.loader import view_loader
@@ -26,7 +27,6 @@ from data.transforms import resized_to, shrink, views
 from methods.segmentation import multi_scale_scores, windows
 from networks import PIXEL_NETWORKS, build
 from networks.pretrained import load_weights, read_description
-from pipeline import experiment_of
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.areas import write_areas
 from tools.crf import DEEPLAB_BILATERAL, Job, dense_crf, refine_all

@@ -14,6 +14,7 @@ import config
 import numpy as np
 from tqdm import tqdm
 
+import advice
 import pipeline
 from data.images import read_image, voc_palette
 from data.layout import VOCLayout
@@ -27,7 +28,7 @@ from tools.report import best_folder, cam_labels, evenly, find_folders, gallery_
 
 def main():
     settings = flags.parse(config.Report)
-    experiment, notes = pipeline.experiment_of(settings), []
+    experiment, notes = advice.experiment_of(settings), []
     chain = pipeline.chain(values_of(settings, experiment))
     if not experiment.folder.is_dir():
         raise ValueError(f"no experiment {experiment.folder}. Its first stage: {command(settings, chain[0])}")
@@ -66,7 +67,7 @@ def resuming(settings, experiment):
     try:
         return f"python {read_json(experiment / 'config/reproduce.json')['command']}"
     except (ValueError, OSError, KeyError, TypeError):
-        return pipeline.command_line(settings, settings.name, "reproduce.py", flags.changed(settings, "model"))
+        return advice.command_line(settings, settings.name, "reproduce.py", flags.changed(settings, "model"))
 
 
 def values_of(settings, experiment):
@@ -121,7 +122,7 @@ def open_columns(settings, experiment, layout, ids, evals, notes):
         title, task = catalog.title_of(experiment, folder), catalog.task_of(experiment, folder)
         try:
             verify(experiment / folder, experiment.folder, digests(layout.sources()),
-                   images=pipeline.with_inputs(experiment, experiment / folder, signatures(layout, ids)))
+                   images=advice.with_inputs(experiment, experiment / folder, signatures(layout, ids)))
         except (ValueError, OSError) as error:
             notes.append({"what": f"{title} is left out: {error}"})
             continue
@@ -184,7 +185,7 @@ def has_default_list(layout):
 
 def command(settings, stage, path=None, list_name=None):
     """Write the command of a stage for this experiment: see Stage.words."""
-    return pipeline.command_line(settings, settings.name, stage.script, stage.words(path, list_name))
+    return advice.command_line(settings, settings.name, stage.script, stage.words(path, list_name))
 
 
 def make_row(layout, columns, palette, image_id, notes):

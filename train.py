@@ -14,6 +14,7 @@ import config
 import torch
 from tqdm import tqdm
 
+from advice import experiment_of
 from data.dataset import TrainSet
 from data.labels import check_learnable
 from data.layout import IGNORE, VOCLayout
@@ -24,7 +25,6 @@ from methods.cam import image_cams
 from models import MODELS
 from networks import parameter_groups
 from networks.pretrained import official_state
-from pipeline import experiment_of
 from tools import distributed, engine, flags, interrupt, remedies
 from tools.metrics import ThresholdHistogram, iou, threshold_range
 from tools.provenance import digests

@@ -12,6 +12,7 @@ import config
 
 import torch
 
+from advice import command_line, experiment_of, to_make, verify_maps
 from data.dataset import AffinitySet
 from data.layout import VOCLayout
 from data.loader import Plan, train_loader
@@ -20,7 +21,6 @@ from data.transforms import augment_mapped
 from methods.affinity import AffinityLearning, confident_labels
 from networks import build, describe, parameter_groups
 from networks.pretrained import load_start, named_weights, official_state
-from pipeline import command_line, experiment_of, to_make, verify_maps
 from tools import distributed, engine, flags
 from tools.catalog import made_from
 from tools.map_classes import compare_with_labels

@@ -16,6 +16,7 @@ import numpy as np
 from torch import manual_seed
 from tqdm import tqdm
 
+from advice import experiment_of, to_make, verify_maps
 from data.dataset import SegSet
 from data.folders import find_label_map
 from data.images import image_size
@@ -27,7 +28,6 @@ from methods.segmentation import Segmentation
 from networks import build, describe, parameter_groups
 from networks.deeplab import HEADS
 from networks.pretrained import load_start, named_weights, official_state
-from pipeline import experiment_of, to_make, verify_maps
 from tools import distributed, engine, flags
 from tools.maps import lacking, require_kind
 

@@ -7,7 +7,7 @@ import config
 import numpy as np
 import pytest
 
-import pipeline
+import advice
 from networks.pretrained import named_weights
 from networks.weight_files import ENDINGS
 from tests.conftest import make_file
@@ -18,7 +18,7 @@ from tools.provenance import revision, versions
 
 @pytest.fixture
 def experiment(tmp_path):
-    return pipeline.experiment_of(config.Evaluate("X", experiment_root=str(tmp_path / "experiment")))
+    return advice.experiment_of(config.Evaluate("X", experiment_root=str(tmp_path / "experiment")))
 
 
 @pytest.fixture

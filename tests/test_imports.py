@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 
 FOLDERS = ("models", "networks", "methods", "data", "tools")
-SHARED = ("config", "pipeline", "tables", "results")        # files of the root that are no stages
+SHARED = ("config", "pipeline", "advice", "tables", "results")        # files of the root that are no stages
 STAGES = {p.stem for p in ROOT.glob("*.py")} - {*SHARED}
 MODULES = {str(p.relative_to(ROOT)): ast.parse(p.read_text("utf-8"))
            for folder in (".", *FOLDERS, "data/prepare", "benchmarks") for p in sorted((ROOT / folder).glob("*.py"))}
@@ -22,9 +22,10 @@ MAY_IMPORT = {
     "config": {"tools"},
     "models": {"models", "networks", "methods", "data", "tools", "config"},
     "pipeline": {"tools", "config"},
+    "advice": {"pipeline", "tools", "config"},
     "tables": {"pipeline", "models", "tools"},
     "results": {"pipeline", "tools"},
-    "stage": {"pipeline", "tables", "results", "models", "networks", "methods", "data", "tools", "config"},
+    "stage": {"pipeline", "advice", "tables", "results", "models", "networks", "methods", "data", "tools", "config"},
     "benchmarks": {"models", "networks", "methods", "data", "tools", "config", "benchmarks", "infer", "train"},
 }
 # Those of networks/ and methods/ that open files, and the command that says what a file is.

@@ -65,7 +65,7 @@ def test_the_whole_chain_without_ground_truth_on_fewer_photos_than_a_batch(photo
         monkeypatch.setitem(config.RECIPES["demo"][stage], "max_epochs", (1, "a test"))
     ran = []
 
-    def run(words):
+    def run(words, message=None):
         ran.append(words[0])
         print(call(words[0].removesuffix(".py"), *words[1:]))
         return 0
@@ -130,10 +130,10 @@ def test_the_list_that_is_measured_was_trained_on(photos, finished):
 
 
 def test_a_stage_that_is_killed_could_not_say_why(photos, monkeypatch):
-    monkeypatch.setattr("reproduce.run_stage", lambda command: -9)
+    monkeypatch.setattr("reproduce.run_stage", lambda *words: -9)
     assert_says(refusal("reproduce", *OWN, "--from", "deeplab"), "was killed", "memory",
                 "--num_workers", "same command")
-    monkeypatch.setattr("reproduce.run_stage", lambda command: 1)
+    monkeypatch.setattr("reproduce.run_stage", lambda *words: 1)
     assert_says(refusal("reproduce", *OWN, "--from", "report"), "report.py stopped with the message above")
 
 

@@ -248,7 +248,7 @@ def test_reproduce(tmp_path, monkeypatch):
         monkeypatch.setitem(config.RECIPES["demo"][stage], "max_epochs", (1, "a test"))
     ran = []
 
-    def run(words):
+    def run(words, message=None):
         ran.append(words)
         if words[0] == "-m":
             importlib.import_module(words[1]).main([*words[2:], "--train", "12", "--val", "4"])
@@ -313,7 +313,7 @@ def test_the_time_of_a_stage_is_that_of_the_work(tmp_path, monkeypatch):
     plan = [("classifier", "training", ["train.py"], None), ("classifier", "maps", ["infer.py"], None),
             ("classifier", "CAM", ["evaluation.py"], result)]
 
-    def run(command):
+    def run(command, message=None):
         result.parent.mkdir(parents=True, exist_ok=True)
         result.touch()
         seconds, end = ends.get(command[0], (1, 0))
@@ -340,7 +340,7 @@ def test_the_time_of_a_stage_is_that_of_the_work(tmp_path, monkeypatch):
 def test_results_are_not_replaced_by_none(tmp_path, monkeypatch):
     """Of two seeds one has not been run: what the first one's run wrote stays."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("reproduce.run_stage", lambda command: 0)
+    monkeypatch.setattr("reproduce.run_stage", lambda *words: 0)
     path = tmp_path / "experiment/X/results.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"rows": "of one seed"}')
