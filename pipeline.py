@@ -10,21 +10,10 @@ from pathlib import Path
 
 import config
 
-from tools import flags
+from tools import flags, maps
 from tools.catalog import home_of, made_from, models, recorded_flags, task_of
 from tools.experiment import Experiment
-from tools.maps import (
-    NOT_COMPLETED,
-    alpha_name,
-    alpha_pair,
-    find_maps,
-    is_foreign,
-    lacking,
-    others_maps,
-    pair_alphas,
-    require_kind,
-)
-from tools.provenance import digests, made_with, unknown_inputs, verify
+from tools.provenance import digests, made_with, verify
 from tools.signatures import Stale
 
 MAKERS = {"infer": config.Infer, "infer_aff": config.InferAff, "infer_seg": config.InferSeg}
@@ -82,7 +71,7 @@ def chain(values):
     """List the stages in order."""
     suffix = models()[values.model].suffix
     title, published = models()[values.model].title, models()[values.model].published
-    pair, learn, look = alpha_pair(values.low, values.high), "--train_list", "--infer_list"
+    pair, learn, look = maps.alpha_pair(values.low, values.high), "--train_list", "--infer_list"
     low_high = ("--low", f"{values.low:g}", "--high", f"{values.high:g}")
     start = ("--init", values.init) if values.init else _init(config.TrainAff, values)
     own = [word for flag, value in values.own.items() for word in (f"--{flag}", str(value))]
@@ -119,15 +108,15 @@ def _cams(values, part, list_name):
     ckpt, cams, crf = f"ckpt/{model}", f"dict{own.suffix}", f"crf{own.suffix}"
     start = [word for flag, other in own.starts_from.items() for word in (f"--{flag}", f"{values.name}/{other}")]
     watched = () if values.measured == config.Train.val_list else ("--val_list", values.measured)
-    maps = {cams: ("--dict",), f"infer{own.suffix}": ("--vis",)}
+    written = {cams: ("--dict",), f"infer{own.suffix}": ("--vis",)}
     if values.alphas:
-        maps[crf] = ("--crf", "--alphas", *(f"{alpha:g}" for alpha in values.alphas))
+        written[crf] = ("--crf", "--alphas", *(f"{alpha:g}" for alpha in values.alphas))
     return [
         Stage(part, own.title, "train.py", ("--model", model, *start, *watched), {ckpt: ()},
               tuple(f"ckpt/{other}" for other in own.starts_from.values()), "--train_list", values.train_list),
-        Stage(part, f"{own.title}, maps", "infer.py", ("--model", model), maps, (ckpt,), "--infer_list", list_name),
+        Stage(part, f"{own.title}, maps", "infer.py", ("--model", model), written, (ckpt,), "--infer_list", list_name),
         evaluation(part, f"{own.title}, CAM", "cam", cams, values.measured, own.published.get("CAM")),
-        *(evaluation(part, f"{own.title}, CAM + CRF, alpha {alpha:g}", "crf", f"{crf}/{alpha_name(alpha)}",
+        *(evaluation(part, f"{own.title}, CAM + CRF, alpha {alpha:g}", "crf", f"{crf}/{maps.alpha_name(alpha)}",
                      values.measured, own.published.get("CRF")) for alpha in values.alphas),
     ]
 
@@ -230,14 +219,12 @@ def _starts_from(model):
 
 def model_of(experiment):
     """Tell whose chain an experiment holds: of the models trained there the usual one, or the one built on others."""
-    there = [name for name in models() if (experiment / f"ckpt/{name}").is_dir()
-             or (experiment / f"log/train_{name}.jsonl").exists()]
+    there = [n for n in models() if any((experiment / p).exists() for p in (f"ckpt/{n}", f"log/train_{n}.jsonl"))]
     last = [name for name in there if name not in _starts_from(Values.model)] or [Values.model]
     return Values.model if Values.model in last else last[0]
 
 
 # -- what errors advise
-
 
 def experiment_of(settings):
     """Return the experiment in which a stage with these settings works. Its errors name the commands of this table."""
@@ -269,14 +256,14 @@ def _list_to_train_on(settings):
 
 def to_make(settings, folder, list_name, task, alphas=()):
     """Say how the maps of a list in a folder are made. task: cam, crf (folder: that of all alphas) or png."""
-    own_folder = f"{folder}/{alpha_name(alphas[0])}" if alphas else folder
-    if is_foreign(experiment_of(settings).find_folder(own_folder)):
-        return NOT_COMPLETED
+    own_folder = f"{folder}/{maps.alpha_name(alphas[0])}" if alphas else folder
+    if maps.is_foreign(experiment_of(settings).find_folder(own_folder)):
+        return maps.NOT_COMPLETED
     name, path = home_of(settings, folder)
     own, (stage, known) = [], _stage_for(settings, name, path, alphas)
     if not stage and (task == "cam" or task == "crf" and alphas):       # a folder with a name of its own
         experiment = Experiment(settings.experiment_root, name)
-        model = made_from(experiment, path if task == "cam" else f"{path}/{alpha_name(alphas[0])}")
+        model = made_from(experiment, path if task == "cam" else f"{path}/{maps.alpha_name(alphas[0])}")
         kind = "dict" if task == "cam" else "crf"
         known = kind + models()[model or model_of(experiment)].suffix
         stage, known = _stage_for(settings, name, known, alphas)
@@ -290,22 +277,18 @@ def to_make(settings, folder, list_name, task, alphas=()):
 def verify_maps(settings, experiment, folder, layout, images, list_name):
     """Raise ValueError if a folder of maps is stale, with the command that makes it again."""
     try:
-        verify(folder, experiment.folder, digests(layout.sources()), images=with_inputs(experiment, folder, images))
+        images = maps.with_inputs(images, folder, experiment.folder)
+        verify(folder, experiment.folder, digests(layout.sources()), images=images)
     except Stale as error:
         raise ValueError(f"{error}. {_again(settings, error.folder, list_name)}") from None
 
 
-def with_inputs(experiment, folder, images):
-    """Add to the signatures of images those of another project's maps from which a folder was made."""
-    return images.with_maps(others_maps(unknown_inputs(folder, experiment.folder), images.of))
-
-
 def find_cams(settings, folder, ids):
     """Return {ID: path} of the CAMs in a folder that a stage reads; ValueError with the command that writes them."""
-    require_kind(folder, "cam")
-    cams = {i: find_maps(folder, i) for i in ids}
+    maps.require_kind(folder, "cam")
+    cams = {i: maps.find_maps(folder, i) for i in ids}
     if missing := [i for i, path in cams.items() if path is None]:
-        raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
+        raise ValueError(f"{maps.lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
                          f"{to_make(settings, settings.dict_dir, settings.infer_list, 'cam')}")
     return cams
 
@@ -326,9 +309,9 @@ def _stage_for(settings, name, path, alphas=()):
     experiment = Experiment(settings.experiment_root, name)
     values = values_of(name, settings.recipe, model_of(experiment))
     for start in ("ckpt/aff_", "rw/"):
-        if path.startswith(start) and (pair := pair_alphas(path.removeprefix(start))):
+        if path.startswith(start) and (pair := maps.pair_alphas(path.removeprefix(start))):
             values = replace(values, low=float(pair[0]), high=float(pair[1]))
-            path = start + alpha_pair(values.low, values.high)
+            path = start + maps.alpha_pair(values.low, values.high)
     learned, measured = _list_to_train_on(settings), values.measured
     if learned and not Path(settings.data_root, "ImageSets/Segmentation", f"{measured}.txt").is_file():
         measured = learned

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 
 FOLDERS = ("models", "networks", "methods", "data", "tools")
-STAGES = {p.stem for p in ROOT.glob("*.py")} - {"config", "pipeline"}
+STAGES = {p.stem for p in ROOT.glob("*.py")} - {"config", "recipes", "pipeline"}
 MODULES = {str(p.relative_to(ROOT)): ast.parse(p.read_text("utf-8"))
            for folder in (".", *FOLDERS, "data/prepare", "benchmarks") for p in sorted((ROOT / folder).glob("*.py"))}
 # What a module of a folder may import of our own. A root stage is imported by nobody.
@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "methods": {"methods"},
     "data": {"data", "tools"},
     "tools": {"tools"},
-    "config": {"tools"},
+    "recipes": {"tools"},
+    "config": {"recipes", "tools"},
     "models": {"models", "networks", "methods", "data", "tools", "config"},
     "pipeline": {"tools", "config"},
     "stage": {"pipeline", "models", "networks", "methods", "data", "tools", "config"},
@@ -47,7 +48,7 @@ def top(name):
 def layer(path):
     if "/" in path:
         return path.split("/")[0]
-    return path.removesuffix(".py") if path in ("config.py", "pipeline.py") else "stage"
+    return path.removesuffix(".py") if path in ("config.py", "recipes.py", "pipeline.py") else "stage"
 
 
 def calls(tree):
@@ -70,7 +71,7 @@ def test_the_modules_are_found():
 
 @pytest.mark.parametrize("path", MODULES)
 def test_arrows_go_down(path):
-    own = {*FOLDERS, *STAGES, "config", "pipeline", "benchmarks", "tests"}
+    own = {*FOLDERS, *STAGES, "config", "recipes", "pipeline", "benchmarks", "tests"}
     ours = {top(name) for name in imports(MODULES[path])} & own
     assert ours <= MAY_IMPORT[layer(path)], f"{path} imports {sorted(ours - MAY_IMPORT[layer(path)])}"
 
