@@ -126,6 +126,11 @@ class Infer(Inference):
     dict_dir: str = option("", "folder of the CAMs; empty: dict, dict_model_oc; others' are read", content=False)
     crf_dir: str = option("", "folder of the CRF maps; empty: crf and the model's suffix", content=False)
     vis_dir: str = option("", "folder of the overlays; empty: infer and the model's suffix", content=False)
+    erase_rounds: int = option(0, "erase what the CAM of each class covers and infer again, so many times, to see the "
+                               "object's other parts light up; 0 = never", content=False, least=0, most=50)
+    erase_t: float = option(0.5, "a pixel of a higher score is erased in the next round", PAPER, least=0, most=1)
+    erase_dir: str = option("", "folder of the rounds' maps, round_0 .. round_N, and of the strips and animations; "
+                            "empty: erase and the model's suffix", content=False)
 
 
 @dataclass

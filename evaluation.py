@@ -6,7 +6,7 @@ Run     python evaluation.py --name X --task cam --dict_dir dict
         python evaluation.py --name X --task crf --dict_dir crf/06
         python evaluation.py --name X --task png --dict_dir rw/04_24
 A CAM needs a background threshold. The best of a range is reported, as the papers do, so it is chosen on the ground
-truth; the value at a fixed threshold stands beside it.
+truth; the value at a fixed threshold stands beside it, and how well each class's own map covers its objects there.
 """
 import re
 from pathlib import Path
@@ -21,6 +21,7 @@ from data.layout import IGNORE, VOCLayout
 from data.signatures import signatures
 from pipeline import experiment_of, result_file, to_make, verify_maps
 from tools import flags
+from tools.activation import FIGURES, Activation, in_words, percent
 from tools.files import write_json, written_aside
 from tools.map_classes import compare_with_labels
 from tools.maps import checked_cam, checked_crf, find_maps, lacking, require_kind
@@ -107,12 +108,17 @@ def evaluate_cams(settings, layout, paths):
     searched = threshold_range(low, high, step)
     remedy = advice(settings)
     histogram = ThresholdHistogram(len(layout.classes), [*searched, settings.threshold, *WHOLE_RANGE])
+    activation = Activation(len(layout.classes), settings.threshold)
 
     def predict(image_id, truth):
         classes, scores = checked_cam(paths[image_id], layout, remedy=remedy)
         return classes, scores if len(classes) else np.zeros((0, *truth.shape), np.float32)     # an image of no class
 
-    seen = count(settings, layout, paths, predict, lambda cam, truth: histogram.add(*cam, truth))
+    def add(cam, truth):
+        histogram.add(*cam, truth)
+        activation.add(*cam, truth)
+
+    seen = count(settings, layout, paths, predict, add)
     mious = iou(histogram.matrices()).mean(-1).tolist()
     best, fixed = int(np.argmax(mious[:len(searched)])), len(searched)
     whole = len(searched) + 1 + int(np.argmax(mious[len(searched) + 1:]))
@@ -122,6 +128,7 @@ def evaluate_cams(settings, layout, paths):
                "at_an_end": len(searched) > 1 and best in (0, len(searched) - 1),
                "whole_range": [WHOLE_RANGE[whole - len(searched) - 1], mious[whole]]}
     result["fixed"] = {k: v for k, v in describe(histogram.confusion(fixed), layout).items() if k != "miou"}
+    result["activation"] = activation.summary(layout.classes)
     return result
 
 
@@ -235,10 +242,17 @@ def table(names, values):
 
 
 def print_report(result, title):
-    print(f"\n{title}\n{'class':>16} {'IoU':>8} {'precision':>10} {'recall':>8}")
+    activation = result.get("activation")
+    columns = "".join(f" {name:>10}" for name in FIGURES) if activation else ""
+    print(f"\n{title}")
+    if activation:
+        print(f"{'':>45}  each class's own map at {activation['threshold']:g}:")
+    print(f"{'class':>16} {'IoU':>8} {'precision':>10} {'recall':>8}{columns}")
     for name, value in result["per_class"].items():
-        print(f"{name:>16} {value:7.3f}% {result['precision'][name]:9.3f}% {result['recall'][name]:7.3f}%")
-    print("=" * 46)
+        own = activation["per_class"].get(name, dict.fromkeys(FIGURES)) if activation else {}
+        print(f"{name:>16} {value:7.3f}% {result['precision'][name]:9.3f}% {result['recall'][name]:7.3f}%"
+              + "".join(f" {percent(own[figure], 10)}" for figure in own))
+    print("=" * (46 + len(columns)))
     print(f"{'mIoU':>16} {result['miou']:7.3f}%" + (
         "" if result["threshold"] is None else f"  at threshold {result['threshold']:g}, the best of the range: "
         "chosen on the ground truth"))
@@ -248,6 +262,7 @@ def print_report(result, title):
             t, miou = result["whole_range"]
             print("The best lies at an end of the range. "
                   f"Over 0 .. 1 it is {miou:.3f}% at {t:g} (--thresholds LO HI STEP)")
+        print(f"{'activation':>16} {in_words(activation, result['images'])}")
     print(f"{'ignored':>16} {result['ignored']:7.3f}%  of the ground truth's pixels are {IGNORE}"
           + (f"; {result['without_object']} of {result['images']} images show no object" if result["without_object"]
              else "")

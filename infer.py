@@ -3,7 +3,9 @@
 Reads   ckpt/MODEL/EEE.pth, network.json   JPEGImages/ and labels of --data_root
         or --dict_dir THEIRS: CAMs of another project, for --crf and --vis; the folder is only read
 Writes  dict/ID.npz (--dict)   crf/ALPHA/ID.npz (--crf)   infer/ID_cam_CLASS.png (--vis); of model_oc dict_model_oc/ ...
+        erase/round_R/ID.npz, erase/strips/ID.png and .gif, erase/miou_LIST.json (--erase_rounds)
 Run     python infer.py --name X --model model_cse --vis --dict --crf --alphas 4 24 --infer_list train_aug
+        python infer.py --name X --model model_oc --erase_rounds 3
 Existing files are skipped. Under torchrun each process takes its share of the images; so does each job of an array with
 --shard 1/8 ... --shard 8/8.
 """
@@ -17,14 +19,15 @@ from data.layout import VOCLayout
 from data.loader import view_loader
 from data.signatures import signatures
 from data.transforms import resize_scores, shrink
-from methods.cam import image_cams
+from methods.cam import image_cams, multi_scale_cam
+from methods.erase_rounds import erase_rounds
 from models import MODELS
 from networks import CAM_NETWORKS, build
 from networks.pretrained import describe_file, load_weights, read_description
 from pipeline import experiment_of, find_cams, verify_maps
-from tools import distributed, engine, flags, interrupt, remedies
+from tools import distributed, engine, flags, interrupt, remedies, rounds
 from tools.crf import Job, import_pydensecrf, refine_all
-from tools.files import save_image
+from tools.files import save_image, write_json
 from tools.map_classes import compare_with_labels
 from tools.maps import (
     alpha_name,
@@ -48,8 +51,9 @@ LESS_MEMORY = ("--max_side 512 shrinks it for the network, --scales 1 shows it a
 
 def main():
     settings = flags.parse(config.Infer, models=dict.fromkeys(MODELS, config.Infer))
-    if not (settings.dict or settings.crf or settings.vis):
-        raise ValueError("nothing is asked for: --dict writes CAMs, --crf CRF maps, --vis overlays")
+    if not (wants_cams(settings) or settings.erase_rounds):
+        raise ValueError("nothing is asked for: --dict writes CAMs, --crf CRF maps, --vis overlays, --erase_rounds 3 "
+                         "the maps of what is left when these are erased")
     if settings.crf:
         import_pydensecrf()         # if it is missing, say so before hours of CAMs
     device = distributed.start(settings.device)
@@ -57,24 +61,40 @@ def main():
     ids = layout.chosen(settings.infer_list, settings.only, settings.shard)
     images = distributed.on_main(lambda: signatures(layout, ids, settings.infer_list, settings.labels == "given"))
     given = given_cams(settings, experiment, layout, ids, images)
+    if given and settings.erase_rounds:
+        raise ValueError(f"--erase_rounds needs the network, the CAMs in {given} do not help: leave out one of "
+                         "--dict_dir and --erase_rounds")
     if not given:
         require_labels(settings, layout, ids)
     weights = None if given else distributed.on_main(lambda: experiment.weights(settings.model, settings.load_epo))
     network = None if given else trained_network(experiment, layout, weights)      # before --overwrite deletes maps
     folders = distributed.on_main(lambda: open_outputs(settings, experiment, layout, weights or given, images))
-    folders.setdefault("dict", given)
+    if given:
+        folders["dict"] = given
 
-    done = sum(bool(find_maps(folders["dict"], i)) for i in ids)
-    distributed.say(f"the CAMs of {len(ids)} images are read from {given}, which stays as it is" if given else
-                    f"{folders['dict']}: {done} of {len(ids)} images are finished")
-    ids = distributed.share(ids)
+    say_what_is_there(settings, folders, given, ids)
+    own = distributed.share(ids)
     with interrupt.remembered():
-        make_maps(settings, layout, device, network, folders, ids)
-        if settings.vis:
-            for image_id in interrupt.progress(ids, len(ids), "overlays"):
-                draw_overlays(settings, layout, folders, image_id)
+        if wants_cams(settings):
+            make_maps(settings, layout, device, network, folders, own)
+        for image_id in interrupt.progress(own, len(own), "overlays") if settings.vis else ():
+            draw_overlays(settings, layout, folders, image_id)
+        if settings.erase_rounds:
+            write_rounds(settings, layout, device, network, folders, own)
+            measure_rounds(settings, experiment, layout, folders, ids, own)
     experiment.release()
     distributed.stop()
+
+
+def say_what_is_there(settings, folders, given, ids):
+    if given:
+        distributed.say(f"the CAMs of {len(ids)} images are read from {given}, which stays as it is")
+    elif "dict" in folders:
+        done = sum(bool(find_maps(folders["dict"], i)) for i in ids)
+        distributed.say(f"{folders['dict']}: {done} of {len(ids)} images are finished")
+    if settings.erase_rounds:
+        done = len(ids) - len(rounds.incomplete(folders, ids))
+        distributed.say(f"{folders['strips'].parent}: {done} of {len(ids)} images are finished")
 
 
 def make_maps(settings, layout, device, network, folders, ids):
@@ -95,18 +115,59 @@ def make_maps(settings, layout, device, network, folders, ids):
 
 def write_cams(settings, layout, device, network, folder, ids):
     """Compute and write the CAMs of images; yield the ID of each when they are on disk."""
+    for image_id, classes, scores in located(settings, layout, device, network, ids, "CAM"):
+        save_cam(folder / f"{image_id}.{settings.format}", classes, scores, settings.format)
+        yield image_id
+
+
+def located(settings, layout, device, network, ids, name, locate=multi_scale_cam):
+    """Yield (ID, classes (K,), what `locate` finds of them (..., K, H, W), of the image's own size) of images."""
     if not ids:
         return
     engine.to_device(network.eval(), device, inference=True)
     images = view_loader(layout, ids, settings.scales, settings.labels == "given", settings.max_side,
                          **engine.loader_for(device, settings.num_workers))
     with engine.autocast(device, settings.precision), remedies.one_by_one(images, LESS_MEMORY) as images:
-        cams = image_cams(network, images, settings.labels)
-        for image_id, classes, scores in interrupt.progress(cams, len(ids), "CAM"):
+        cams = image_cams(network, images, settings.labels, locate)
+        for image_id, classes, scores in interrupt.progress(cams, len(ids), name):
             if settings.max_side:
-                scores = resize_scores(scores, *image_size(layout.image_path(image_id)))
-            save_cam(folder / f"{image_id}.{settings.format}", classes, scores, settings.format)
-            yield image_id
+                scores = resized(scores, image_size(layout.image_path(image_id)))
+            yield image_id, classes, scores
+
+
+def resized(scores, size):
+    """Resize maps (..., h, w) to (..., H, W)."""
+    return resize_scores(scores.reshape(-1, *scores.shape[-2:]), *size).reshape(*scores.shape[:-2], *size)
+
+
+def write_rounds(settings, layout, device, network, folders, ids):
+    """Erase and infer: write the maps of each round, a strip and an animation of the images that lack any of them."""
+    todo = rounds.incomplete(folders, ids)
+    locate = partial(erase_rounds, rounds=settings.erase_rounds, threshold=settings.erase_t)
+    for image_id, classes, maps in located(settings, layout, device, network, todo, "erase and infer", locate):
+        rounds.save_rounds(folders, image_id, classes, maps, settings.format)
+        image = shrink(read_image(layout.image_path(image_id), rounds.TILE), rounds.TILE)
+        rounds.save_strip(folders, image_id, image, [layout.classes[c - 1] for c in classes],
+                          resized(maps, image.shape[:2]), settings.erase_t)
+
+
+def measure_rounds(settings, experiment, layout, folders, ids, own):
+    """Print and write the mIoU after each round. own: this process's part of the images."""
+    unknown = sum(not layout.has_ground_truth(i) for i in ids)
+    if unknown or settings.only or settings.shard != "1/1":
+        distributed.say(f"the mIoU after each round is not measured: {unknown} of the {len(ids)} images have no ground "
+                        f"truth in {layout.root / 'SegmentationClass'}" if unknown else
+                        "the mIoU after each round is that of a whole list: the same command without "
+                        f"{'--only' if settings.only else '--shard'} measures it, and skips existing files")
+        return
+    fixed = flags.defaults(config.Evaluate, settings.recipe)["threshold"][0]
+    rows = rounds.measure_rounds(folders, own, layout, fixed, SAME_COMMAND)
+    if distributed.is_main():
+        path = experiment / erase_dir(settings) / f"miou_{settings.infer_list.replace('/', '_')}.json"
+        write_json(path, {"list": settings.infer_list, "images": len(ids), "model": settings.model,
+                          "erase_t": settings.erase_t, "fixed_threshold": fixed, "rounds": rows})
+        rounds.print_rounds(rows, fixed, f"erase and infer, {settings.model} on {settings.infer_list}: {len(ids)} "
+                            f"images, erased above {settings.erase_t:g}; {path}")
 
 
 def crf_job(settings, layout, folders, image_id, alphas):
@@ -180,7 +241,13 @@ def open_outputs(settings, experiment, layout, source, images):
     made = {"classes": layout.classes, "scales": settings.scales, "precision": settings.precision,
             "labels": settings.labels, "format": settings.format, "data": digests(layout.sources())}
     shrunk = {"max_side": settings.max_side} if settings.max_side else {}       # so that older folders stay as they are
-    outputs = {} if given else {"dict": (dict_dir, f"infer {settings.model}", made | shrunk, [source])}
+    stage, made = f"infer {settings.model}", made | shrunk
+    outputs = {} if given or not wants_cams(settings) else {"dict": (dict_dir, stage, made, [source])}
+    if settings.erase_rounds:
+        erased, home = made | {"erase_t": settings.erase_t}, erase_dir(settings)
+        outputs |= {f"round_{r}": (f"{home}/round_{r}", stage, erased | {"round": r}, [source])
+                    for r in range(settings.erase_rounds + 1)}
+        outputs["strips"] = (f"{home}/strips", "infer vis", erased | {"erase_rounds": settings.erase_rounds}, [source])
     for alpha in settings.alphas if settings.crf else ():
         made = {"alpha": alpha, "iterations": settings.crf_iterations, "format": settings.format} | shrunk
         outputs[alpha] = (f"{settings.crf_dir or f'crf{suffix}'}/{alpha_name(alpha)}", "infer crf", made, [cams])
@@ -192,13 +259,22 @@ def open_outputs(settings, experiment, layout, source, images):
                                    images.with_maps(others_maps(given, ids)))
 
 
+def wants_cams(settings):
+    return settings.dict or settings.crf or settings.vis
+
+
+def erase_dir(settings):
+    return settings.erase_dir or f"erase{MODELS[settings.model].SUFFIX}"
+
+
 def size_of_missing(settings, layout, ids, given, folders):
     """Estimate in bytes what is still to be written. given: the folder of CAMs that are only read, or None."""
     if not ids:                 # more shards than images
         return 0
     plane = mean_pixels(layout, ids) * (4 if settings.format == "npy" else 2)
     classes = 2 if given or settings.labels == "predicted" else layout.labels(ten_of(ids)).sum(1).mean()
-    size = 0 if given else plane * classes * sum(not find_maps(folders["dict"], i) for i in ids)
+    cams = [*([folders["dict"]] if "dict" in folders else []), *rounds.rounds_of(folders)]
+    size = plane * classes * sum(not find_maps(folder, i) for folder in cams for i in ids)
     for alpha in settings.alphas if settings.crf else ():
         shrinks_to = 1 if settings.format == "npy" else CRF_SHRINKS_TO
         size += plane * (classes + 1) * shrinks_to * sum(not find_maps(folders[alpha], i) for i in ids)

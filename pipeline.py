@@ -267,10 +267,12 @@ def to_make(settings, folder, list_name, task, alphas=()):
         kind = "dict" if task == "cam" else "crf"
         known = kind + models()[model or model_of(experiment)].suffix
         stage, known = _stage_for(settings, name, known, alphas)
-        own = [f"--{kind}_dir", path]
+        own = stage and [*stage.words(known, ""), f"--{kind}_dir", path]
+        if "round" in (record := made_with(experiment / path)):
+            own = [*stage.flags, "--erase_rounds", f"{record['round'] or 1}", "--erase_dir", str(Path(path).parent)]
     if not stage:
         return "To make it, run the stage that writes this folder"
-    words = [*stage.words(known, ""), *own, stage.list_flag, list_name]
+    words = [*(own or stage.words(known, "")), stage.list_flag, list_name]
     return f"To make it, run: {command_line(settings, name, stage.script, words)}"
 
 

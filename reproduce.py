@@ -27,6 +27,7 @@ import numpy as np
 import pipeline
 from data.layout import VOCLayout
 from tools import catalog, flags, interrupt
+from tools.activation import FIGURES
 from tools.clock import TIMES, duration, read_times
 from tools.experiment import Experiment
 from tools.files import read_json, write_json
@@ -61,10 +62,11 @@ def main():
     if settings.dry_run:
         return
     experiment = Experiment(settings.experiment_root, settings.name)
-    rows = collect(settings, experiment, chains[0], runs)
+    rows, activation = collect(settings, experiment, chains[0], runs), collect_activation(chains[0], runs)
     if rows:
-        write_json(experiment / "results.json", {"rows": rows})
+        write_json(experiment / "results.json", {"rows": rows, "activation": activation})
     print_table(rows, settings)
+    print_activation(activation)
     for reason in unmeasured.values():
         print(reason)
     make_report(settings, values[0].measured)
@@ -211,6 +213,20 @@ def collect(settings, experiment, chain, runs):
     return rows
 
 
+def collect_activation(chain, runs):
+    """List, for each evaluation of CAMs, {"stage", "split", "threshold", each figure of tools.activation: one a seed}.
+    """
+    rows = []
+    for stage in chain:
+        evals = [read_json(result) for run in runs for title, _, result, _ in run
+                 if title == stage.title and stage.task == "cam"]
+        own = [e["activation"] for e in evals if "activation" in e]
+        if own and len(own) == len(runs):
+            rows.append({"stage": stage.title, "split": evals[0]["list"], "threshold": own[0]["threshold"],
+                         **{figure: [one[figure] for one in own] for figure in FIGURES}})
+    return rows
+
+
 def trained_network(experiment, ckpt):
     """Return the words for the backbone in ckpt/MODEL/network.json and for what it was started from."""
     path = experiment / ckpt / "network.json"
@@ -246,6 +262,19 @@ def print_table(rows, settings):
         print(f"ground truth: {kind}")
     for network in dict.fromkeys(f"{row['backbone']}; started from {row['init']}" for row in rows):
         print(f"network: {network}")
+
+
+def print_activation(rows):
+    """Print how well each class's own map covers its objects; - for what a seed could not measure."""
+    if not rows:
+        return
+    print(f"\nEach class's own map at threshold {rows[0]['threshold']:g}, mean over the classes, in percent\n"
+          f"{'stage':<30} {'split':<6}" + "".join(f" {figure:>14}" for figure in FIGURES))
+    for row in rows:
+        print(f"{row['stage']:<30} {row['split']:<6}"
+              + "".join(f" {'-' if None in row[figure] else spread(row[figure]):>14}" for figure in FIGURES))
+    print("erased: of an object, by its own soft mask; intrusion: of a mask, on objects of other classes, in the "
+          "images that show one")
 
 
 def spread(values):

@@ -27,19 +27,20 @@ def multi_scale_cam(net, views, size, label):
     return present.cpu() + 1, total
 
 
-def image_cams(net, pictures, labels="given"):
+def image_cams(net, pictures, labels="given", locate=multi_scale_cam):
     """Yield (ID, classes (K,) int64, scores (K, H, W) float32), numpy, of each picture.
 
     net       image -> (cam, logits, ...) in eval mode
     pictures  (ID, views, (H, W), label (C,)): data.loader.view_loader
     labels    "predicted" takes the classes to which net gives a probability of .5, or the likeliest, not the label
+    locate    net, views, (H, W), label -> classes, scores: another way to find them than multi_scale_cam
     """
     device = next(net.parameters()).device
     for image_id, views, size, label in pictures:
         if labels == "predicted":
             nearest = min(views, key=lambda view: abs(view.shape[-1] - size[1]))        # scale 1, if it is among them
             label = predict_label(net, to_device(nearest, device))
-        classes, scores = multi_scale_cam(net, views, size, label)
+        classes, scores = locate(net, views, size, label)
         yield image_id, classes.numpy(), scores.cpu().numpy()
 
 

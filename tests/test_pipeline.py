@@ -262,6 +262,11 @@ def test_reproduce(tmp_path, monkeypatch):
     assert ran == commands_of(text)
     results = json.loads((tmp_path / "experiment/demo/results.json").read_text())
     rows = results["rows"]
+    own = [json.loads((tmp_path / f"experiment/demo/eval/cam_{folder}_train.json").read_text())["activation"]
+           for folder in ("dict_model_oc", "dict")]
+    assert [row["stage"] for row in results["activation"]] == ["ordinary classifier, CAM", "CGNet, CAM"]
+    assert [row["erased"] for row in results["activation"]] == [[found["erased"]] for found in own]
+    assert "Each class's own map at threshold 0.2" in text and f" {own[0]['recall']:.1f} " in text
     assert [row["stage"] for row in rows] == ["ordinary classifier, CAM", "CGNet, CAM",
                                               *(f"CGNet, CAM + CRF, alpha {alpha}" for alpha in ALPHAS),
                                               "CGNet, random walk", "DeepLab", "DeepLab on its own pictures"]

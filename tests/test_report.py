@@ -203,6 +203,8 @@ def test_the_numbers_of_the_experiment_are_those_on_disk(made):
         assert {name: iou for name, iou, *_ in e["best"]} == found["per_class"]
         assert [recall for *_, recall in e["best"]] == list(found["recall"].values())
         assert bool(e["fixed"]) == (e["task"] == "cam")
+        assert e["activation"] == ({k: found["activation"][k] for k in ("threshold", "precision", "recall", "erased",
+                                                                        "intrusion")} if e["fixed"] else None)
     assert [log["name"] for log in data["logs"]] == [
         "ordinary classifier", "CGNet", "AffinityNet, alphas 4 and 24", "DeepLab"]
     assert [row["loss"] for row in data["logs"][0]["rows"]] == [1, 1 / 2, 1 / 3, 1 / 4]

@@ -10,6 +10,7 @@ experiment/NAME/
   dict/ID.npz               classes uint8 (K,) ids 1..C;  scores float16 (K, H, W) in [0, 1]
   crf/06/ID.npz             classes (K+1,), 0 first;  scores float16 (K+1, H, W), sums to 1
   infer/ID_cam_CLASS.png    overlays
+  erase/round_R/ID.npz      CAMs after R erasings, as in dict/;  strips/ID.png, .gif;  miou_LIST.json
   rw/04_24/ID.png           palette PNG, class ids;  seg/ID.png too
   eval/TASK_DIR_LIST.json   mIoU, its curve;  the curve as .png
   results.json              reproduce.py's rows

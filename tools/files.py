@@ -50,6 +50,14 @@ def save_image(path, image):
         Image.fromarray(image).save(aside, format="PNG")
 
 
+def save_animation(path, frames, seconds=1.0):
+    """Write an animation that repeats for ever, frames uint8 (H, W, 3) of one size, as GIF."""
+    from PIL import Image
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    with written_aside(path) as aside:
+        first.save(aside, format="GIF", save_all=True, append_images=others, duration=round(1000 * seconds), loop=0)
+
+
 def save_labels(path, labels, palette):
     """Write a label map, class ids (H, W), as PNG. palette: 256 colours as 768 bytes."""
     from PIL import Image

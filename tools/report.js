@@ -165,7 +165,17 @@ function drawResults() {
     "Best: the threshold of the highest mIoU, chosen on the ground truth, as the papers do. Fixed: one set beforehand",
     fixed && ` (${fixed})`, own.length ? ". Time: of all stages since the row before." : ". Read from eval/: reproduce.py adds times and the paper's numbers.",
     seeds > 1 && ` Mean and standard deviation of ${seeds} seeds; what follows is of the first.`, kinds && ` Ground truth: ${kinds}.`, networks && ` Network: ${networks}.`].filter(Boolean));
-  return section("Results", make("div", {class: "scroll"}, shown), caption);
+  return section("Results", make("div", {class: "scroll"}, shown), caption, ...drawActivation());
+}
+
+/** Show how well each class's own map covers its objects, for the evaluations of CAMs. */
+function drawActivation() {
+  const evals = data.evals.filter(e => e.activation), figures = ["precision", "recall", "erased", "intrusion"];
+  if (!evals.length) return [];
+  const rows = evals.map(e => [nameOf(e), e.activation.threshold, ...figures.map(name => one(e.activation[name]))]);
+  return [make("div", {class: "scroll"}, table(["each class's own map", "threshold", ...figures], rows, [1, 2, 3, 4, 5])),
+    make("p", {class: "soft"}, "In percent, mean over the classes. Precision and recall: of the activation. Erased: of an object, by " +
+      "its own soft mask. Intrusion: of a mask, on objects of other classes, in the images that show one.")];
 }
 
 // ---- charts

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tools.activation import FIGURES
 from tools.files import read_json
 from tools.metrics import IGNORE, ConfusionMatrix
 from tools.provenance import MADE_BY, digest
@@ -206,6 +207,7 @@ def _read_eval(path, experiment, folders, title_of):
             "curve": [[_number(t), _number(miou)] for t, miou in result["curve"]],
             "whole": [_number(v) for v in result["whole_range"]] if result.get("at_an_end") else None,
             "best": _per_class(result), "fixed": _per_class(fixed) if fixed else None,
+            "activation": _activation(result.get("activation")),
             "stale": folder in folders and result.get("made_by") not in (None, digest(experiment / folder))}
 
 
@@ -213,6 +215,11 @@ def _per_class(result):
     """List [class name, IoU, precision, recall]."""
     return [[name, _number(iou), *(_number(result.get(kind, {}).get(name)) for kind in ("precision", "recall"))]
             for name, iou in result["per_class"].items()]
+
+
+def _activation(found):
+    """Take the means of a CAM's figures (tools.activation) and their threshold; None where there are none."""
+    return found and {name: _number(found[name]) for name in ("threshold", *FIGURES)}
 
 
 def _read_results(path):

@@ -13,8 +13,7 @@ def overlay(image, score, title, share=0.55):
     image uint8 (H, W, 3); score (H, W) in [0, 1] -> uint8 (H', W', 3); a small image is enlarged to be legible.
     """
     zoom = max(1, -(-240 // max(image.shape[:2])))
-    heat = jet()[(np.clip(score, 0, 1) * 255).astype(np.uint8)]                # (H, W, 3)
-    blend = ((1 - share) * image + share * heat).astype(np.uint8)
+    blend = heated(image, score, share)
     blend = np.asarray(Image.fromarray(blend).resize((image.shape[1] * zoom, image.shape[0] * zoom), Image.NEAREST))
     width = max(blend.shape[1], 200)                                            # room for the title
     blend = np.pad(blend, ((0, 0), (0, width - blend.shape[1]), (0, 0)), constant_values=255)
@@ -42,6 +41,21 @@ def label_overlay(image, labels, names, palette, share=0.55):
     if not found:
         draw.text((6, 6), f"{names[0]} only", fill=(0, 0, 0), font=_font(14))
     return np.concatenate([blend, np.asarray(legend)])
+
+
+def heated(image, score, share=0.55):
+    """Lay a score map (H, W) over an image uint8 (H, W, 3), in jet's colours."""
+    heat = jet()[(np.clip(score, 0, 1) * 255).astype(np.uint8)]                # (H, W, 3)
+    return ((1 - share) * image + share * heat).astype(np.uint8)
+
+
+def titled(tile, title):
+    """Put a line of text above an image uint8 (H, W, 3), with white around it -> (H + 30, W', 3)."""
+    height, width = tile.shape[:2]
+    canvas = Image.fromarray(np.full((height + 30, max(width, 130) + 6, 3), 255, np.uint8))
+    canvas.paste(Image.fromarray(tile.astype(np.uint8)), (3, 24))
+    ImageDraw.Draw(canvas).text((4, 3), title, fill=(0, 0, 0), font=_font(14))
+    return np.asarray(canvas)
 
 
 def erasing_figure(images, erased, masks, labels, targets, before, after, names):
