@@ -152,9 +152,8 @@ def not_measured(rows, layout):
         ids = _ids(layout, name) or ()
         known = sum(layout.has_ground_truth(i) for i in ids)
         if known < len(ids):
-            reasons[name] = (f"{name}: {known or 'none'} of its {len(ids)} images have ground truth in "
-                             f"{layout.root / 'SegmentationClass'}, so its maps are not measured; report.html "
-                             "shows them")
+            reasons[name] = (f"{name}: {known or 'none'} of its {len(ids)} images have ground truth in {layout.root}/"
+                             "SegmentationClass, so its maps are not measured; report.html shows them")
     return reasons
 
 
@@ -167,9 +166,8 @@ def _ids(layout, list_name):
 
 
 def hand_on(rows, words):
-    """Add flags to the commands of those training stages of a chain that have them, and return the chain.
+    """Return a chain whose training stages have further flags (words: --flag VALUE ...), each that knows them.
 
-    words  of the command line, in the form of --flag VALUE ...
     Raises ValueError for a flag that no training stage has, and for one that reproduce.py has itself.
     """
     if not words:
