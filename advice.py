@@ -10,21 +10,10 @@ from pathlib import Path
 import config
 
 from pipeline import chain, model_of, values_of
-from tools import flags
+from tools import flags, maps
 from tools.catalog import home_of, made_from, models, recorded_flags, task_of
 from tools.experiment import Experiment
-from tools.maps import (
-    NOT_COMPLETED,
-    alpha_name,
-    alpha_pair,
-    find_maps,
-    is_foreign,
-    lacking,
-    others_maps,
-    pair_alphas,
-    require_kind,
-)
-from tools.provenance import digests, made_with, unknown_inputs, verify
+from tools.provenance import digests, made_with, verify
 from tools.signatures import Stale
 
 MAKERS = {"infer": config.Infer, "infer_aff": config.InferAff, "infer_seg": config.InferSeg}
@@ -61,14 +50,14 @@ def _list_to_train_on(settings):
 
 def to_make(settings, folder, list_name, task, alphas=()):
     """Say how the maps of a list in a folder are made. task: cam, crf (folder: that of all alphas) or png."""
-    own_folder = f"{folder}/{alpha_name(alphas[0])}" if alphas else folder
-    if is_foreign(experiment_of(settings).find_folder(own_folder)):
-        return NOT_COMPLETED
+    own_folder = f"{folder}/{maps.alpha_name(alphas[0])}" if alphas else folder
+    if maps.is_foreign(experiment_of(settings).find_folder(own_folder)):
+        return maps.NOT_COMPLETED
     name, path = home_of(settings, folder)
     own, (stage, known) = [], _stage_for(settings, name, path, alphas)
     if not stage and (task == "cam" or task == "crf" and alphas):       # a folder with a name of its own
         experiment = Experiment(settings.experiment_root, name)
-        model = made_from(experiment, path if task == "cam" else f"{path}/{alpha_name(alphas[0])}")
+        model = made_from(experiment, path if task == "cam" else f"{path}/{maps.alpha_name(alphas[0])}")
         kind = "dict" if task == "cam" else "crf"
         known = kind + models()[model or model_of(experiment)].suffix
         stage, known = _stage_for(settings, name, known, alphas)
@@ -84,22 +73,18 @@ def to_make(settings, folder, list_name, task, alphas=()):
 def verify_maps(settings, experiment, folder, layout, images, list_name):
     """Raise ValueError if a folder of maps is stale, with the command that makes it again."""
     try:
-        verify(folder, experiment.folder, digests(layout.sources()), images=with_inputs(experiment, folder, images))
+        images = maps.with_inputs(images, folder, experiment.folder)
+        verify(folder, experiment.folder, digests(layout.sources()), images=images)
     except Stale as error:
         raise ValueError(f"{error}. {_again(settings, error.folder, list_name)}") from None
 
 
-def with_inputs(experiment, folder, images):
-    """Add to the signatures of images those of another project's maps from which a folder was made."""
-    return images.with_maps(others_maps(unknown_inputs(folder, experiment.folder), images.of))
-
-
 def find_cams(settings, folder, ids):
     """Return {ID: path} of the CAMs in a folder that a stage reads; ValueError with the command that writes them."""
-    require_kind(folder, "cam")
-    cams = {i: find_maps(folder, i) for i in ids}
+    maps.require_kind(folder, "cam")
+    cams = {i: maps.find_maps(folder, i) for i in ids}
     if missing := [i for i, path in cams.items() if path is None]:
-        raise ValueError(f"{lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
+        raise ValueError(f"{maps.lacking('CAMs', folder, missing, ids, settings.infer_list)}. "
                          f"{to_make(settings, settings.dict_dir, settings.infer_list, 'cam')}")
     return cams
 
@@ -120,9 +105,9 @@ def _stage_for(settings, name, path, alphas=()):
     experiment = Experiment(settings.experiment_root, name)
     values = values_of(name, settings.recipe, model_of(experiment))
     for start in ("ckpt/aff_", "rw/"):
-        if path.startswith(start) and (pair := pair_alphas(path.removeprefix(start))):
+        if path.startswith(start) and (pair := maps.pair_alphas(path.removeprefix(start))):
             values = replace(values, low=float(pair[0]), high=float(pair[1]))
-            path = start + alpha_pair(values.low, values.high)
+            path = start + maps.alpha_pair(values.low, values.high)
     learned, measured = _list_to_train_on(settings), values.measured
     if learned and not Path(settings.data_root, "ImageSets/Segmentation", f"{measured}.txt").is_file():
         measured = learned

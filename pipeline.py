@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import config
 
-from tools import flags
+from tools import flags, maps
 from tools.catalog import models
-from tools.maps import alpha_name, alpha_pair
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def chain(values):
     """List the stages in order."""
     suffix = models()[values.model].suffix
     title, published = models()[values.model].title, models()[values.model].published
-    pair, learn, look = alpha_pair(values.low, values.high), "--train_list", "--infer_list"
+    pair, learn, look = maps.alpha_pair(values.low, values.high), "--train_list", "--infer_list"
     low_high = ("--low", f"{values.low:g}", "--high", f"{values.high:g}")
     start = ("--init", values.init) if values.init else _init(config.TrainAff, values)
     own = [word for flag, value in values.own.items() for word in (f"--{flag}", str(value))]
@@ -102,15 +101,15 @@ def cams(values, part, list_name):
     home = values.home or values.name
     start = [word for flag, other in own.starts_from.items() for word in (f"--{flag}", f"{home}/{other}")]
     watched = () if values.measured == config.Train.val_list else ("--val_list", values.measured)
-    maps = {cams: ("--dict",), f"infer{own.suffix}": ("--vis",)}
+    written = {cams: ("--dict",), f"infer{own.suffix}": ("--vis",)}
     if values.alphas:
-        maps[crf] = ("--crf", "--alphas", *(f"{alpha:g}" for alpha in values.alphas))
+        written[crf] = ("--crf", "--alphas", *(f"{alpha:g}" for alpha in values.alphas))
     return [
         Stage(part, own.title, "train.py", ("--model", model, *start, *watched), {ckpt: ()},
               tuple(f"ckpt/{other}" for other in own.starts_from.values()), "--train_list", values.train_list),
-        Stage(part, f"{own.title}, maps", "infer.py", ("--model", model), maps, (ckpt,), "--infer_list", list_name),
+        Stage(part, f"{own.title}, maps", "infer.py", ("--model", model), written, (ckpt,), "--infer_list", list_name),
         evaluation(part, f"{own.title}, CAM", "cam", cams, values.measured, own.published.get("CAM")),
-        *(evaluation(part, f"{own.title}, CAM + CRF, alpha {alpha:g}", "crf", f"{crf}/{alpha_name(alpha)}",
+        *(evaluation(part, f"{own.title}, CAM + CRF, alpha {alpha:g}", "crf", f"{crf}/{maps.alpha_name(alpha)}",
                      values.measured, own.published.get("CRF")) for alpha in values.alphas),
     ]
 
@@ -160,9 +159,8 @@ def _ids(layout, list_name):
 
 
 def hand_on(rows, words):
-    """Add flags to the commands of those training stages of a chain that have them, and return the chain.
+    """Return a chain whose training stages have further flags (words: --flag VALUE ...), each that knows them.
 
-    words  of the command line, in the form of --flag VALUE ...
     Raises ValueError for a flag that no training stage has, and for one that reproduce.py has itself.
     """
     if not words:
@@ -212,7 +210,6 @@ def _starts_from(model):
 
 def model_of(experiment):
     """Tell whose chain an experiment holds: of the models trained there the usual one, or the one built on others."""
-    there = [name for name in models() if (experiment / f"ckpt/{name}").is_dir()
-             or (experiment / f"log/train_{name}.jsonl").exists()]
+    there = [n for n in models() if any((experiment / p).exists() for p in (f"ckpt/{n}", f"log/train_{n}.jsonl"))]
     last = [name for name in there if name not in _starts_from(Values.model)] or [Values.model]
     return Values.model if Values.model in last else last[0]

@@ -21,7 +21,7 @@ from data.layout import VOCLayout
 from data.signatures import signatures
 from tools import catalog, flags
 from tools.files import read_json, save_text
-from tools.maps import checked_cam, checked_crf, find_maps, pair_alphas
+from tools.maps import checked_cam, checked_crf, find_maps, pair_alphas, with_inputs
 from tools.provenance import digests, verify
 from tools.report import best_folder, cam_labels, evenly, find_folders, gallery_row, made_from, page, read_numbers
 
@@ -122,7 +122,7 @@ def open_columns(settings, experiment, layout, ids, evals, notes):
         title, task = catalog.title_of(experiment, folder), catalog.task_of(experiment, folder)
         try:
             verify(experiment / folder, experiment.folder, digests(layout.sources()),
-                   images=advice.with_inputs(experiment, experiment / folder, signatures(layout, ids)))
+                   images=with_inputs(signatures(layout, ids), experiment / folder, experiment.folder))
         except (ValueError, OSError) as error:
             notes.append({"what": f"{title} is left out: {error}"})
             continue

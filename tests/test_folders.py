@@ -9,6 +9,7 @@ from PIL import Image
 from data.folders import why_no_dataset
 from data.images import image_size, orientation, read_image
 from data.layout import VOCLayout
+from tests.conftest import make_file
 from tests.stages import DEMO, call, own_data, refusal, small
 from tests.test_bad_input import assert_says
 
@@ -411,3 +412,11 @@ def test_max_side_of_a_training_is_part_of_its_record(place):
     call("train", *TRAIN)
     call("train", *TRAIN, "--max_side", 0)
     assert_says(refusal("train", *TRAIN, "--max_side", 64), "max_side")
+
+
+@pytest.mark.parametrize("ending", [".jfif", ".JPE"])
+def test_other_endings_of_jpeg(tmp_path, ending):
+    path = make_file(tmp_path / f"JPEGImages/a{ending}")
+    layout = VOCLayout(tmp_path)
+    make_file(tmp_path / "ImageSets/Segmentation/train.txt", f"/JPEGImages/a{ending} /SegmentationClassAug/a.png")
+    assert layout.ids("train") == ["a"] and layout.image_path("a") == path

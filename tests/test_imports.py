@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 
 FOLDERS = ("models", "networks", "methods", "data", "tools")
-SHARED = ("config", "pipeline", "advice", "tables", "results")        # files of the root that are no stages
+SHARED = ("config", "recipes", "pipeline", "advice", "tables", "results")        # files of the root that are no stages
 STAGES = {p.stem for p in ROOT.glob("*.py")} - {*SHARED}
 MODULES = {str(p.relative_to(ROOT)): ast.parse(p.read_text("utf-8"))
            for folder in (".", *FOLDERS, "data/prepare", "benchmarks") for p in sorted((ROOT / folder).glob("*.py"))}
@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "methods": {"methods"},
     "data": {"data", "tools"},
     "tools": {"tools"},
-    "config": {"tools"},
+    "recipes": {"tools"},
+    "config": {"recipes", "tools"},
     "models": {"models", "networks", "methods", "data", "tools", "config"},
     "pipeline": {"tools", "config"},
     "advice": {"pipeline", "tools", "config"},
@@ -75,7 +76,7 @@ def test_the_modules_are_found():
 
 @pytest.mark.parametrize("path", MODULES)
 def test_arrows_go_down(path):
-    own = {*FOLDERS, *STAGES, "config", "pipeline", "benchmarks", "tests"}
+    own = {*FOLDERS, *STAGES, "config", "recipes", "pipeline", "benchmarks", "tests"}
     ours = {top(name) for name in imports(MODULES[path])} & own
     assert ours <= MAY_IMPORT[layer(path)], f"{path} imports {sorted(ours - MAY_IMPORT[layer(path)])}"
 

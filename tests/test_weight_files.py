@@ -272,7 +272,7 @@ def test_a_network_of_torchvision_goes_into_a_training(tmp_path, capsys, monkeyp
 @pytest.mark.parametrize(("keys", "network", "head", "classes"), [
     ("set01_keys_occse.json", "Net_er", "CAMNet", 20), ("set01_keys_occse.json", "Net_cl", "CAMNet", 20),
     ("set01_keys_occse.json", "Net", "", 0), ("set01_keys_psa.json", "resnet38_cls", "CAMNet", 20),
-    ("set01_keys_psa.json", "resnet38_aff", "AffinityNet", 0), ("set11_keys_aeft.json", "Net_gpp", "", 20)])
+    ("set01_keys_psa.json", "resnet38_aff", "AffinityNet", 0), ("set11_keys_aeft.json", "Net_gpp", "GPPNet", 20)])
 def test_the_authors_networks_are_recognised(golden, keys, network, head, classes):
     tensors = json.loads(golden(keys).read_text())[network]
     found, = networks_in({name: torch.empty(shape, device="meta") for name, shape in tensors})

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from tools.files import require_file, unread, written_aside
-from tools.provenance import MADE_BY, made_with, read_made_by
+from tools.provenance import MADE_BY, made_with, read_made_by, unknown_inputs
 from tools.safe_npy import read_table
 
 SUFFIXES = (".npz", ".npy", ".pth", ".pt")
@@ -150,6 +150,11 @@ def others_maps(folders, ids):
     folders = folders if isinstance(folders, list) else [folders] if folders else []
     return {folder: {i: find_maps(folder, i) for i in ids} for folder in folders
             if is_foreign(folder) or "unknown" in read_made_by(folder).get("inputs", {}).values()}
+
+
+def with_inputs(images, folder, home):
+    """Add to the signatures of images those of others' maps from which a folder was made. home: of provenance.verify"""
+    return images.with_maps(others_maps(unknown_inputs(folder, home), images.of))
 
 
 def find_alike(folder):

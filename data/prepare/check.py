@@ -8,7 +8,6 @@ An error is what stops a stage or makes its result mean nothing; a warning is wh
 if there is an error.
 """
 import json
-import os
 import shlex
 from collections import Counter, defaultdict
 from functools import partial
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.folders import IMAGE_ENDINGS
+from data.folders import files_by_id
 from data.labels import check_learnable, left_out, read_label_table, read_names_in_xml, read_text, repeated
 from data.layout import IGNORE, VOCLayout, parse_id
 from data.prepare.look import LIMIT, look
@@ -134,13 +133,8 @@ def read_lists(layout, found):
 
 def files_of(folder):
     """List the images in a folder: {ID: [path, ...]}; more than one where an ID names two files."""
-    there = defaultdict(list)
-    if folder.is_dir():
-        with os.scandir(folder) as entries:
-            for name in sorted(entry.name for entry in entries):
-                if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith("."):
-                    there[name.rsplit(".", 1)[0]].append(folder / name)
-    return there
+    there = files_by_id(folder) if folder.is_dir() else {}
+    return {i: [folder / name for name in names] for i, names in sorted(there.items()) if not i.startswith(".")}
 
 
 def check_images(layout, lists, listed, images, found):

@@ -9,14 +9,15 @@ from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
 
+from tools.cores import cores as all_cores
+
 FEW = 64                                # with fewer jobs than that, starting processes takes longer than the work
 _work = None                            # in a process of the pool: what it calls
 
 
 def cores():
     """Count the processors that this process may use, at most 8."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, there)
+    return min(8, all_cores())
 
 
 def spread(work, jobs, processes, words):
