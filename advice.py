@@ -37,7 +37,7 @@ def command_for(settings, name, path, list_name=""):
     return stage and command_line(settings, name, stage.script, stage.words(path, list_name or None))
 
 
-def _list_to_train_on(settings):
+def list_to_train_on(settings):
     """Name the list for an advised training: this stage's own, or one that the dataset has; "" for the default."""
     usual, given = config.Training.train_list, getattr(settings, "train_list", "")
     there = {path.stem for path in Path(settings.data_root, "ImageSets/Segmentation").glob("*.txt")}
@@ -76,7 +76,7 @@ def verify_maps(settings, experiment, folder, layout, images, list_name):
         images = maps.with_inputs(images, folder, experiment.folder)
         verify(folder, experiment.folder, digests(layout.sources()), images=images)
     except Stale as error:
-        raise ValueError(f"{error}. {_again(settings, error.folder, list_name)}") from None
+        raise ValueError(f"{error}. {to_complete(settings, error.folder, list_name)} --overwrite") from None
 
 
 def find_cams(settings, folder, ids):
@@ -89,15 +89,15 @@ def find_cams(settings, folder, ids):
     return cams
 
 
-def _again(settings, folder, list_name):
-    """Say how stale maps are made again, with the flags that the folder's record tells."""
+def to_complete(settings, folder, list_name):
+    """Say how a list's maps in a folder of an experiment are made, with the flags that the folder's record tells."""
     name, path = home_of(settings, folder)
     experiment, alpha = Experiment(settings.experiment_root, name), made_with(folder).get("alpha")
     task = task_of(experiment, path)
     line = (to_make(settings, Path(folder).parent, list_name, task, [alpha]) if task == "crf" and alpha else
             to_make(settings, folder, list_name, task))
     words = recorded_flags(experiment, path, MAKERS, settings.recipe) if "python" in line else []
-    return " ".join([line, *map(shlex.quote, words), "--overwrite"])
+    return " ".join([line, *map(shlex.quote, words)])
 
 
 def _stage_for(settings, name, path, alphas=()):
@@ -108,7 +108,7 @@ def _stage_for(settings, name, path, alphas=()):
         if path.startswith(start) and (pair := maps.pair_alphas(path.removeprefix(start))):
             values = replace(values, low=float(pair[0]), high=float(pair[1]))
             path = start + maps.alpha_pair(values.low, values.high)
-    learned, measured = _list_to_train_on(settings), values.measured
+    learned, measured = list_to_train_on(settings), values.measured
     if learned and not Path(settings.data_root, "ImageSets/Segmentation", f"{measured}.txt").is_file():
         measured = learned
     values = replace(values, alphas=tuple(alphas) or (values.low, values.high), train_list=learned, measured=measured)

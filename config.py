@@ -252,6 +252,7 @@ class Reproduce(Common):
 @dataclass
 class Report(Common):
     """report.py"""
+    name: str = option("", "experiment that is shown; empty: those of --compare", content=False)
     model: str = option("", "whose CAMs became the pseudo labels; empty: the model of models/ that was trained there",
                         content=False)
     list: str = option("train", "split or file whose images are shown", content=False)
@@ -259,6 +260,10 @@ class Report(Common):
                          least=0)
     dirs: tuple[str, ...] = option((), "folders of maps in the gallery; crf and rw: the best in them by mIoU, or the "
                                    "first. None: those of the chain of --model", content=False)
+    compare: tuple[str, ...] = option((), "instead of --name: experiments side by side, each by its CAMs, or as "
+                                      "EXPERIMENT/FOLDER by a folder of maps", content=False)
+    out: str = option("", "file of the page; empty: report.html in the experiment, compare.html in the first of "
+                      "--compare", content=False)
 
 
 # The authors' flags by the script that has them here. Their scripts shared one parser, so people give each of them all.

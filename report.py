@@ -2,32 +2,32 @@
 
 Reads   results.json  eval/*.json  log/*.jsonl  config/*.json  the maps of the chain: dict*/  crf*/*/  rw/*/  seg/
         images and ground truth of --data_root
-Writes  report.html
+Writes  report.html; of several experiments side by side compare.html, in the folder of the first
 Run     python report.py --name X [--images 100] [--list train]
+        python report.py --compare A B C/rw/04_24 [--images 20] [--out three.html]
 Of an experiment that is half finished it shows what there is, and says what is missing and which command makes it.
 """
 from dataclasses import replace
-from datetime import datetime
 
 import config
 
-import numpy as np
-from tqdm import tqdm
-
 import advice
 import pipeline
-from data.images import read_image, voc_palette
-from data.layout import VOCLayout
-from data.signatures import signatures
+from comparison import compare
+from gallery import is_unscored, open_column, open_dataset, to_evaluate, write_page
 from tools import catalog, flags
-from tools.files import read_json, save_text
-from tools.maps import checked_cam, checked_crf, find_maps, pair_alphas, with_inputs
-from tools.provenance import digests, verify
-from tools.report import best_folder, cam_labels, evenly, find_folders, gallery_row, made_from, page, read_numbers
+from tools.files import read_json
+from tools.maps import pair_alphas
+from tools.report import best_folder, find_folders, made_from, read_numbers
 
 
 def main():
     settings = flags.parse(config.Report)
+    if settings.compare:
+        compare(settings)
+        return
+    if not settings.name:
+        raise ValueError("which experiment? --name X shows the experiment X, --compare A B C several side by side")
     experiment, notes = advice.experiment_of(settings), []
     chain = pipeline.chain(values_of(settings, experiment))
     if not experiment.folder.is_dir():
@@ -42,23 +42,7 @@ def main():
     if notes and not data["results"]:       # a complete chain that was run by hand needs no results.json
         notes.append({"about": "results", "what": "No results.json: the table is made of eval/. If reproduce.py began "
                       "this experiment, it resumes with all of it", "command": resuming(settings, experiment)})
-
-    if is_unscored(layout, ids):
-        notes.append({"about": "evaluation", "what": f"No ground truth in {layout.root / 'SegmentationClass'}: nothing "
-                      "is scored"})
-
-    classes = layout.classes if layout else []
-    palette = np.frombuffer(voc_palette(), np.uint8).reshape(-1, 3)[:len(classes) + 1]
-    shown = evenly([i for i in ids if any(i in column["there"] for column in columns)] or ids, settings.images)
-    rows = [make_row(layout, columns, palette, i, notes) for i in tqdm(shown, "report", mininterval=1)]
-    data |= {"list": settings.list, "listed": len(ids), "classes": classes, "palette": palette.tolist(),
-             "columns": [{key: column[key] for key in ("folder", "stage", "threshold", "before")}
-                         for column in columns],
-             "rows": [row for row in rows if row], "notes": notes, "when": f"{datetime.now():%Y-%m-%d %H:%M}"}
-    path = experiment / "report.html"
-    save_text(path, page(data))
-    print(f"{path}: {len(data['rows'])} images, {path.stat().st_size / 1e6:.1f} MB"
-          + (f"; missing, unfinished or not readable: {len(notes)}, named at its top" if notes else ""))
+    write_page(settings.out or experiment / "report.html", settings, layout, ids, columns, data | {"notes": notes})
 
 
 def resuming(settings, experiment):
@@ -97,43 +81,17 @@ def trainings(experiment, chain):
     return {name: catalog.training_title(name) for name in names}
 
 
-def open_dataset(settings, notes):
-    """Open the dataset and read the list; where that is not possible, return (None, []) and note why."""
-    try:
-        layout = VOCLayout(settings.data_root)
-        ids = layout.ids(settings.list)
-        return (layout, ids) if layout.classes else (None, [])
-    except (ValueError, OSError) as error:
-        notes.append({"what": f"No images: {error}"})
-        return None, []
-
-
 def open_columns(settings, experiment, layout, ids, evals, notes):
     """List the gallery's columns: the folders of --dirs that exist and whose inputs have not changed since.
 
-    A column: {"name": of --dirs, "folder", "path", "stage", "task", "threshold": the fixed one at which a CAM is
-    scored, "before": the folder that its gain is against, "there": IDs of the list}.
+    A column: that of open_column, "name": of --dirs, "before": the folder that its gain is against.
     """
     columns = []
     for name in settings.dirs if layout else ():
         folder = best_folder(experiment, name, [e for e in evals if e["list"] == settings.list])
-        if folder is None:
-            continue
-        title, task = catalog.title_of(experiment, folder), catalog.task_of(experiment, folder)
-        try:
-            verify(experiment / folder, experiment.folder, digests(layout.sources()),
-                   images=with_inputs(signatures(layout, ids), experiment / folder, experiment.folder))
-        except (ValueError, OSError) as error:
-            notes.append({"what": f"{title} is left out: {error}"})
-            continue
-        path = experiment / folder
-        made = {p.stem for p in path.iterdir()}
-        fixed = [e["fixed_threshold"] for e in evals if (e["folder"], e["list"]) == (folder, settings.list)]
-        fixed.append(flags.defaults(config.Evaluate, settings.recipe)["threshold"][0])
-        columns.append({"name": name, "folder": folder, "path": path, "stage": title, "task": task,
-                        "threshold": fixed[0] if task == "cam" else None,
-                        "before": made_from(experiment, folder, [column["folder"] for column in columns]),
-                        "there": made.intersection(ids)})
+        if folder and (column := open_column(settings, experiment, folder, layout, ids, evals, notes)):
+            before = made_from(experiment, folder, [other["folder"] for other in columns])
+            columns.append(column | {"name": name, "before": before})
     return columns
 
 
@@ -162,17 +120,8 @@ def missing(settings, experiment, chain, layout, data, columns, ids):
             yield "maps", f"No {name}/", None
 
     for column in columns if not is_unscored(layout, ids) else ():
-        folder = column["folder"]
-        found = [e for e in data["evals"] if (e["folder"], e["list"]) == (folder, settings.list)]
-        if not found or found[0]["stale"]:
-            stage = pipeline.evaluation("", "", column["task"], folder, settings.list)
-            yield ("evaluation", f"{folder}/ was written again after {found[0]['file']}" if found else
-                   f"{folder}/ is not evaluated on {settings.list}", command(settings, stage))
-
-
-def is_unscored(layout, ids):
-    """Say whether the images of a dataset have no ground truth at all."""
-    return bool(layout) and not any(map(layout.has_ground_truth, ids))
+        if found := to_evaluate(settings, column, data["evals"]):
+            yield ("evaluation", *found)
 
 
 def has_default_list(layout):
@@ -186,38 +135,6 @@ def has_default_list(layout):
 def command(settings, stage, path=None, list_name=None):
     """Write the command of a stage for this experiment: see Stage.words."""
     return advice.command_line(settings, settings.name, stage.script, stage.words(path, list_name))
-
-
-def make_row(layout, columns, palette, image_id, notes):
-    """Read an image, its ground truth and its maps, and make its row; None, and a note, if it cannot be read."""
-    try:
-        image = read_image(layout.image_path(image_id))
-        truth = layout.ground_truth(image_id) if layout.has_ground_truth(image_id) else None
-    except (ValueError, OSError) as error:
-        notes.append({"what": str(error)})
-        return None
-    try:
-        present = np.flatnonzero(layout.label(image_id)) + 1
-    except ValueError:                      # an image without labels is shown all the same
-        present = ()
-    maps = {column["folder"]: read_maps(layout, column, image_id, image.shape[:2]) for column in columns
-            if image_id in column["there"]}
-    return gallery_row(image_id, image, truth, present, maps, palette)
-
-
-def read_maps(layout, column, image_id, size):
-    """Read a map: (label map (H, W), a CAM's activation (H, W) or None); a str says why it cannot be read."""
-    path = find_maps(column["path"], image_id)
-    try:
-        if column["task"] == "png":
-            return layout.read_label_map(image_id, column["path"]), None         # the same format: a PNG of class ids
-        if column["task"] == "crf":
-            classes, scores = checked_crf(path, layout)
-            return classes[scores.argmax(0)], None
-        classes, scores = checked_cam(path, layout, size)
-        return cam_labels(classes, scores, column["threshold"]), scores.max(0, initial=0)
-    except (ValueError, OSError) as error:
-        return str(error)
 
 
 if __name__ == "__main__":

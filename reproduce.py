@@ -104,6 +104,10 @@ def make_table(settings, seeds, handed):
         path = Experiment(settings.experiment_root, settings.name) / f"table_{settings.table}.json"
         write_json(path, {"table": settings.table, "recipe": settings.recipe, "rows": table})
         print(path)
+        if made := [name for key, (name, _) in experiments.items() if key not in failures and key[1] == settings.seed]:
+            words = flags.changed(settings, "recipe", "data_root", "experiment_root")
+            words += ["--list", settings.measured] if settings.measured else []
+            print(f"The same images under each: python {shlex.join(['report.py', '--compare', *made, *words])}")
 
 
 def open_dataset(settings):

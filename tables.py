@@ -3,6 +3,7 @@
 A row is trained once a seed, in an experiment of its own, NAME-VARIANT-sSEED, and measured on the same images. Models
 that start from a classifier share one, that of NAME-ordinary-sSEED.
 """
+import re
 from dataclasses import dataclass, replace
 
 import pipeline
@@ -76,6 +77,15 @@ def rows_of(name):
     rows = TABLES[name]
     needed = any("model_oc" in catalog.models()[row.model].starts_from.values() for row in rows.values())
     return ({SHARED: _ORDINARY} | rows) if needed else rows
+
+
+def row_named(name):
+    """Return (table, its name, seed) of the row whose experiment is NAME-VARIANT-sSEED; None for any other name."""
+    for table in TABLES:
+        for variant in rows_of(table):
+            if found := re.fullmatch(rf"(.+)-{re.escape(variant)}-s(\d+)", name):
+                return table, found[1], found[2]
+    return None
 
 
 def stages(settings, layout, row, variant, seed, crf):

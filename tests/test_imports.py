@@ -9,7 +9,8 @@ import pytest
 from tests.conftest import ROOT
 
 FOLDERS = ("models", "networks", "methods", "data", "tools")
-SHARED = ("config", "recipes", "pipeline", "advice", "tables", "results")        # files of the root that are no stages
+# Files of the root that are no stages.
+SHARED = ("config", "recipes", "pipeline", "advice", "tables", "results", "gallery", "comparison")
 STAGES = {p.stem for p in ROOT.glob("*.py")} - {*SHARED}
 MODULES = {str(p.relative_to(ROOT)): ast.parse(p.read_text("utf-8"))
            for folder in (".", *FOLDERS, "data/prepare", "benchmarks") for p in sorted((ROOT / folder).glob("*.py"))}
@@ -26,7 +27,9 @@ MAY_IMPORT = {
     "advice": {"pipeline", "tools", "config"},
     "tables": {"pipeline", "models", "tools"},
     "results": {"pipeline", "tools"},
-    "stage": {"pipeline", "advice", "tables", "results", "models", "networks", "methods", "data", "tools", "config"},
+    "gallery": {"pipeline", "advice", "data", "tools", "config"},
+    "comparison": {"pipeline", "advice", "tables", "gallery", "tools", "config"},
+    "stage": {*SHARED, "models", "networks", "methods", "data", "tools"},
     "benchmarks": {"models", "networks", "methods", "data", "tools", "config", "benchmarks", "infer", "train"},
 }
 # Those of networks/ and methods/ that open files, and the command that says what a file is.
@@ -76,7 +79,7 @@ def test_the_modules_are_found():
 
 @pytest.mark.parametrize("path", MODULES)
 def test_arrows_go_down(path):
-    own = {*FOLDERS, *STAGES, "config", "recipes", "pipeline", "benchmarks", "tests"}
+    own = {*FOLDERS, *STAGES, *SHARED, "benchmarks", "tests"}
     ours = {top(name) for name in imports(MODULES[path])} & own
     assert ours <= MAY_IMPORT[layer(path)], f"{path} imports {sorted(ours - MAY_IMPORT[layer(path)])}"
 

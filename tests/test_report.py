@@ -116,8 +116,12 @@ def own(small, tmp_path, monkeypatch):
 
 
 def data_of(home):
-    """Read the JSON within a report, as strictly as a browser does."""
-    text = (home / "experiment/X/report.html").read_text("utf-8")
+    return data_in(home / "experiment/X/report.html")
+
+
+def data_in(path):
+    """Read the JSON within a page, as strictly as a browser does."""
+    text = Path(path).read_text("utf-8")
     block = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1]
     return json.loads(block, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 

@@ -46,14 +46,34 @@ def models():
     return found
 
 
-def made_from(experiment, folder, depth=9):
+def made_from(experiment, folder):
     """Return the model whose CAMs a folder of maps was made from; None where no record tells."""
+    def model_in(record):
+        script, _, model = str(record.get("stage")).partition(" ")
+        return model if script == "infer" and model in models() else None
+    return _told(experiment, folder, model_in)
+
+
+def classes_of(experiment, folder):
+    """Return the names of the classes that a folder of maps was made with; None where no record tells."""
+    return _told(experiment, folder, lambda record: record.get("settings", {}).get("classes"))
+
+
+def _told(experiment, folder, tell, depth=9):
+    """Return what a folder's record tells, or else those of the folders that it was made from; None if none does.
+
+    tell    function: record -> an answer or None
+    """
     record = _record(experiment, folder)
-    script, _, model = str(record.get("stage")).partition(" ")
-    if script == "infer" and model in models():
-        return model
+    if answer := tell(record):
+        return answer
     inputs = record.get("inputs", {}) if depth else ()
-    return next(filter(None, (made_from(experiment, path, depth - 1) for path in inputs)), None)
+    return next(filter(None, (_told(experiment, path, tell, depth - 1) for path in inputs)), None)
+
+
+def network_of(experiment, folder):
+    """Name the network of ckpt/MODEL that a folder of maps shows: DeepLab, or the model whose CAMs they come from."""
+    return "seg" if _record(experiment, folder).get("stage") == "infer_seg" else made_from(experiment, folder)
 
 
 def title_of(experiment, folder):

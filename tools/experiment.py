@@ -14,7 +14,7 @@ experiment/NAME/
   rw/04_24/ID.png           palette PNG, class ids;  seg/ID.png too
   eval/TASK_DIR_LIST.json   mIoU, its curve;  the curve as .png
   results.json              reproduce.py's rows
-  report.html               all of it on one page
+  report.html               all of it on one page;  compare.html: beside other experiments
   .lock/                    which runs are writing here
 Each output folder holds made_by.json: which stage wrote it, from what; and made_by.images.json: what each image was.
 The formats are in files.py, maps.py, provenance.py and signatures.py of tools/.

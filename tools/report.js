@@ -111,7 +111,7 @@ function chooser(key, name, options) {
 // ---- head, and what is missing
 
 function drawHead() {
-  document.title = `${data.name}: report`;
+  document.title = `${data.name}: ${data.compared ? "comparison" : "report"}`;
   const runs = [...new Set(data.runs.map(run => run.recipe))].filter(name => name !== "-");
   const theme = chooser("theme", "Colours", [["auto", "as the system"], ["light", "light"], ["dark", "dark"]]);
   theme.classList.add("theme");
@@ -127,6 +127,8 @@ function drawHead() {
 }
 
 // ---- the table
+
+const number = (text, small, more = "") => make("td", {class: `number ${more}`}, text, small && make("small", {}, small));
 
 function drawResults() {
   const spread = values => {
@@ -145,7 +147,6 @@ function drawResults() {
   const seeds = Math.max(...rows.map(row => row.miou.length));
   const withPaper = rows.some(row => row.paper != null), withInit = rows.some(row => row.init);
   const best = split => Math.max(...rows.filter(row => row.split === split).map(row => mean(known(row.miou)) ?? 0));
-  const number = (text, small, more = "") => make("td", {class: `number ${more}`}, text, small && make("small", {}, small));
   const cells = row => [
     make("span", {tabindex: 0, ...tipped(() => make("span", {}, row.command ?? row.from))}, row.stage ?? "–",
       row.from !== "results.json" && own.length > 0 && make("small", {class: "soft"}, ` only in ${row.from}`),
@@ -168,14 +169,32 @@ function drawResults() {
   return section("Results", make("div", {class: "scroll"}, shown), caption, ...drawActivation());
 }
 
+const FIGURES = ["precision", "recall", "erased", "intrusion"];
+const MEASURED = "In percent, mean over the classes. Precision and recall: of the activation. Erased: of an object, by " +
+  "its own soft mask. Intrusion: of a mask, on objects of other classes, in the images that show one.";
+
 /** Show how well each class's own map covers its objects, for the evaluations of CAMs. */
 function drawActivation() {
-  const evals = data.evals.filter(e => e.activation), figures = ["precision", "recall", "erased", "intrusion"];
+  const evals = data.evals.filter(e => e.activation);
   if (!evals.length) return [];
-  const rows = evals.map(e => [nameOf(e), e.activation.threshold, ...figures.map(name => one(e.activation[name]))]);
-  return [make("div", {class: "scroll"}, table(["each class's own map", "threshold", ...figures], rows, [1, 2, 3, 4, 5])),
-    make("p", {class: "soft"}, "In percent, mean over the classes. Precision and recall: of the activation. Erased: of an object, by " +
-      "its own soft mask. Intrusion: of a mask, on objects of other classes, in the images that show one.")];
+  const rows = evals.map(e => [nameOf(e), e.activation.threshold, ...FIGURES.map(name => one(e.activation[name]))]);
+  return [make("div", {class: "scroll"}, table(["each class's own map", "threshold", ...FIGURES], rows, [1, 2, 3, 4, 5])),
+    make("p", {class: "soft"}, MEASURED)];
+}
+
+/** Show several experiments, a row each: how each was trained, what was measured. */
+function drawComparison() {
+  const at = threshold => threshold == null ? null : `at ${threshold}`;
+  const rows = data.compared.map(c => {
+    const e = data.evals.find(found => found.folder === c.folder) ?? {}, own = e.activation ?? {};
+    return [make("span", {}, c.stage, make("small", {}, c.title), e.stale && make("small", {class: "down"}, "the maps were made anew since")),
+      make("td", {}, c.model ?? "–", make("small", {}, c.flags), c.maps && make("small", {}, `maps: ${c.maps}`)),
+      number(c.seed ?? "–"), number(one(e.miou), at(e.threshold)), number(one(e.fixed_miou), at(e.fixed_threshold)),
+      ...FIGURES.map(name => number(one(own[name])))];
+  });
+  const head = ["experiment", "trained, and where that differs", "seed", "mIoU, best threshold", "mIoU, fixed threshold", ...FIGURES];
+  return section("Comparison", make("div", {class: "scroll"}, table(head, rows, head.map((_, i) => i).slice(2))),
+    make("p", {class: "soft"}, `On ${data.list}. Best: chosen on the ground truth. ${MEASURED}`));
 }
 
 // ---- charts
@@ -407,6 +426,12 @@ function gain(row, column) {
   return now == null || before == null ? null : now - before;
 }
 
+/** Give how far apart the columns' scores of a picture lie. */
+function spread(row) {
+  const there = known(data.columns.map(c => score(row, c.folder)));
+  return there.length > 1 ? Math.max(...there) - Math.min(...there) : null;
+}
+
 function scores(row) {
   const ids = [...new Set(Object.values(row.stages).flatMap(stage => Object.keys(stage.iou ?? {})))].map(Number)
     .sort((a, b) => a - b);
@@ -460,7 +485,8 @@ function drawGallery() {
   const there = data.classes.filter(name => counts.get(name));
   const order = chooser("sort", "Sort by", [["list", "order of the list"],
     ...changed.map(c => [`gain:${c.folder}`, `gain of ${c.stage} over ${stage.get(c.before)}`]),
-    ...scored.map(c => [`score:${c.folder}`, `IoU of ${c.stage}`])]);
+    ...scored.map(c => [`score:${c.folder}`, `IoU of ${c.stage}`]),
+    ...scored.length > 1 ? [["spread", "largest difference between the columns"]] : []]);
   const filter = chooser("class", "Class", [["", `all (${data.rows.length})`], ...there.map(n => [n, `${n} (${counts.get(n)})`])]);
   const cams = chooser("cams", "CAMs as", [["activation", "activation"], ["masks", "labels at the fixed threshold"]]);
   const maps = chooser("maps", "Label maps", [["alone", "alone"], ["over", "over the picture"]]);
@@ -475,12 +501,14 @@ function drawGallery() {
   let visible = [];
 
   const render = () => {
-    const id = classIds.get(state.class), worst = state.worst === "1", [by, folder] = state.sort.split(/:(.*)/s);
-    const column = data.columns.find(c => c.folder === folder), value = row => !column ? null :
+    const id = classIds.get(state.class), [by, folder] = state.sort.split(/:(.*)/s);
+    const column = data.columns.find(c => c.folder === folder), worst = column != null && state.worst === "1";
+    const sorted = column || by === "spread";          // of differences the largest come first
+    const value = row => by === "spread" ? spread(row) : !column ? null :
       by === "gain" ? gain(row, column) : score(row, column.folder);
     visible = data.rows.filter(row => !id || row.classes.includes(id));
     const values = new Map(visible.map(row => [row, value(row)])), sign = worst ? 1 : -1;
-    if (column) {                               // what has no value stays at the end, either way
+    if (sorted) {                               // what has no value stays at the end, either way
       visible.sort((a, b) => {
         const [u, v] = [values.get(a), values.get(b)];
         return u == null || v == null ? (u == null) - (v == null) : sign * (u - v);
@@ -508,7 +536,7 @@ function drawGallery() {
       make("span", {}, "image"), make("span", {}, "truth"),
       ...data.columns.map(c => make("span", {}, c.stage, means(c))));
     count.textContent = `${visible.length} of ${plural(data.rows.length, "picture")}` +
-      ` (${data.list} has ${data.listed})` + (column ? `, by ${by} of ${column.stage}${worst ? ", worst first" : ""}` : "");
+      ` (${data.list} has ${data.listed})` + (sorted ? `, by ${column ? `${by} of ${column.stage}` : "difference"}${worst ? ", worst first" : ""}` : "");
     for (const button of legend.querySelectorAll("button"))
       button.setAttribute("aria-pressed", button.dataset.class === state.class);
   };
@@ -559,8 +587,8 @@ function drawRuns() {
 }
 
 drawHead();
-drawResults();
-drawTraining();
+if (data.compared) drawComparison();
+else { drawResults(); drawTraining(); }
 drawThresholds();
 drawClasses();
 drawGallery();
