@@ -43,7 +43,7 @@ def compare(settings):
             "evals": [entry["eval"] for entry in found if entry["eval"]],
             "runs": [run for entry in found for run in entry["runs"]],
             "compared": [{key: entry[key] for key in ("stage", "folder", "title", "model", "seed")}
-                         | {"flags": " ".join(f"--{flag} {value}" for flag, value in own.items()),
+                         | {"flags": [f"--{flag} {value}" for flag, value in own.items()],
                             "maps": ", ".join(f"{flag} {value}" for flag, value in maps.items())}
                          for entry, own, maps in zip(found, trained, made)]}
     path = settings.out or found[0]["experiment"] / "compare.html"

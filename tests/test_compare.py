@@ -94,9 +94,9 @@ def test_what_was_measured_and_how_each_was_trained(own):
     shown = [{key: entry[key] for key in ("title", "model", "seed", "flags", "maps")} for entry in data["compared"]]
     # equal flags, those that change no number and those that no other has are not shown
     assert shown == [
-        {"title": "CGNet, CAM", "model": "CGNet", "seed": 4242, "flags": "--lr 0.01", "maps": "scales 1"},
-        {"title": "CGNet, CAM", "model": "CGNet", "seed": 7, "flags": "--lr 0.02", "maps": "scales 1 1.5"},
-        {"title": "ordinary classifier, CAM", "model": "ordinary classifier", "seed": 4242, "flags": "--lr 0.01",
+        {"title": "CGNet, CAM", "model": "CGNet", "seed": 4242, "flags": ["--lr 0.01"], "maps": "scales 1"},
+        {"title": "CGNet, CAM", "model": "CGNet", "seed": 7, "flags": ["--lr 0.02"], "maps": "scales 1 1.5"},
+        {"title": "ordinary classifier, CAM", "model": "ordinary classifier", "seed": 4242, "flags": ["--lr 0.01"],
          "maps": "scales 1"}]
     assert [run["stage"] for run in data["runs"]] == [
         "X: train_model_cse", "Y: train_model_cse", "N-ordinary-s4242: train_model_oc"]

@@ -188,7 +188,7 @@ function drawComparison() {
   const rows = data.compared.map(c => {
     const e = data.evals.find(found => found.folder === c.folder) ?? {}, own = e.activation ?? {};
     return [make("span", {}, c.stage, make("small", {}, c.title), e.stale && make("small", {class: "down"}, "the maps were made anew since")),
-      make("td", {}, c.model ?? "–", make("small", {}, c.flags), c.maps && make("small", {}, `maps: ${c.maps}`)),
+      make("td", {}, c.model ?? "–", make("small", {}, c.flags.map(flag => [make("span", {class: "flag"}, flag), " "])), c.maps && make("small", {}, `maps: ${c.maps}`)),
       number(c.seed ?? "–"), number(one(e.miou), at(e.threshold)), number(one(e.fixed_miou), at(e.fixed_threshold)),
       ...FIGURES.map(name => number(one(own[name])))];
   });
