@@ -84,7 +84,7 @@ def run(tmp_path_factory):
     (tree / "models/quiet.py").write_text(MODEL)
     package = tree / "models/__init__.py"
     text = package.read_text()
-    changed = text.replace("import model_cse, model_oc", "import model_cse, model_oc, quiet").replace(
+    changed = text.replace("model_cse, model_oc\n", "model_cse, model_oc, quiet\n").replace(
         "MODELS = {", 'MODELS = {"quiet": quiet, ')
     assert changed.count("quiet") == 3
     package.write_text(changed)
