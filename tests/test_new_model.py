@@ -10,50 +10,11 @@ import pytest
 
 from tests.conftest import ROOT
 
-METHOD = '''
-"""Classification, with a penalty on what the CAM finds of absent classes."""
-import torch.nn.functional as F
-from torch import nn
-
-
-class Quiet(nn.Module):
-    def __init__(self, net, weight):
-        super().__init__()
-        self.net = net
-        self.weight = weight
-
-    def forward(self, batch, epoch):
-        cam, logits = self.net(batch["image"])
-        quiet = self.weight * (cam.relu().mean((2, 3)) * (1 - batch["label"])).mean()
-        loss = F.binary_cross_entropy_with_logits(logits, batch["label"]) + quiet
-        return {"loss": loss, "loss_quiet": quiet}
-'''
-MODEL = '''
-"""The quiet classifier."""
-from dataclasses import dataclass
-
-from config import Train
+# What a method may have besides what README's example shows.
+MORE = '''
 from data.loader import Plan
-from methods.quiet import Quiet
-from models.model_oc import start_camnet
-from tools.flags import option
 
-TITLE = "quiet classifier"
-SUFFIX = "_quiet"
-RECIPES = {"demo": {"norm": ("train", "from scratch"), "er_init": ("random", "from scratch"), "val_every": (0, "short"),
-                    "lr": (0.05, "from scratch"), "max_epochs": (16, "a dozen images")}}
-
-
-@dataclass
-class Settings(Train):
-    recipes = RECIPES
-
-    quiet: float = option(0.1, "weight of the penalty", least=0)
-
-
-def start(settings, experiment, layout):
-    network, description, digest = start_camnet(settings, experiment, layout)
-    return network, Quiet(network, settings.quiet), description, {"er_init": digest}
+RECIPES["demo"] |= {"val_every": (0, "short"), "lr": (0.05, "from scratch"), "max_epochs": (16, "a dozen images")}
 
 
 def plan(settings, images):
@@ -71,6 +32,17 @@ def pictures(settings, experiment, objective, layout, step, batch):
 '''
 
 
+def example(path):
+    """Return what README shows of a file."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    return re.search(rf"```python\n# {path}\n(.*?)```", readme, re.S)[1]
+
+
+def test_the_example_is_short():
+    lines = [line for path in ("methods/quiet.py", "models/quiet.py") for line in example(path).splitlines() if line]
+    assert len(lines) < 30
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Give a function that runs a stage of the copied tree: exit code, output. The chain of the new model is complete.
@@ -80,8 +52,8 @@ def run(tmp_path_factory):
     place = tmp_path_factory.mktemp("new_model")
     tree = place / "tree"
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "tests", "experiment", "data/critters", "docs"))
-    (tree / "methods/quiet.py").write_text(METHOD)
-    (tree / "models/quiet.py").write_text(MODEL)
+    (tree / "methods/quiet.py").write_text(example("methods/quiet.py"))
+    (tree / "models/quiet.py").write_text(example("models/quiet.py") + MORE)
     package = tree / "models/__init__.py"
     text = package.read_text()
     changed = text.replace("model_cse, model_oc\n", "model_cse, model_oc, quiet\n").replace(
