@@ -60,7 +60,7 @@ LITE = {
                   "er_init": "{name}/model_oc", "cl_init": "{name}/model_oc"},
     "Infer": {"alphas": (2, 4, 6), "scales": (1.0, 1.5)},
     "TrainAff": {**_LITE, "momentum": 0.9, "low": 2, "high": 6, "max_epochs": 3, "least_steps": 100},
-    "InferAff": {"low": 2, "high": 6, "dup": 8, "logt": 6, "crf_iterations": 1},
+    "InferAff": {"low": 2, "high": 6, "dup": 8, "beta": 16, "logt": 6, "crf_iterations": 1},
     "TrainSeg": {**_LITE, "batch_size": 8, "label_dir": "rw/02_06", "max_epochs": 4, "scale": (0.75, 1.5),
                  "least_steps": 100},
     "InferSeg": {"scales": (0.75, 1.0, 1.25)},
