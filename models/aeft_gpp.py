@@ -117,14 +117,6 @@ def notes(settings, labels):
             "told from"] if alone else []
 
 
-def pictures(settings, experiment, objective, layout, step, batch):
-    """Draw train/STEP.png every --vis_freq steps: what the positives leave of up to four images of the batch."""
-    if model_cse.due(settings, step):
-        with engine.autocast(batch["image"].device, settings.precision):
-            seen = look(objective, batch)
-        model_cse.draw_erasing(experiment, layout, step, batch, seen, batch["label"].any(1))
-
-
 @torch.no_grad()
 def look(objective, batch):
     """Show the positives of a batch: as models.model_cse.look, seen by the network itself, without a target."""
@@ -136,3 +128,6 @@ def look(objective, batch):
     after = net(image * mask)[1]
     net.train(training)
     return {"erased": image * mask, "mask": 1 - mask, "before": torch.sigmoid(before), "after": torch.sigmoid(after)}
+
+
+pictures = partial(model_cse.pictures, look=look)

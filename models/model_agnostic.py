@@ -1,12 +1,13 @@
 """The CGNet, trained with class-agnostic erasing: what OC-CSE's paper compares itself with."""
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from methods.agnostic import Agnostic, erase_all
 from models import model_cse
 from models.model_oc import start_camnet
-from tools import distributed, engine
+from tools import distributed
 
 TITLE = "class-agnostic erasing"
 SUFFIX = "_model_agnostic"
@@ -27,14 +28,6 @@ def start(settings, experiment, layout):
     return network, objective, description, {"er_init": er_init, "cl_init": cl_init}
 
 
-def pictures(settings, experiment, objective, layout, step, batch):
-    """Draw train/STEP.png every --vis_freq steps: the erasing in up to four images of the batch."""
-    if model_cse.due(settings, step):
-        with engine.autocast(batch["image"].device, settings.precision):
-            seen = look(objective, batch)
-        model_cse.draw_erasing(experiment, layout, step, batch, seen, batch["label"].any(1))
-
-
 @torch.no_grad()
 def look(objective, batch):
     """Show what the erasing does to a batch: as models.model_cse.look, without a target."""
@@ -45,3 +38,6 @@ def look(objective, batch):
     erased, mask = erase_all(batch["image"], cam, batch["label"], objective.mask_norm)
     before, after = (torch.sigmoid(objective.oc(x)[1]) for x in (batch["image"], erased))
     return {"erased": erased, "mask": mask, "before": before, "after": after}
+
+
+pictures = partial(model_cse.pictures, look=look)

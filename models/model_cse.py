@@ -101,35 +101,6 @@ def load_classifier(settings, experiment, layout):
     return oc, engine.start_from(path, "cl_init", partial(load_weights, oc))
 
 
-def pictures(settings, experiment, objective, layout, step, batch):
-    """Draw train/STEP.png every --vis_freq steps: the erasing in up to four images of the batch."""
-    if due(settings, step):
-        with engine.autocast(batch["image"].device, settings.precision):
-            seen = look(objective, batch)           # of all images: their masks share a maximum
-        draw_erasing(experiment, layout, step, batch, seen, seen["target"] >= 0)
-
-
-def due(settings, step):
-    """Tell whether a picture is to be drawn in this process before this step's update."""
-    return settings.vis_freq and step % settings.vis_freq == 0 and distributed.is_main()
-
-
-def draw_erasing(experiment, layout, step, batch, seen, shown):
-    """Write train/STEP.png: the first four of the images `shown` (B,). seen: as look returns it.
-
-    Under several processes they are of the main process's part of the batch.
-    """
-    chosen = shown.nonzero()[:4, 0]
-    if not len(chosen):
-        return
-    batch, seen = ({k: v[chosen].float().cpu() for k, v in part.items()} for part in (batch, seen))
-    figure = erasing_figure([denormalize(x) for x in batch["image"]], [denormalize(x) for x in seen["erased"]],
-                            seen["mask"][:, 0].numpy(), batch["label"].numpy(),
-                            seen["target"].numpy() if "target" in seen else None,
-                            seen["before"].numpy(), seen["after"].numpy(), layout.classes)
-    save_image(experiment / f"train/{step:06d}.png", figure)
-
-
 @torch.no_grad()
 def look(objective, batch):
     """Show what the erasing does to a batch; --sampling in_turn: to the classes of epoch 0.
@@ -145,3 +116,24 @@ def look(objective, batch):
     erased, mask = erase(batch["image"], cam, target, objective.mask_norm)
     before, after = (torch.sigmoid(objective.oc(x)[1]) for x in (batch["image"], erased))
     return {"erased": erased, "mask": mask, "before": before, "after": after, "target": target}
+
+
+def pictures(settings, experiment, objective, layout, step, batch, look=look):
+    """Draw train/STEP.png every --vis_freq steps: the erasing in up to four images of the batch.
+
+    look  (objective, batch) -> what it does to them, as look returns it; without "target" no class was chosen
+    With several processes the images are of the main process's part of the batch.
+    """
+    if not settings.vis_freq or step % settings.vis_freq or not distributed.is_main():
+        return
+    with engine.autocast(batch["image"].device, settings.precision):
+        seen = look(objective, batch)       # of all images: their masks may share a maximum
+    chosen = (seen["target"] >= 0 if "target" in seen else batch["label"].any(1)).nonzero()[:4, 0]
+    if not len(chosen):
+        return
+    batch, seen = ({k: v[chosen].float().cpu() for k, v in part.items()} for part in (batch, seen))
+    figure = erasing_figure([denormalize(x) for x in batch["image"]], [denormalize(x) for x in seen["erased"]],
+                            seen["mask"][:, 0].numpy(), batch["label"].numpy(),
+                            seen["target"].numpy() if "target" in seen else None,
+                            seen["before"].numpy(), seen["after"].numpy(), layout.classes)
+    save_image(experiment / f"train/{step:06d}.png", figure)
