@@ -15,12 +15,13 @@ def multi_scale_cam(net, views, size, label):
     """
     device = next(net.parameters()).device
     present = label.nonzero()[:, 0]                                         # (K,)
+    columns = present.to(device, non_blocking=True)     # before the views: a copy between them waits for the GPU
     total = torch.zeros(len(present), *size, device=device)                 # (K, H, W)
-    weight = label[present].to(device, torch.float32)[:, None, None]
+    weight = label[present].to(device, torch.float32, non_blocking=True)[:, None, None]
     if len(present):
         for view in views:
             cam = net(to_device(view, device))[0]                           # (2, C, h, w)
-            cam = cam[:, present.to(cam.device)].float()
+            cam = cam[:, columns].float()
             cam = F.interpolate(cam, size, mode="bilinear", align_corners=False).relu() * weight
             total += cam[0] + cam[1].flip(-1)
         total /= total.amax((1, 2), keepdim=True) + 1e-5
