@@ -14,11 +14,14 @@ PAGES = [*(ROOT / name for name in ("README.md", "BENCHMARKS.md", "CONTRIBUTING.
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
-def commands(text, pattern):
-    """Find the commands in a page, in blocks of code and within sentences: [(name, words)], without their comments."""
-    lines = re.findall(rf"^{pattern}([^#\n]*)", text, re.M)
-    inline = re.findall(rf"`{pattern}([^`]*)`", text)
-    return [(name, words.split()) for name, words in lines + inline if "..." not in words and "--help" not in words]
+RUN = r"(?:python |torchrun \S+ (?:-- )?)"
+STAGE, MODULE = r"(\w+\.py) ", r"-m ([\w.]+)"
+
+
+def commands(text, script):
+    """Find the commands of a page, in blocks of code and in sentences: [(script, words)], without their comments."""
+    found = re.findall(rf"^{RUN}{script}([^#\n]*)", text, re.M) + re.findall(rf"`{RUN}?{script}([^`]*)`", text)
+    return [(name, words.split()) for name, words in found if "..." not in words and "--help" not in words]
 
 
 def slug(heading):
@@ -50,9 +53,6 @@ def stages():
             "estimate.py": config.Reproduce}
 
 
-STAGE = r"(?:python |torchrun \S+ (?:-- )?)?(\w+\.py) "
-
-
 @each_page
 def test_the_flags_of_the_commands_exist(page):
     """Each command line of a page is read by its stage; those of the new model are run in tests/test_new_model.py."""
@@ -70,7 +70,7 @@ def test_the_readme_shows_every_stage():
 @each_page
 def test_the_modules_and_their_flags_exist(page):
     from data.prepare import COMMANDS
-    for module, words in commands(page.read_text("utf-8"), r"python -m ([\w.]+)"):
+    for module, words in commands(page.read_text("utf-8"), MODULE):
         assert importlib.util.find_spec(module), module
         if module == "data.prepare" and words:
             parser = argparse.ArgumentParser()
@@ -79,8 +79,8 @@ def test_the_modules_and_their_flags_exist(page):
 
 
 def test_the_files_page_shows_every_preparation():
-    lines = commands((ROOT / "docs/files.md").read_text("utf-8"), r"python -m (data\.prepare)")
-    assert {words[0] for _, words in lines} >= {"voc", "coco", "folder", "check"}
+    lines = commands((ROOT / "docs/files.md").read_text("utf-8"), MODULE)
+    assert {words[0] for module, words in lines if module == "data.prepare"} >= {"voc", "coco", "folder", "check"}
 
 
 def test_the_version_has_one_place():
