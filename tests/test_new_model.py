@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-# What a method may have besides what the example of docs/extend.md shows.
+# What a method may have besides what the example of the README shows.
 MORE = '''
 from data.loader import Plan
 
@@ -33,8 +33,8 @@ def pictures(settings, experiment, objective, layout, step, batch):
 
 
 def example(path):
-    """Return what docs/extend.md shows of a file."""
-    page = (ROOT / "docs/extend.md").read_text("utf-8")
+    """Return what the README shows of a file."""
+    page = (ROOT / "README.md").read_text("utf-8")
     return re.search(rf"```python\n# {path}\n(.*?)```", page, re.S)[1]
 
 
