@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from networks.frozen_norm import BatchNorm2d, BatchNormAct2d
 from networks.resnet38d import PAPER_BLOCKS, PAPER_DILATION, ResNet38d
 
 # What a network was trained on, where that is not what timm says: mean and deviation of pixels in 0..1.
@@ -26,12 +27,14 @@ LITE_PIXELS = ((127 / 255,) * 3, (128 / 255,) * 3)
 
 # How far, in pixels, features lie right of and below what they show. These filters were trained under TensorFlow's
 # asymmetric padding, and lean the other way, each network in its own way. Measured on 20 to 60 photos as half the
-# distance between the class maps of an image and of its mirror image: lite0 6 at stride 16 (down 4.75), 9.5 (8.75) at
-# 8, -1 at 32; lite1 6 and lite2 0 at 16. One number a feature map, the deepest last; the first two: from the response
-# of lite0 to a small object. Others: see _shifts_of.
+# distance between the class maps of an image and of its mirror image (docs/results.md). One number a feature map, the
+# deepest last; the first two: from the response of lite0 to a small object. Others: see _shifts_of.
 MEASURED_SHIFTS = {("tf_efficientnet_lite0", 32): (0, -1, -1), ("tf_efficientnet_lite0", 16): (0, -1, 5),
-                   ("tf_efficientnet_lite0", 8): (0, 2, 9), ("tf_efficientnet_lite1", 16): (0, -1, 6),
-                   ("tf_efficientnet_lite2", 16): (0, -1, 0)}
+                   ("tf_efficientnet_lite0", 8): (0, 2, 9),
+                   ("tf_efficientnet_lite1", 32): (0, -1, 0), ("tf_efficientnet_lite1", 16): (0, -1, 6),
+                   ("tf_efficientnet_lite1", 8): (0, 2, 10),
+                   ("tf_efficientnet_lite2", 32): (0, -1, -8), ("tf_efficientnet_lite2", 16): (0, -1, 0),
+                   ("tf_efficientnet_lite2", 8): (0, 2, 3)}
 
 
 def build(name="resnet38d", output_stride=8, norm="frozen", pretrained=False, width=1.0, blocks=PAPER_BLOCKS,
@@ -79,16 +82,14 @@ class TimmBackbone(nn.Module):
         self.stride = output_stride
         self.norm, self.recomputed = norm, None
         for module in self.model.modules():
-            if _slow_on_a_cpu(module):
-                module.__class__ = DepthwiseConv2d          # the same weights under the same names
+            if better := _better_class(module):
+                module.__class__ = better                   # the same weights under the same names
         self.channels_last = not any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in self.model.modules())
         scale, offset = _conversion(name, self.model.model.pretrained_cfg)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("offset", offset, persistent=False)
-        known = MEASURED_SHIFTS.get((name, output_stride))
-        if known is None:       # the padding says the wrong way for these filters (lite0 at stride 32: -16, it is -1)
-            known = (0, 0, 0) if name in LITE else _shifts_of(self.model)
-        self.shifts = known
+        # Of the filters of LITE the padding says the wrong way: at stride 32 -16 for lite0, it is -1.
+        self.shifts = MEASURED_SHIFTS.get((name, output_stride)) or _shifts_of(self.model)
         if norm == "frozen":
             self.freeze()
 
@@ -163,6 +164,15 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum((0, 2, 3))
         return of_x, of_weight, of_bias, None, None
+
+
+def _better_class(module):
+    """Name the class of ours that computes the same as a layer in less time or memory, None where there is none."""
+    from timm.layers import BatchNormAct2d as NormAct  # here: see _features
+
+    if _slow_on_a_cpu(module):
+        return DepthwiseConv2d
+    return {nn.BatchNorm2d: BatchNorm2d, NormAct: BatchNormAct2d}.get(type(module))
 
 
 def _slow_on_a_cpu(module):
