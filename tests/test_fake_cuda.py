@@ -12,7 +12,6 @@ What cannot run so:
 - What is torch's own: its optimizer takes the loop over single tensors, not the fused one; SyncBatchNorm.
 What a GPU alone can tell: whether memory was pinned (a non_blocking copy to the GPU counts as no wait), kernels, time.
 """
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
 import infer_seg
 from methods import random_walk
@@ -41,8 +40,8 @@ from networks.affinity import AffinityNet
 from networks.cam import CAMNet
 from networks.deeplab import DeepLabV3, LargeFOV
 from networks.gpp import GPPNet
-from tests.conftest import ROOT
 from tests.stages import run_of
+from tests.waits import Waits, as_array, as_list
 from tools import distributed, engine
 from tools.engine import fit, poly_sgd, prepare, to_device
 from tools.experiment import Experiment
@@ -51,48 +50,6 @@ from tools.meter import Meter
 CUDA, CLASSES, BATCH, CROP = torch.device("cuda"), ("cat", "dog", "cow"), 4, 80
 PLAIN = SimpleNamespace(checkpoint_blocks=False, compile=False, accumulate=1)
 HEADS = {cls.__name__: cls for cls in (CAMNet, GPPNet, AffinityNet, LargeFOV, DeepLabV3)}
-aten = torch.ops.aten
-
-
-class Waits(TorchDispatchMode):
-    """Note where a program waits for a device: `places`, "FILE FUNCTION" each. What is read there is 0."""
-
-    def __init__(self, device="cuda"):
-        super().__init__()
-        self.device, self.places = device, []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is aten._local_scalar_dense.default:
-            self._note(args[0])
-            return False if args[0].dtype is torch.bool else 0.0 if args[0].dtype.is_floating_point else 0
-        if func is aten.nonzero.default:            # how many there are is a number too: here, all
-            self._note(args[0])
-            return args[0].new_zeros(args[0].numel(), args[0].ndim, dtype=torch.int64)
-        out = func(*args, **kwargs)
-        if func in (aten._to_copy.default, aten.copy_.default):
-            source = args[func is aten.copy_.default]
-            if {source.device.type, out.device.type} == {"cpu", "cuda"}:
-                free = kwargs.get("non_blocking") or args[2:] == (True,)
-                assert not (free and out.device.type == "cpu"), f"{place()} reads what has not arrived"
-                if not free:
-                    self.places.append(place())
-        return out
-
-    def _note(self, tensor):
-        if tensor.device.type == self.device:
-            self.places.append(place())
-
-
-def place():
-    """Name the innermost function of the project that is running: "FILE FUNCTION"."""
-    frame = sys._getframe(1)
-    while frame:
-        path = frame.f_code.co_filename.removeprefix(f"{ROOT}/")
-        if not path.startswith(("/", "<", ".", "tests/")):
-            return f"{path} {frame.f_code.co_qualname.split('.<locals>')[0]}"
-        frame = frame.f_back
-    return "a test"
 
 
 @pytest.fixture(autouse=True)
@@ -106,16 +63,6 @@ def fake(monkeypatch):
     monkeypatch.setattr(FakeTensor, "numpy", as_array)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
-
-
-def as_list(tensor):
-    return [as_list(part) for part in tensor] if tensor.ndim else tensor.item()
-
-
-def as_array(tensor):
-    if tensor.device.type != "cpu":
-        raise TypeError(f"can't convert {tensor.device} device type tensor to numpy")
-    return np.zeros(tensor.shape, str(tensor.dtype).removeprefix("torch."))
 
 
 def network(kind, backbone=None):
