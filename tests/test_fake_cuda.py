@@ -24,6 +24,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import _disable_current_modes
 
 import infer_seg
+from data.layout import IGNORE
 from methods import random_walk
 from methods.aeft import AEFT
 from methods.affinity import AffinityLearning
@@ -81,8 +82,8 @@ OBJECTIVES = {
     "model_agnostic": lambda net, **each: Agnostic(net("CAMNet"), net("CAMNet"), **each),
     "aeft_gpp": lambda net, **each: AEFT(net("GPPNet"), first_epoch=0, classified=2),
     "AffinityNet": lambda net, **each: AffinityLearning(net("AffinityNet")),
-    "LargeFOV": lambda net, **each: Segmentation(net("LargeFOV")),
-    "DeepLabV3": lambda net, **each: Segmentation(net("DeepLabV3")),
+    "LargeFOV": lambda net, **each: Segmentation(net("LargeFOV"), IGNORE),
+    "DeepLabV3": lambda net, **each: Segmentation(net("DeepLabV3"), IGNORE),
 }
 
 
