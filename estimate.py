@@ -166,8 +166,7 @@ def _start(words, layout, folder):
     from models import MODELS
     from networks.pretrained import official_state
     from tools.files import save_checkpoint, write_json
-    classes = {name: model.Settings for name, model in MODELS.items()}
-    run = flags.parse(config.Train, [*words, "--er_init", "random"], classes)
+    run = flags.parse(config.Train, [*words, "--er_init", "random"], pipeline.settings_of_models())
     for flag, other in catalog.models()[run.model].starts_from.items():
         place = words[:words.index("--model")]
         _, _, (network, _, description, _) = _start([*place, "--model", other], layout, folder)
