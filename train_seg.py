@@ -53,7 +53,7 @@ def main():
 
     manual_seed(settings.seed)
     network, description, inputs["init"] = start_network(settings, experiment, layout)
-    objective = Segmentation(network, distributed.global_mean)
+    objective = Segmentation(network, IGNORE, distributed.global_mean)
     engine.prepare(objective, device, settings)
     groups = parameter_groups(network, settings.lr, settings.wt_dec, network.new_layers)
 

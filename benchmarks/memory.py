@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.cse_step import machine, make_batch, peak_memory
+from data.layout import IGNORE
 from data.loader import Plan
 from data.transforms import views
 from methods.affinity import AffinityLearning
@@ -180,7 +181,7 @@ def networks_of(case):
         return network, AffinityLearning(network)
     if case.stage == "seg":
         network = LargeFOV(20, **kwargs)
-        return network, Segmentation(network)
+        return network, Segmentation(network, IGNORE)
     network = CAMNet(20, dropout_head=recipe["dropout_head"], **kwargs)
     return network, CSE(network, CAMNet(20, case.width)) if case.stage == "model_cse" else Classification(network)
 

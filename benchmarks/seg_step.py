@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.cse_step import machine, peak_memory, print_rate, step, step_parser, synchronize
+from data.layout import IGNORE
 from methods.segmentation import Segmentation
 from networks import backbones, parameter_groups
 from networks.deeplab import DeepLabV3, LargeFOV
@@ -27,7 +28,7 @@ def main():
         network = LargeFOV(20, args.width)
     else:
         network = DeepLabV3(20, backbone=backbones.build(args.backbone))
-    objective = Segmentation(network)
+    objective = Segmentation(network, IGNORE)
     engine.to_device(objective, device)
     optimizer, _ = engine.poly_sgd(parameter_groups(network, 1e-5, 5e-4, network.new_layers), 1e-5, 1000, momentum=0.9)
     objective.train()
@@ -66,7 +67,7 @@ def loss_alone(batch, device):
     """Time what follows the last convolution, forward and backward, in seconds."""
     size = batch["labels"].shape[1:]
     cells = torch.randn(len(batch["labels"]), 21, *(-(-side // 8) for side in size), device=device, requires_grad=True)
-    objective = Segmentation(lambda image: F.interpolate(cells, size, mode="bilinear", align_corners=False))
+    objective = Segmentation(lambda image: F.interpolate(cells, size, mode="bilinear", align_corners=False), IGNORE)
     synchronize(device)
     start = time.perf_counter()
     objective(batch, 0)["loss"].backward()

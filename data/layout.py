@@ -34,11 +34,11 @@ from data.labels import (
     repeated,
 )
 from tools.files import require_file
+from tools.metrics import IGNORE
 from tools.words import some
 
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
                "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
-IGNORE = 255                                        # in a label map: a pixel that counts for no class
 
 
 class VOCLayout:

@@ -26,12 +26,14 @@ LITE_PIXELS = ((127 / 255,) * 3, (128 / 255,) * 3)
 
 # How far, in pixels, features lie right of and below what they show. These filters were trained under TensorFlow's
 # asymmetric padding, and lean the other way, each network in its own way. Measured on 20 to 60 photos as half the
-# distance between the class maps of an image and of its mirror image: lite0 6 at stride 16 (down 4.75), 9.5 (8.75) at
-# 8, -1 at 32; lite1 6 and lite2 0 at 16. One number a feature map, the deepest last; the first two: from the response
-# of lite0 to a small object. Others: see _shifts_of.
+# distance between the class maps of an image and of its mirror image (docs/results.md). One number a feature map, the
+# deepest last; the first two: from the response of lite0 to a small object. Others: see _shifts_of.
 MEASURED_SHIFTS = {("tf_efficientnet_lite0", 32): (0, -1, -1), ("tf_efficientnet_lite0", 16): (0, -1, 5),
-                   ("tf_efficientnet_lite0", 8): (0, 2, 9), ("tf_efficientnet_lite1", 16): (0, -1, 6),
-                   ("tf_efficientnet_lite2", 16): (0, -1, 0)}
+                   ("tf_efficientnet_lite0", 8): (0, 2, 9),
+                   ("tf_efficientnet_lite1", 32): (0, -1, 0), ("tf_efficientnet_lite1", 16): (0, -1, 6),
+                   ("tf_efficientnet_lite1", 8): (0, 2, 10),
+                   ("tf_efficientnet_lite2", 32): (0, -1, -8), ("tf_efficientnet_lite2", 16): (0, -1, 0),
+                   ("tf_efficientnet_lite2", 8): (0, 2, 3)}
 
 
 def build(name="resnet38d", output_stride=8, norm="frozen", pretrained=False, width=1.0, blocks=PAPER_BLOCKS,
@@ -85,10 +87,8 @@ class TimmBackbone(nn.Module):
         scale, offset = _conversion(name, self.model.model.pretrained_cfg)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("offset", offset, persistent=False)
-        known = MEASURED_SHIFTS.get((name, output_stride))
-        if known is None:       # the padding says the wrong way for these filters (lite0 at stride 32: -16, it is -1)
-            known = (0, 0, 0) if name in LITE else _shifts_of(self.model)
-        self.shifts = known
+        # Of the filters of LITE the padding says the wrong way: at stride 32 -16 for lite0, it is -1.
+        self.shifts = MEASURED_SHIFTS.get((name, output_stride)) or _shifts_of(self.model)
         if norm == "frozen":
             self.freeze()
 

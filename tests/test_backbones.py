@@ -177,6 +177,11 @@ def test_a_small_object_stays_under_its_map(name, stride):
         assert abs(displacement(net, thing, lambda net, image: net(image)[2])[0]) > 2
 
 
+def test_every_network_of_the_wheels_is_measured():
+    """Their padding tells nothing of where their features lie."""
+    assert {(name, stride) for name in backbones.LITE for stride in (8, 16, 32)} == set(backbones.MEASURED_SHIFTS)
+
+
 @needs_wheel
 @needs_photos
 @pytest.mark.parametrize("stride", [16, 8])

@@ -47,7 +47,7 @@ def batch_of(images=4, seed=0):
 
 def test_the_loss_is_the_mean_over_the_labelled_pixels():
     net, batch = Linear(), batch_of()
-    terms = Segmentation(net)(batch, 0)
+    terms = Segmentation(net, 255)(batch, 0)
     logits, total, right, objects = net(batch["image"]), 0, [], []
     for i, y, x in np.argwhere(batch["labels"].numpy() != 255):
         label = int(batch["labels"][i, y, x])
@@ -64,17 +64,17 @@ def test_a_network_that_calls_everything_background_shows():
     with torch.no_grad():
         net.conv.bias[0] = 100.
     batch = batch_of()
-    terms = Segmentation(net)(batch, 0)
+    terms = Segmentation(net, 255)(batch, 0)
     labels = batch["labels"]
     assert terms["accuracy_objects"] == 0 and terms["accuracy"] == (labels == 0).sum() / (labels != 255).sum()
     batch["labels"].fill_(0)
-    assert torch.isnan(Segmentation(net)(batch, 0)["accuracy_objects"])
+    assert torch.isnan(Segmentation(net, 255)(batch, 0)["accuracy_objects"])
 
 
 def test_a_batch_without_a_label_teaches_nothing():
     net, batch = Linear(), batch_of()
     batch["labels"].fill_(255)
-    terms = Segmentation(net)(batch, 0)
+    terms = Segmentation(net, 255)(batch, 0)
     terms["loss"].backward()
     assert terms["loss"] == 0 and torch.isnan(terms["accuracy"])
     assert all(p.grad.abs().sum() == 0 for p in net.parameters())
@@ -86,7 +86,7 @@ def test_parts_of_a_batch_make_the_same_step(parts):
     found = []
     for count in (1, parts):
         net = Linear()
-        terms = Segmentation(InParts(net, count))(batch_of(), 0)
+        terms = Segmentation(InParts(net, count), 255)(batch_of(), 0)
         terms["loss"].backward()
         found.append((*terms.values(), net.conv.weight.grad))
     for whole, split in zip(*found):
@@ -96,7 +96,7 @@ def test_parts_of_a_batch_make_the_same_step(parts):
 def test_processes_make_the_same_step():
     """Each divides by the mean count, and the mean of their gradients is that of the whole batch."""
     batch, whole = batch_of(), Linear()
-    Segmentation(whole)(batch, 0)["loss"].backward()
+    Segmentation(whole, 255)(batch, 0)["loss"].backward()
     halves = [{k: v[rank::2] for k, v in batch.items()} for rank in range(2)]
     counts = [torch.stack([(x != 255).sum(), ((x != 255) & (x > 0)).sum()]).float() for x in
               (half["labels"] for half in halves)]
@@ -104,7 +104,7 @@ def test_processes_make_the_same_step():
     gradients = []
     for half in halves:
         net = Linear()
-        Segmentation(net, lambda tensor: sum(counts) / 2)(half, 0)["loss"].backward()
+        Segmentation(net, 255, lambda tensor: sum(counts) / 2)(half, 0)["loss"].backward()
         gradients.append(net.conv.weight.grad)
     assert_close(sum(gradients) / 2, whole.conv.weight.grad)
 

@@ -4,7 +4,7 @@ Class ids are 0 = background, 1..C = objects; 255 in the ground truth is left ou
 """
 import numpy as np
 
-IGNORE = 255
+IGNORE = 255                # in a label map: a pixel that counts for no class
 
 
 class ConfusionMatrix:
