@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from models import MODELS
 from tests.conftest import ROOT
 from tests.stages import DEMO
 
@@ -182,11 +181,8 @@ def run_and_list(cwd, *words):
     return done.returncode, said[-1], set(loaded)
 
 
-FOR_COMMANDS = [*((f"{stage}.py",) for stage in sorted(STAGES)), *(("train.py", "--model", model) for model in MODELS),
-                ("-m", "data.prepare"), ("-m", "networks.pretrained")]
-
-
-@pytest.mark.parametrize("command", FOR_COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("command", [*((f"{stage}.py",) for stage in sorted(STAGES)), ("-m", "data.prepare"),
+                                     ("-m", "networks.pretrained"), ("train.py", "--model", "aeft_gpp")], ids=" ".join)
 def test_help_comes_before_torch(command):
     code, _, loaded = run_and_list(ROOT, *command, "--help")
     assert code == 0 and not loaded & {"torch", "torchvision", "timm", "matplotlib"}
@@ -195,8 +191,6 @@ def test_help_comes_before_torch(command):
 @pytest.mark.parametrize("words, said", [
     (("train.py", "--name", "X", "--no_such"), "--no_such"), (("train.py", "--name", "X", "--lr", -1), "--lr"),
     (("train.py", "--name", "X", "--T", 3), "--model aeft_gpp"), (("train.py", "--model", "no_such"), "model_oc"),
-    (("infer.py", "--name", "../X"), "--name"), (("infer_aff.py", "--name", "X", "--low", 30), "--high"),
-    (("train_aff.py",), "--name"), (("train_seg.py", "--name", "X", "--network", "none"), "largefov"),
     (("infer_seg.py", "--shard", "3/2"), "--shard"), (("-m", "networks.pretrained"), "FILE")])
 def test_a_mistake_in_the_flags_is_told_before_torch(words, said):
     code, message, loaded = run_and_list(ROOT, *words)
