@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from networks.frozen_norm import BatchNorm2d, BatchNormAct2d
 from networks.resnet38d import PAPER_BLOCKS, PAPER_DILATION, ResNet38d
 
 # What a network was trained on, where that is not what timm says: mean and deviation of pixels in 0..1.
@@ -81,8 +82,8 @@ class TimmBackbone(nn.Module):
         self.stride = output_stride
         self.norm, self.recomputed = norm, None
         for module in self.model.modules():
-            if _slow_on_a_cpu(module):
-                module.__class__ = DepthwiseConv2d          # the same weights under the same names
+            if better := _better_class(module):
+                module.__class__ = better                   # the same weights under the same names
         self.channels_last = not any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in self.model.modules())
         scale, offset = _conversion(name, self.model.model.pretrained_cfg)
         self.register_buffer("scale", scale, persistent=False)
@@ -163,6 +164,15 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum((0, 2, 3))
         return of_x, of_weight, of_bias, None, None
+
+
+def _better_class(module):
+    """Name the class of ours that computes the same as a layer in less time or memory, None where there is none."""
+    from timm.layers import BatchNormAct2d as NormAct  # here: see _features
+
+    if _slow_on_a_cpu(module):
+        return DepthwiseConv2d
+    return {nn.BatchNorm2d: BatchNorm2d, NormAct: BatchNormAct2d}.get(type(module))
 
 
 def _slow_on_a_cpu(module):

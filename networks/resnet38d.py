@@ -5,6 +5,8 @@ It keeps the promise of all backbones: see networks/backbones.py.
 import torch.nn.functional as F
 from torch import nn
 
+from networks.frozen_norm import BatchNorm2d
+
 # Residual units in b2 .. b7, and the dilation of b5, b6, b7.
 PAPER_BLOCKS = (3, 3, 6, 3, 1, 1)
 PAPER_DILATION = (2, 4, 4)
@@ -52,7 +54,7 @@ class ResNet38d(nn.Module):
                 self.add_module(name, Bottleneck(last, out, drop, dil))
                 self.bottlenecks.append(name)
                 last = out
-        self.bn7 = nn.BatchNorm2d(last)
+        self.bn7 = BatchNorm2d(last)
         self.channels = (c512, c1024, last)
         if norm == "frozen":
             self.freeze()
@@ -105,9 +107,9 @@ class Block(nn.Module):
 
     def __init__(self, c_in, c_mid, c_out, stride, first_dilation, dilation):
         super().__init__()
-        self.bn_branch2a = nn.BatchNorm2d(c_in)
+        self.bn_branch2a = BatchNorm2d(c_in)
         self.conv_branch2a = _conv3x3(c_in, c_mid, stride, first_dilation)
-        self.bn_branch2b1 = nn.BatchNorm2d(c_mid)
+        self.bn_branch2b1 = BatchNorm2d(c_mid)
         self.conv_branch2b1 = _conv3x3(c_mid, c_out, 1, dilation)
         self.conv_branch1 = None
         if c_in != c_out or stride != 1:
@@ -126,12 +128,12 @@ class Bottleneck(nn.Module):
 
     def __init__(self, c_in, c_out, dropout, dilation):
         super().__init__()
-        self.bn_branch2a = nn.BatchNorm2d(c_in)
+        self.bn_branch2a = BatchNorm2d(c_in)
         self.conv_branch2a = nn.Conv2d(c_in, c_out // 4, 1, bias=False)
-        self.bn_branch2b1 = nn.BatchNorm2d(c_out // 4)
+        self.bn_branch2b1 = BatchNorm2d(c_out // 4)
         self.dropout_2b1 = nn.Dropout2d(dropout)
         self.conv_branch2b1 = _conv3x3(c_out // 4, c_out // 2, 1, dilation)
-        self.bn_branch2b2 = nn.BatchNorm2d(c_out // 2)
+        self.bn_branch2b2 = BatchNorm2d(c_out // 2)
         self.dropout_2b2 = nn.Dropout2d(dropout)
         self.conv_branch2b2 = nn.Conv2d(c_out // 2, c_out, 1, bias=False)
         self.conv_branch1 = nn.Conv2d(c_in, c_out, 1, bias=False)
@@ -140,9 +142,9 @@ class Bottleneck(nn.Module):
         activated = F.relu(self.bn_branch2a(x), inplace=True)
         skip = self.conv_branch1(activated)
         y = self.conv_branch2a(activated)
-        y = self.dropout_2b1(F.relu(self.bn_branch2b1(y), inplace=True))
+        y = F.relu(self.dropout_2b1(self.bn_branch2b1(y)), inplace=True)
         y = self.conv_branch2b1(y)
-        y = self.dropout_2b2(F.relu(self.bn_branch2b2(y), inplace=True))
+        y = F.relu(self.dropout_2b2(self.bn_branch2b2(y)), inplace=True)
         return self.conv_branch2b2(y) + skip, activated
 
 

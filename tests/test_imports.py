@@ -14,7 +14,8 @@ FOLDERS = ("models", "networks", "methods", "data", "tools")
 SHARED = ("config", "config_models", "recipes", "pipeline", "advice", "tables", "results", "gallery", "comparison")
 STAGES = {p.stem for p in ROOT.glob("*.py")} - {*SHARED}
 MODULES = {str(p.relative_to(ROOT)): ast.parse(p.read_text("utf-8"))
-           for folder in (".", *FOLDERS, "data/prepare", "benchmarks") for p in sorted((ROOT / folder).glob("*.py"))}
+           for folder in (".", *FOLDERS, "data/prepare", "benchmarks", "examples")
+           for p in sorted((ROOT / folder).glob("*.py"))}
 # What a module of a folder may import of our own. A root stage is imported by nobody.
 MAY_IMPORT = {
     "networks": {"networks"},
@@ -33,6 +34,7 @@ MAY_IMPORT = {
     "comparison": {"pipeline", "advice", "tables", "gallery", "tools", "config"},
     "stage": {*SHARED, "models", "networks", "methods", "data", "tools"},
     "benchmarks": {"models", "networks", "methods", "data", "tools", "config", "benchmarks", "infer", "train"},
+    "examples": {"pipeline", "advice", "models", "networks", "methods", "data", "tools", "config", "infer_aff"},
 }
 # Those of networks/ and methods/ that open files, and the command that says what a file is.
 WEIGHTS = {"networks/pretrained.py", "networks/weight_files.py", "networks/weight_report.py",
@@ -81,7 +83,7 @@ def test_the_modules_are_found():
 
 
 def test_arrows_go_down():
-    own, wrong = {*FOLDERS, *STAGES, *SHARED, "benchmarks", "tests"}, {}
+    own, wrong = {*FOLDERS, *STAGES, *SHARED, "benchmarks", "examples", "tests"}, {}
     for path, tree in MODULES.items():
         wrong[path] = ({top(name) for name in imports(tree)} & own) - MAY_IMPORT[layer(path)]
     assert not {path: names for path, names in wrong.items() if names}

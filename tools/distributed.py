@@ -191,12 +191,27 @@ class _GlobalMax(torch.autograd.Function):
         return gradient * ctx.holds_it
 
 
+def share_statistics(module, device):
+    """Let each BatchNorm2d of a module that is trained see all processes' batch; those that are frozen stay."""
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d) and any(p.requires_grad for p in layer.parameters(recurse=False)):
+            layer.__class__ = SyncBatchNorm if device.type == "cuda" else BatchNorm2d   # the weights keep their names
+            layer.process_group = None
+
+
+class SyncBatchNorm(torch.nn.SyncBatchNorm, torch.nn.BatchNorm2d):
+    """torch's own, for GPUs: but still a BatchNorm2d, and with the activation that timm's layers have."""
+
+    def forward(self, x):
+        return _activated(self, super().forward(x))
+
+
 class BatchNorm2d(torch.nn.BatchNorm2d):
     """BatchNorm on the statistics of all processes' batch, for CPUs: torch's SyncBatchNorm is for GPUs alone."""
 
     def forward(self, x):
         if not self.training:
-            return super().forward(x)
+            return _activated(self, super().forward(x))
         mean = _GlobalMean.apply(x.mean((0, 2, 3)))                         # (C,)
         centred = x - mean[:, None, None]                                   # (B, C, h, w)
         var = _GlobalMean.apply(centred.square().mean((0, 2, 3)))           # (C,)
@@ -206,7 +221,14 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
         scale = self.weight * torch.rsqrt(var + self.eps)
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return _activated(self, centred * scale[:, None, None] + self.bias[:, None, None])
+
+
+def _activated(layer, x):
+    """Apply what timm's BatchNormAct2d does after it has normalised."""
+    for name in ("drop", "act"):
+        x = getattr(layer, name)(x) if hasattr(layer, name) else x
+    return x
 
 
 class _GlobalMean(torch.autograd.Function):

@@ -205,12 +205,8 @@ def to_device(module, device, inference=False):
 
     Under several processes BatchNorm that is trained gets the statistics of the whole batch.
     """
-    if distributed.world() > 1 and device.type == "cuda":
-        torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)       # replaces the layers in place
-    elif distributed.world() > 1:
-        for layer in module.modules():
-            if type(layer) is torch.nn.BatchNorm2d:
-                layer.__class__ = distributed.BatchNorm2d           # the same weights under the same names
+    if distributed.world() > 1:
+        distributed.share_statistics(module, device)
     module.to(device, memory_format=layout_for(module, device, inference))
 
 
