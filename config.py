@@ -277,5 +277,14 @@ for _settings, _script in ((Train, "train.py"), (Infer, "infer.py"), (Evaluate, 
     _settings.elsewhere = {_flag: _other for _other, _names in _AUTHORS_FLAGS.items() for _flag in _names
                            if _other != _script}
 
+# Under which heading --help lists a flag. What a stage or a model has alone comes first, the rest last, under "run".
+Common.headings = {
+    "data": ("data_root", "train_list", "val_list", "infer_list", "list", "only", "shard", "resize", "scale", "crop",
+             "jitter", "jitter_probability", "max_side"),
+    "network": ("backbone", "output_stride", "norm", "er_init", "init", "load_epo", "dropout", "dropout_head", "width",
+                "blocks", "dilation"),
+    "optimisation": ("batch_size", "max_epochs", "least_steps", "lr", "lr_new", "wt_dec", "momentum", "power"),
+}
+
 for _settings in (Common, Train, Infer, TrainAff, InferAff, TrainSeg, InferSeg, Evaluate, Reproduce, Report):
     _settings.recipes = {recipe: changes.get(_settings.__name__, {}) for recipe, changes in RECIPES.items()}
