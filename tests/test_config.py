@@ -7,10 +7,13 @@ from dataclasses import fields
 
 import config
 from config import Evaluate, Infer, InferAff, InferSeg, Reproduce, Train, TrainAff, TrainSeg
+from config_models import SETTINGS
 
 import pytest
 
 from models import MODELS
+from networks.gpp import BINS, ORDERS
+from pipeline import settings_of_models
 from tests.conftest import ROOT
 from tests.stages import parse
 from tools import flags, remedies
@@ -166,6 +169,13 @@ def test_recipes_name_fields_that_exist():
         assert all(len(entry) == 2 and entry[1] for entry in entries.values()), layer
     for model in MODELS.values():
         assert all(entries.keys() <= {f.name for f in fields(model.Settings)} for entries in model.RECIPES.values())
+
+
+def test_the_flags_of_all_models_can_be_read_without_torch():
+    assert {name: model.Settings for name, model in MODELS.items()} == SETTINGS == settings_of_models()
+    own = {f.name: f for f in fields(SETTINGS["aeft_gpp"])}         # as the network itself has them
+    assert own["bins"].default == BINS and own["gpp_order"].metadata["choices"] == ORDERS
+    assert own["gpp_order"].default == ORDERS[0]
 
 
 def test_coco_is_voc_elsewhere():

@@ -8,8 +8,13 @@ from PIL import Image
 
 from benchmarks import cam_inference, heads
 from data import prepare
+from data.images import read_image
 from data.layout import VOCLayout
+from examples import one_image
 from tests.stages import call, refusal
+from tools import flags
+from tools.files import read_labels
+from tools.maps import read_cam, read_crf
 
 LITE = ("--recipe", "lite", "--data_root", "data/critters", "--name", "X", "--num_workers", 0)
 SMALL = ("--batch_size", 4, "--max_epochs", 1, "--crop", 96, "--train_list", "train")
@@ -104,3 +109,31 @@ def test_what_cannot_be_is_refused(chain, monkeypatch, stage, words, said):
                       *(("--er_init", "X/model_oc", "--cl_init", "X/model_oc") if "model_cse" in words else ()),
                       *(("--crf_dir", "experiment/X/crf") if stage == "train_aff" else ()), *words)
     assert all(part in message for part in said), message
+
+
+@pytest.mark.slow
+def test_one_image_through_the_stages(chain, monkeypatch, capsys):
+    """examples/one_image.py computes what the stages wrote, and draws it."""
+    monkeypatch.chdir(chain)
+    line = ["--recipe", "lite", "--data_root", "data/critters", "--name", "X"]
+    for image_id in ("train_0002", "train_0003", "val_0001"):           # of val there are DeepLab's maps alone
+        settings = flags.parse(one_image.OneImage, [*line, "--id", image_id])
+        layout, home = VOCLayout("data/critters"), chain / "experiment/X"
+        found = {title: (labels, score) for title, _, labels, score in one_image.steps(
+            settings, layout, read_image(layout.image_path(image_id)))}
+        if image_id.startswith("train"):
+            assert np.abs(read_cam(home / f"dict/{image_id}.npz")[1].max(0) - found["CGNet's CAM"][1]).max() < 1e-3
+            classes, scores = read_crf(home / f"crf/06/{image_id}.npz")
+            assert (classes[scores.argmax(0)] == found["CRF, alpha 6"][0]).mean() > 0.99
+            assert (read_labels(home / f"rw/02_06/{image_id}.png") == found["random walk"][0]).mean() > 0.99
+        else:
+            assert (read_labels(home / f"seg/{image_id}.png") == found["DeepLab"][0]).mean() > 0.99
+
+    monkeypatch.setattr("sys.argv", ["one_image", *line])
+    one_image.main()
+    assert len(capsys.readouterr().out.splitlines()) == 10
+    with Image.open("one_image.png") as drawn:
+        assert drawn.width > 6 * 128
+    settings.name = "Y"
+    with pytest.raises(ValueError, match="To make it, run: python infer.py --name Y --model model_cse --dict"):
+        list(one_image.steps(settings, layout, read_image(layout.image_path("val_0001"))))

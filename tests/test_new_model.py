@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-# What a method may have besides what README's example shows.
+# What a method may have besides what the example of the README shows.
 MORE = '''
 from data.loader import Plan
 
@@ -33,9 +33,9 @@ def pictures(settings, experiment, objective, layout, step, batch):
 
 
 def example(path):
-    """Return what README shows of a file."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    return re.search(rf"```python\n# {path}\n(.*?)```", readme, re.S)[1]
+    """Return what the README shows of a file."""
+    page = (ROOT / "README.md").read_text("utf-8")
+    return re.search(rf"```python\n# {path}\n(.*?)```", page, re.S)[1]
 
 
 def test_the_example_is_short():

@@ -33,7 +33,21 @@ def parse(cls, argv=None, models=None):
     argv    list of words; None: the program's own
     models  {name: subclass of cls}: --model chooses one, whose own flags are then known and the others' are not
     """
-    argv = sys.argv[1:] if argv is None else argv
+    settings, ignored = _read(cls, sys.argv[1:] if argv is None else argv, models)
+    _say_where(ignored, os.path.basename(sys.argv[0]))
+    return settings
+
+
+def check(cls, models=None):
+    """Answer --help and refuse wrong flags, as parse does.
+
+    Stages call it above their import of torch, which takes seconds; their main then parses the flags for use.
+    """
+    _read(cls, sys.argv[1:], models)
+
+
+def _read(cls, argv, models):
+    """Read flags: the settings, and {flag: the script that has it} of those that the authors' other scripts have."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe", default="voc")
     if models:
@@ -55,14 +69,13 @@ def parse(cls, argv=None, models=None):
     if unknown:
         beyond = getattr(cls, "beyond", "").format(words=" ".join(unknown))
         parser.error(_explained(unknown, models or {}, getattr(known, "model", None)) + beyond)
-    _say_where({flag: script for flag, script in elsewhere.items() if flag in vars(found)}, parser.prog)
     settings = cls(**{f.name: getattr(found, f.name) for f in fields(cls)})
     for f in fields(cls):
         value = getattr(settings, f.name)
         if isinstance(value, str) and "{name}" in value:
             setattr(settings, f.name, value.replace("{name}", settings.name))
     _check(parser, settings)
-    return settings
+    return settings, {flag: script for flag, script in elsewhere.items() if flag in vars(found)}
 
 
 def defaults(cls, recipe="voc"):
