@@ -94,7 +94,7 @@ def _fill_normalized(planes, image):
 
 
 def denormalize(image):
-    """Turn a normalised tensor (3, H, W) back into a picture: uint8 (H, W, 3)."""
+    """Turn a normalised tensor (3, H, W) back into an image: uint8 (H, W, 3)."""
     planes = image.detach().float().cpu().numpy().transpose(1, 2, 0) * np.float32(STD) + np.float32(MEAN)
     return np.rint(255 * planes).clip(0, 255).astype(np.uint8)
 

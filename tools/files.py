@@ -175,7 +175,7 @@ ENDS = {".npz": (22, b"PK\5\6"), ".npy": (1, b"."), ".png": (12, b"\0\0\0\0IEND\
 
 
 def delete_incomplete(folder):
-    """Delete the maps and pictures of a folder that a power cut left empty, cut off or filled with zeros; name them.
+    """Delete the maps and images of a folder that a power cut left empty, cut off or filled with zeros; name them.
 
     Only the end of each file is read. A file with a damaged middle stays: whoever reads it says so.
     """
