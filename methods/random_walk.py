@@ -1,4 +1,4 @@
-"""Random walk: spread the scores of a picture along the affinities of its cells. Source: AffinityNet, infer_aff."""
+"""Random walk: spread the scores of an image along the affinities of its cells. Source: AffinityNet, infer_aff."""
 import warnings
 
 import torch
@@ -12,7 +12,7 @@ from methods.cam import background, to_device
 def random_walk(scores, affinity, radius=5, beta=8, logt=8):
     """Let scores (R, h, w) walk 2^logt steps; returns (R, h, w).
 
-    affinity  (P, N), one picture's row of methods.affinity.pair_affinity at the same radius; affinity^beta are the
+    affinity  (P, N), one image's row of methods.affinity.pair_affinity at the same radius; affinity^beta are the
               weights of the steps
     The authors square T until it is T^256, a full matrix. Each step of few rows through the sparse T gives the same.
     (A stencil, 69 shifted multiply-adds a step, does too; on a CPU it takes several times as long.)
@@ -28,7 +28,7 @@ def random_walk(scores, affinity, radius=5, beta=8, logt=8):
 
 @torch.no_grad()
 def walk_cams(net, image, cams, alpha=16, beta=8, logt=8, radius_rule="psa"):
-    """Spread the CAMs of a picture along the affinities that a network sees in it.
+    """Spread the CAMs of an image along the affinities that a network sees in it.
 
     net  AffinityNet in eval mode;  image (1, 3, H, W), normalised;  cams (K, H, W);  alpha  the background's
     Returns (K + 1, H', W') float32, the background first: H and W rounded up to multiples of net.image_multiple (8

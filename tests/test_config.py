@@ -291,6 +291,22 @@ def test_help_shows_every_flag_with_default_and_source(capsys, cls, recipe):
             assert f"({source})".replace(" ", "") in text, name
 
 
+def test_help_lists_a_models_own_flags_first_and_the_others_by_what_they_are_for(capsys):
+    with pytest.raises(SystemExit):
+        parse(Train, ["--help", "--model", "model_cse"])
+    text = capsys.readouterr().out.split("options:")[1]
+    places = [text.index(words) for words in (
+        "\nof --model model_cse:\n", "\n  --cc_init ", "\n  --cl_init ", "\ndata:\n", "\n  --train_list ",
+        "\nnetwork:\n", "\n  --backbone ", "\noptimisation:\n", "\n  --lr ", "\nrun:\n", "\n  --device ")]
+    assert places == sorted(places)
+
+
+def test_every_heading_of_the_help_names_flags_that_exist():
+    known = {f.name for cls in (*STAGES, config.Report, *SETTINGS.values()) for f in fields(cls)}
+    named = [name for names in config.Common.headings.values() for name in names]
+    assert set(named) <= known and len(set(named)) == len(named)
+
+
 def test_a_models_flags_are_its_own(capsys):
     assert {f.name for f in fields(CSE)} - {f.name for f in fields(Train)} == {
         "cc_init", "cc_slope", "mask_norm", "sampling", "cl_init"}
