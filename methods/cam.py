@@ -32,7 +32,7 @@ def image_cams(net, images, labels="given", locate=multi_scale_cam):
     """Yield (ID, classes (K,) int64, scores (K, H, W) float32), numpy, of each image.
 
     net       image -> (cam, logits, ...) in eval mode
-    images  (ID, views, (H, W), label (C,)): data.loader.view_loader
+    images    (ID, views, (H, W), label (C,)): data.loader.view_loader
     labels    "predicted" takes the classes to which net gives a probability of .5, or the likeliest, not the label
     locate    net, views, (H, W), label -> classes, scores: another way to find them than multi_scale_cam
     """
