@@ -67,7 +67,7 @@ def write_critters(root, made_by, splits):
         (root / folder).mkdir(parents=True)
     labels = {}
     drawings = [(split, i, image_id) for split, ids in splits.items() for i, image_id in enumerate(ids)]
-    for split, i, image_id in tqdm(drawings, desc="drawing critters", unit="picture"):
+    for split, i, image_id in tqdm(drawings, desc="drawing critters", unit="image"):
         image, mask, heads = critters.draw(made_by["seed"], split, i, made_by["plain"])
         labels[image_id] = [critters.CLASSES[k - 1] for k in np.unique(mask) if k]
         ground_truth = Image.fromarray(mask)
