@@ -37,9 +37,13 @@ def parse():
     return parser.parse_args()
 
 
-def run(network, image, precision="fp32"):
-    """Compute a batch (B, 3, H, W); returns the output, and the bytes that autograd keeps beside weights and input."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers(), image)}
+def run(network, image, precision="fp32", own=None):
+    """Compute a batch (B, 3, H, W); returns the output, and the bytes that autograd keeps beside weights and input.
+
+    own  the weights, where network is a function
+    """
+    own = (*network.parameters(), *network.buffers()) if own is None else own
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*own, image)}
     kept = {}
 
     def keep(tensor):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from networks.frozen_norm import BatchNorm2d, BatchNormAct2d
+from networks.frozen import BatchNorm2d, BatchNormAct2d
 from networks.resnet38d import PAPER_BLOCKS, PAPER_DILATION, ResNet38d
 
 # What a network was trained on, where that is not what timm says: mean and deviation of pixels in 0..1.

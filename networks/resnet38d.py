@@ -5,7 +5,7 @@ It keeps the promise of all backbones: see networks/backbones.py.
 import torch.nn.functional as F
 from torch import nn
 
-from networks.frozen_norm import BatchNorm2d
+from networks.frozen import BatchNorm2d, Conv2d, relu
 
 # Residual units in b2 .. b7, and the dilation of b5, b6, b7.
 PAPER_BLOCKS = (3, 3, 6, 3, 1, 1)
@@ -41,7 +41,7 @@ class ResNet38d(nn.Module):
         self.norm = norm
         self.recomputed = None
 
-        self.conv1a = nn.Conv2d(3, c64, 3, padding=1, bias=False)
+        self.conv1a = Conv2d(3, c64, 3, padding=1, bias=False)
         self._add_group("b2", blocks[0], c64, c128, c128, stride=2)
         self._add_group("b3", blocks[1], c128, c256, c256, stride=2)
         self._add_group("b4", blocks[2], c256, c512, c512, stride=2)
@@ -113,13 +113,13 @@ class Block(nn.Module):
         self.conv_branch2b1 = _conv3x3(c_mid, c_out, 1, dilation)
         self.conv_branch1 = None
         if c_in != c_out or stride != 1:
-            self.conv_branch1 = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+            self.conv_branch1 = Conv2d(c_in, c_out, 1, stride, bias=False)
 
     def forward(self, x):
-        activated = F.relu(self.bn_branch2a(x), inplace=True)
+        activated = relu(self.bn_branch2a(x), self.conv_branch2a)
         skip = x if self.conv_branch1 is None else self.conv_branch1(activated)
         y = self.conv_branch2a(activated)
-        y = F.relu(self.bn_branch2b1(y), inplace=True)
+        y = relu(self.bn_branch2b1(y), self.conv_branch2b1)
         return self.conv_branch2b1(y) + skip, activated
 
 
@@ -129,24 +129,24 @@ class Bottleneck(nn.Module):
     def __init__(self, c_in, c_out, dropout, dilation):
         super().__init__()
         self.bn_branch2a = BatchNorm2d(c_in)
-        self.conv_branch2a = nn.Conv2d(c_in, c_out // 4, 1, bias=False)
+        self.conv_branch2a = Conv2d(c_in, c_out // 4, 1, bias=False)
         self.bn_branch2b1 = BatchNorm2d(c_out // 4)
         self.dropout_2b1 = nn.Dropout2d(dropout)
         self.conv_branch2b1 = _conv3x3(c_out // 4, c_out // 2, 1, dilation)
         self.bn_branch2b2 = BatchNorm2d(c_out // 2)
         self.dropout_2b2 = nn.Dropout2d(dropout)
-        self.conv_branch2b2 = nn.Conv2d(c_out // 2, c_out, 1, bias=False)
-        self.conv_branch1 = nn.Conv2d(c_in, c_out, 1, bias=False)
+        self.conv_branch2b2 = Conv2d(c_out // 2, c_out, 1, bias=False)
+        self.conv_branch1 = Conv2d(c_in, c_out, 1, bias=False)
 
     def forward(self, x):
-        activated = F.relu(self.bn_branch2a(x), inplace=True)
+        activated = relu(self.bn_branch2a(x), self.conv_branch2a)
         skip = self.conv_branch1(activated)
         y = self.conv_branch2a(activated)
-        y = F.relu(self.dropout_2b1(self.bn_branch2b1(y)), inplace=True)
+        y = relu(self.dropout_2b1(self.bn_branch2b1(y)), self.conv_branch2b1)
         y = self.conv_branch2b1(y)
-        y = F.relu(self.dropout_2b2(self.bn_branch2b2(y)), inplace=True)
+        y = relu(self.dropout_2b2(self.bn_branch2b2(y)), self.conv_branch2b2)
         return self.conv_branch2b2(y) + skip, activated
 
 
 def _conv3x3(c_in, c_out, stride, dilation):
-    return nn.Conv2d(c_in, c_out, 3, stride, padding=dilation, dilation=dilation, bias=False)
+    return Conv2d(c_in, c_out, 3, stride, padding=dilation, dilation=dilation, bias=False)

@@ -1,4 +1,4 @@
-"""Frozen BatchNorm: torch's own bits and gradients, and nothing of its input is kept for the backward pass."""
+"""Frozen layers: torch's own bits and gradients, and nothing of their input is kept for the backward pass."""
 import pytest
 import timm.layers
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 from benchmarks.kept import run
 from networks import backbones
 from networks.cam import CAMNet
-from networks.frozen_norm import BatchNorm2d, BatchNormAct2d
+from networks.frozen import BatchNorm2d, BatchNormAct2d, Conv2d, relu
 from networks.resnet38d import Block, Bottleneck
 from tools import distributed
 
@@ -83,6 +83,44 @@ def test_a_layer_without_weights():
     assert_near(of_x, of_x_expected)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape", [{"kernel_size": 3, "padding": 2, "dilation": 2}, {"kernel_size": 1, "stride": 2},
+                                   {"kernel_size": 3, "padding": 1, "groups": 2}])
+def test_a_frozen_convolution_and_the_relu_before_it(shape, dtype, layout):
+    """torch's bits and gradients; of eight channels of four bytes a byte is kept, and nothing that a layer is given."""
+    torch.manual_seed(0)
+    theirs, ours = nn.Conv2d(8, 6, bias=False, **shape), Conv2d(8, 6, bias=False, **shape)
+    ours.load_state_dict(theirs.state_dict())
+    generator, found, kept = torch.Generator().manual_seed(1), [], []
+    image = torch.randn(2, 8, 9, 7, generator=generator).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    for layer in (ours, theirs):
+        layer.requires_grad_(False).to(image.dtype).to(memory_format=layout)
+        x = image.clone(memory_format=layout).requires_grad_()
+
+        def forward(x, layer=layer):
+            x = F.pad(x, (1, 1, 1, 1)).to(dtype)
+            return layer(relu(x, layer) if layer is ours else F.relu(x, inplace=True))
+
+        y, size = run(forward, x, "bf16" if dtype == torch.bfloat16 else "fp32", own=layer.parameters())
+        (y * y.detach().cos()).sum().backward()
+        found.append((y.detach(), x.grad))
+        kept.append(size)
+    assert torch.equal(found[0][0], found[1][0]) and found[0][0].dtype == found[1][0].dtype
+    assert_near(found[0][1], found[1][1])
+    assert kept[0] == 2 * 8 * 11 * 9 and kept[1] >= kept[0] * (2 if dtype == torch.bfloat16 else image.element_size())
+
+
+def test_a_trained_convolution_keeps_what_it_needs():
+    torch.manual_seed(0)
+    theirs, ours = nn.Conv2d(4, 6, 3, bias=False), Conv2d(4, 6, 3, bias=False)
+    ours.load_state_dict(theirs.state_dict())
+    image = torch.randn(2, 4, 9, 7).requires_grad_()
+    for layer in (theirs, ours):
+        layer(relu(image + 0, layer)).square().sum().backward()
+    assert torch.equal(theirs.weight.grad, ours.weight.grad)
+
+
 def networks_of(name, stride):
     """Make the same network twice, the second one with the BatchNorm of torch and timm."""
     found = []
@@ -132,7 +170,8 @@ def test_a_residual_unit_keeps_what_its_convolutions_are_given_and_no_more(unit)
 
 
 def test_compiled():
-    layers = nn.Conv2d(3, 6, 3), ours_of(nn.BatchNorm2d), nn.ReLU(inplace=True), ours_of(timm.layers.BatchNormAct2d)
+    layers = (Conv2d(3, 6, 3, bias=False).requires_grad_(False), ours_of(nn.BatchNorm2d), nn.ReLU(inplace=True),
+              ours_of(timm.layers.BatchNormAct2d))
     network, found = nn.Sequential(*layers), []
     for forward in (network, torch.compile(network, backend="aot_eager", fullgraph=True)):
         x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2)).requires_grad_()
