@@ -34,8 +34,6 @@ class Conv2d(nn.Conv2d):
     def forward(self, x):
         if not x.requires_grad or self.weight.requires_grad or self.bias is not None:
             return super().forward(x)
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
         return _FrozenConvolution.apply(x, self.weight, self.stride, self.padding, self.dilation, self.groups)
 
 
@@ -75,11 +73,11 @@ class _FrozenConvolution(torch.autograd.Function):
     def forward(ctx, x, weight, stride, padding, dilation, groups):
         ctx.save_for_backward(weight)
         ctx.shape, ctx.rest = x.shape, (stride, padding, dilation, groups)
-        return F.conv2d(x, weight.to(x.dtype), None, *ctx.rest)
+        return F.conv2d(x, weight, None, *ctx.rest)
 
     @staticmethod
     def backward(ctx, gradient):
-        weight, = ctx.saved_tensors
+        weight, = ctx.saved_tensors             # under autocast the output, and so the gradient, is of another type
         return conv2d_input(ctx.shape, weight.to(gradient.dtype), gradient, *ctx.rest), None, None, None, None, None
 
 
