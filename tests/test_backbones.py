@@ -148,20 +148,25 @@ def displacement(net, thing, maps):
     """Move a thing over a grey canvas: how far the middle of its response lies from its own, in pixels (x, y)."""
     rng, found, side = np.random.default_rng(0), [], 192
     empty = np.full((side, side, 3), 124, np.uint8)
+
+    def response(image):
+        with torch.no_grad():
+            return maps(net, torch.from_numpy(normalize(image)).permute(2, 0, 1)[None])[0]
+
+    nothing = response(empty)
     for _ in range(2):
         x, y = rng.integers(64, 88, 2)
         for turned in (thing, thing[:, ::-1]):
             image = empty.copy()
             image[y:y + len(thing), x:x + len(thing)] = turned
-            with torch.no_grad():
-                pair = maps(net, torch.from_numpy(np.stack([normalize(image), normalize(empty)])).permute(0, 3, 1, 2))
-            seen = (pair[0] - pair[1]).abs().sum(0)
+            seen = (response(image) - nothing).abs().sum(0)
             middles = (torch.arange(len(seen)) + 0.5) * (side / len(seen))
             found.append([float((seen.sum(axis) * middles).sum() / seen.sum()) - start - len(thing) / 2
                           for axis, start in ((0, x), (1, y))])
     return np.mean(found, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stride"), OFFERED)
 def test_a_small_object_stays_under_its_map(name, stride):
     """Filters made symmetric: what is left is the padding's doing."""
@@ -182,6 +187,7 @@ def test_every_network_of_the_wheels_is_measured():
     assert {(name, stride) for name in backbones.LITE for stride in (8, 16, 32)} == set(backbones.MEASURED_SHIFTS)
 
 
+@pytest.mark.slow
 @needs_wheel
 @needs_photos
 @pytest.mark.parametrize("stride", [16, 8])
