@@ -3,7 +3,6 @@ and the maximum of the masks over the whole batch.
 """
 import json
 import os
-import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -14,7 +13,6 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 
@@ -26,7 +24,7 @@ from networks import parameter_groups
 from networks.cam import CAMNet
 from networks.gpp import GPPNet
 from tests.conftest import ROOT
-from tests.stages import run_of
+from tests.stages import in_two, run_of
 from tools import distributed
 from tools.engine import fit, poly_sgd, prepare, to_device
 from tools.experiment import Experiment
@@ -123,11 +121,9 @@ def fail_in_main(error):
         return f"{type(caught).__name__}: {caught}"
 
 
-def work(rank, port, folder):
+def work(folder):
     """Do in one of the processes all that the tests look at."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD), MASTER_ADDR="127.0.0.1",
-                      MASTER_PORT=str(port))
-    torch.set_num_threads(1)
+    rank = int(os.environ["RANK"])
     distributed.start("cpu")
     asked = []
     found = {case: train(case, folder) for case in (*CASES, "oc_norm")}
@@ -151,13 +147,11 @@ def work(rank, port, folder):
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both(zygote, tmp_path_factory):
     """Give what the two processes found, and their folder."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(work, (port, folder), nprocs=WORLD)
+    (folder / "work.py").write_text("from pathlib import Path\nfrom tests.test_distributed import work\nwork(Path())\n")
+    in_two(zygote, folder, folder / "work")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)], folder
 
 

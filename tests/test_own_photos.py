@@ -69,7 +69,6 @@ def test_the_whole_chain_without_ground_truth_on_fewer_photos_than_a_batch(photo
         return 0
 
     monkeypatch.setattr("reproduce.run_stage", run)
-    monkeypatch.setattr("reproduce.print_estimate", lambda *_: None)
     text = call("reproduce", *OWN)
     assert ran == ["train.py", "infer.py", "train.py", "infer.py", "train_aff.py", "infer_aff.py", "train_seg.py",
                    "infer_seg.py", "report.py"]
@@ -89,6 +88,7 @@ def test_the_whole_chain_without_ground_truth_on_fewer_photos_than_a_batch(photo
     assert said == ["No ground truth in data/m/SegmentationClass: nothing is scored"]
     stored = json.loads((folder / "config/train_model_cse.json").read_text())["settings"]
     assert stored["batch_size"] == 10
+    monkeypatch.setattr("reproduce.print_estimate", lambda *_: None)        # it measures: once is enough
     again = call("reproduce", *OWN)
     assert again.count("nothing to do") == 4
 
