@@ -140,9 +140,9 @@ def training_of(experiment, folder, runs):
         settings = read_json(experiment / f"config/train_{model}.json")["settings"]
     except (ValueError, OSError, KeyError, TypeError):      # of a damaged file the page says so itself
         settings = {}
-    shared = (config.TrainSeg if model == "seg" else config.Train).__dataclass_fields__
-    known = {name for name in shared if shared[name].metadata["content"]} - {"model", "seed"}
-    known |= {*catalog.models()[model].settings} if model in catalog.models() else set()
+    flags = (config.TrainSeg if model == "seg" else pipeline.settings_of_models().get(model, config.Train)
+             ).__dataclass_fields__
+    known = {name for name in flags if flags[name].metadata["content"]} - {"model", "seed"}
     made = {name: value for name, value in made_with(experiment / folder).items()
             if name != "classes" and not isinstance(value, dict)}
     return {"model": catalog.training_title(model) if model else None, "seed": settings.get("seed"),

@@ -32,7 +32,7 @@ class Common:
                          content=False)
     precision: str = option("fp32", "bf16: convolutions in bfloat16; heads, masks, losses and CAM sums stay fp32",
                             choices=("fp32", "bf16"))
-    num_workers: int = option(min(8, CORES), "processes that read pictures, and that compute the CRF", content=False,
+    num_workers: int = option(min(8, CORES), "processes that read images, and that compute the CRF", content=False,
                               least=0)
     seed: int = option(4242, "of everything random", PAPER, least=0)
     overwrite: bool = option(False, "replace what an earlier run with other settings wrote; what has these settings "
@@ -86,19 +86,19 @@ class Train(Training):
     max_side: int = option(0, "an image with a longer side is shrunk to it first; needed above 179 million pixels; "
                            "0 = never", content="where set", least=0)
     resize: tuple[int, int] = option((256, 448), "the long side is drawn from this range", PAPER, least=1)
-    crop: int = option(384, "side of the crop; smaller pictures are zero-padded after normalisation", PAPER, least=8)
+    crop: int = option(384, "side of the crop; smaller images are zero-padded after normalisation", PAPER, least=8)
     jitter: tuple[float, float, float, float] = option((0.3, 0.3, 0.3, 0.1), "brightness, contrast, saturation, hue; "
                                                        "0 0 0 0 = none", PAPER, least=0)
     lr_new: int = option(1, "the new layers learn at this multiple of lr", PAPER, choices=(1, 10))
     er_init: str = option("imagenet", "start of the trained network: imagenet, cam, random, a file, or an experiment's "
                           "network (X/model_oc, X/model_oc/014)", PAPER)
     dropout_head: float = option(0.0, "before fc8", PAPER, least=0)
-    vis_freq: int = option(500, "steps between pictures of masks; 0 = none", PAPER, content=False, least=0)
+    vis_freq: int = option(500, "steps between figures of masks; 0 = none", PAPER, content=False, least=0)
 
 
 @dataclass
 class Inference(Common):
-    """What every stage has that looks at pictures one by one."""
+    """What every stage has that looks at images one by one."""
     load_epo: str = option("last", "epoch whose weights are used: a number, last, or best (chosen on the ground truth)",
                            content=False)
     infer_list: str = option("train", "split or file", PAPER, content=False)
@@ -143,7 +143,7 @@ class TrainAff(Training):
                        PSA)
     max_epochs: int = option(8, "epochs", PSA, least=1)
     lr: float = option(0.01, "learning rate; of the new layers 10 times as high", PSA, least=0)
-    crop: int = option(448, "side of the crop, a multiple of 8; what lies outside the picture is black and unlabelled",
+    crop: int = option(448, "side of the crop, a multiple of 8; what lies outside the image is black and unlabelled",
                        PSA, least=72)
     jitter: tuple[float, float, float, float] = option((0.3, 0.3, 0.3, 0.1), "brightness, contrast, saturation, hue; "
                                                        "0 0 0 0 = none", PSA, least=0)
@@ -183,9 +183,9 @@ class TrainSeg(Training):
                              least=1)
     lr: float = option(1e-3, "learning rate; of the new layers 10 times as high", UNRELEASED, least=0)
     momentum: float = option(0.9, "of SGD", UNRELEASED, least=0)
-    scale: tuple[float, float] = option((0.5, 1.5), "picture and labels are scaled by a factor drawn from this range",
+    scale: tuple[float, float] = option((0.5, 1.5), "image and labels are scaled by a factor drawn from this range",
                                         UNRELEASED, above=0)
-    crop: int = option(448, "side of the crop; what lies outside the picture has no label", UNRELEASED, least=8)
+    crop: int = option(448, "side of the crop; what lies outside the image has no label", UNRELEASED, least=8)
     jitter: tuple[float, float, float, float] = option((0.3, 0.3, 0.3, 0.1), "brightness, contrast, saturation, hue; "
                                                        "0 0 0 0 = none", UNRELEASED + ", the amounts are the CGNet's",
                                                        least=0)
@@ -276,6 +276,15 @@ _AUTHORS_FLAGS = {
 for _settings, _script in ((Train, "train.py"), (Infer, "infer.py"), (Evaluate, "evaluation.py")):
     _settings.elsewhere = {_flag: _other for _other, _names in _AUTHORS_FLAGS.items() for _flag in _names
                            if _other != _script}
+
+# Under which heading --help lists a flag. What a stage or a model has alone comes first, the rest last, under "run".
+Common.headings = {
+    "data": ("data_root", "train_list", "val_list", "infer_list", "list", "only", "shard", "resize", "scale", "crop",
+             "jitter", "jitter_probability", "max_side"),
+    "network": ("backbone", "output_stride", "norm", "er_init", "init", "load_epo", "dropout", "dropout_head", "width",
+                "blocks", "dilation"),
+    "optimisation": ("batch_size", "max_epochs", "least_steps", "lr", "lr_new", "wt_dec", "momentum", "power"),
+}
 
 for _settings in (Common, Train, Infer, TrainAff, InferAff, TrainSeg, InferSeg, Evaluate, Reproduce, Report):
     _settings.recipes = {recipe: changes.get(_settings.__name__, {}) for recipe, changes in RECIPES.items()}

@@ -21,7 +21,7 @@ import numpy as np
 
 import pipeline
 from data.images import image_size, ten_of
-from data.layout import VOCLayout
+from data.layout import IGNORE, VOCLayout
 from tools import catalog, flags
 from tools.clock import duration, estimate, read_times
 from tools.experiment import Experiment
@@ -166,8 +166,7 @@ def _start(words, layout, folder):
     from models import MODELS
     from networks.pretrained import official_state
     from tools.files import save_checkpoint, write_json
-    classes = {name: model.Settings for name, model in MODELS.items()}
-    run = flags.parse(config.Train, [*words, "--er_init", "random"], classes)
+    run = flags.parse(config.Train, [*words, "--er_init", "random"], pipeline.settings_of_models())
     for flag, other in catalog.models()[run.model].starts_from.items():
         place = words[:words.index("--model")]
         _, _, (network, _, description, _) = _start([*place, "--model", other], layout, folder)
@@ -197,7 +196,7 @@ def _later_training(script, words, layout, count, device):
         return {"image": torch.randn(number, 3, crop, crop), "label" if affinity else "labels": labels}
 
     engine.fit_to(run, count)
-    objective, size = (AffinityLearning if affinity else Segmentation)(network), run.batch_size
+    objective, size = AffinityLearning(network) if affinity else Segmentation(network, IGNORE), run.batch_size
     return run.max_epochs * (count // size * size) * step(objective, batch, run.crop, device)
 
 

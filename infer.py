@@ -14,6 +14,11 @@ from itertools import chain
 
 import config
 
+from tools import catalog, flags
+
+if __name__ == "__main__":      # --help and mistakes in the flags, before torch takes seconds to load
+    flags.check(config.Infer, dict.fromkeys(catalog.models(), config.Infer))
+
 from advice import experiment_of, find_cams, verify_maps
 from data.images import image_size, mean_pixels, read_image, ten_of
 from data.layout import VOCLayout
@@ -22,10 +27,9 @@ from data.signatures import signatures
 from data.transforms import resize_scores, shrink
 from methods.cam import image_cams, multi_scale_cam
 from methods.erase_rounds import erase_rounds
-from models import MODELS
 from networks import CAM_NETWORKS, build
 from networks.pretrained import describe_file, load_weights, read_description
-from tools import distributed, engine, flags, interrupt, remedies, rounds
+from tools import distributed, engine, interrupt, remedies, rounds
 from tools.crf import Job, import_pydensecrf, refine_all
 from tools.files import save_image, write_json
 from tools.map_classes import compare_with_labels
@@ -50,7 +54,7 @@ LESS_MEMORY = ("--max_side 512 shrinks it for the network, --scales 1 shows it a
 
 
 def main():
-    settings = flags.parse(config.Infer, models=dict.fromkeys(MODELS, config.Infer))
+    settings = flags.parse(config.Infer, models=dict.fromkeys(catalog.models(), config.Infer))
     if not (wants_cams(settings) or settings.erase_rounds):
         raise ValueError("nothing is asked for: --dict writes CAMs, --crf CRF maps, --vis overlays, --erase_rounds 3 "
                          "the maps of what is left when these are erased")
@@ -234,7 +238,7 @@ def require_labels(settings, layout, ids):
 
 def open_outputs(settings, experiment, layout, source, images):
     """Claim the output folders: {"dict", "vis" or an alpha: path}. source: the weights, or the folder of given CAMs."""
-    suffix = MODELS[settings.model].SUFFIX
+    suffix = catalog.models()[settings.model].suffix
     dict_dir = settings.dict_dir or f"dict{suffix}"
     ids, given = list(images.of), source if source.is_dir() else None
     cams = given or experiment / dict_dir
@@ -264,7 +268,7 @@ def wants_cams(settings):
 
 
 def erase_dir(settings):
-    return settings.erase_dir or f"erase{MODELS[settings.model].SUFFIX}"
+    return settings.erase_dir or f"erase{catalog.models()[settings.model].suffix}"
 
 
 def size_of_missing(settings, layout, ids, given, folders):

@@ -11,6 +11,11 @@ from functools import partial
 
 import config
 
+from tools import flags
+
+if __name__ == "__main__":      # --help and mistakes in the flags, before torch takes seconds to load
+    flags.check(config.InferAff)
+
 import numpy as np
 import torch
 
@@ -23,7 +28,7 @@ from data.transforms import MEAN
 from methods.random_walk import walk_cams
 from networks import build
 from networks.pretrained import load_weights, read_description
-from tools import distributed, engine, flags, interrupt, remedies
+from tools import distributed, engine, interrupt, remedies
 from tools.crf import Job, refine_all
 from tools.files import save_labels
 from tools.map_classes import compare_with_labels

@@ -15,6 +15,11 @@ from pathlib import Path
 
 import config
 
+from tools import flags
+
+if __name__ == "__main__":      # --help and mistakes in the flags, before torch takes seconds to load
+    flags.check(config.InferSeg)
+
 import numpy as np
 
 from advice import experiment_of
@@ -27,7 +32,7 @@ from data.transforms import resized_to, shrink, views
 from methods.segmentation import multi_scale_scores, windows
 from networks import PIXEL_NETWORKS, build
 from networks.pretrained import load_weights, read_description
-from tools import distributed, engine, flags, interrupt, remedies
+from tools import distributed, engine, interrupt, remedies
 from tools.areas import write_areas
 from tools.crf import DEEPLAB_BILATERAL, Job, dense_crf, refine_all
 from tools.experiment import Experiment

@@ -6,6 +6,7 @@ Nothing here imports torch, so that reports and error messages start quickly.
 from dataclasses import dataclass, field, replace
 
 import config
+from config_models import SETTINGS
 
 from tools import flags, maps
 from tools.catalog import models
@@ -181,11 +182,22 @@ def hand_on(rows, words):
                                               for word in group))) for row, own in zip(rows, known)]
 
 
+def settings_of_models():
+    """Return {model of models/: the class of train.py's settings for it}.
+
+    torch is loaded only where a model defines its Settings in its own file: see config_models.py.
+    """
+    if models().keys() <= SETTINGS.keys():
+        return SETTINGS
+    from models import MODELS
+    return {name: model.Settings for name, model in MODELS.items()}
+
+
 def _training_flags(row):
     """Return the flags of a training stage's command; none of another stage."""
     if row.script == "train.py":
         model = row.flags[row.flags.index("--model") + 1]
-        return {*flags.flags_of(config.Train), *(f"--{name}" for name in models()[model].settings)}
+        return flags.flags_of(settings_of_models()[model])
     return flags.flags_of({"train_aff.py": config.TrainAff, "train_seg.py": config.TrainSeg}.get(row.script))
 
 

@@ -3,7 +3,7 @@ from tools.cores import cores
 
 _DEMO = {       # what all trainings of the recipe demo share
     "width": (0.125, "a CPU's worth of channels"),
-    "blocks": ((1, 1, 1, 1, 1, 0), "the field of view of the whole ResNet38 covers a 128x128 picture: CAMs blur"),
+    "blocks": ((1, 1, 1, 1, 1, 0), "the field of view of the whole ResNet38 covers a 128x128 image: CAMs blur"),
     "dilation": ((1, 1, 1), "as --blocks"),
     "dropout": ((0.0, 0.0), "a narrow network has nothing to spare"),
     "jitter": ((0.0, 0.0, 0.0, 0.0), "a critter's hue is part of its kind"),
@@ -29,13 +29,13 @@ RECIPES = {
     "coco": {"Common": {"data_root": ("data/COCO", "ours: the paper's COCO settings are unknown, so VOC's are taken")}},
     "demo": {
         "Common": {
-            "data_root": ("data/critters", "the embedded pictures"),
-            "num_workers": (min(2, cores()), "small pictures: two processes feed a CPU"),
+            "data_root": ("data/critters", "the embedded images"),
+            "num_workers": (min(2, cores()), "small images: two processes feed a CPU"),
         },
         "Train": _DEMO | {
             "dropout_head": (0.0, "as --dropout"),
-            "batch_size": (16, "small pictures"),
-            "resize": ((112, 160), "around the pictures' 128 pixels"),
+            "batch_size": (16, "small images"),
+            "resize": ((112, 160), "around the images' 128 pixels"),
             "crop": (128, "as --resize"),
             "momentum": (0.9, "without it the authors' rates are too slow for some hundred steps"),
             "lr_new": (1, "every layer is new"),
@@ -43,15 +43,15 @@ RECIPES = {
         },
         "TrainSeg": _DEMO | {
             "init": ("{name}/model_cse", "no ImageNet weights"),
-            "batch_size": (8, "400 pictures make more steps of it"),
+            "batch_size": (8, "400 images make more steps of it"),
             "max_epochs": (8, "a minute's worth"),
             "lr": (0.01, "400 steps instead of 20,000"),
             "scale": ((0.75, 1.25), "critters are of one size"),
-            "crop": (128, "the pictures' 128 pixels"),
+            "crop": (128, "the images' 128 pixels"),
         },
         "InferSeg": {"scales": ((0.75, 1.0, 1.25), "those in which it learns: critters are of one size")},
         "TrainAff": _DEMO | {
-            "crop": (128, "the pictures' size"),
+            "crop": (128, "the images' size"),
             "max_epochs": (4, "a demo is short"),
             "momentum": (0.9, "without it the authors' rates are too slow for some hundred steps"),
             "init": ("{name}/model_cse", "no ImageNet weights"),
@@ -59,7 +59,7 @@ RECIPES = {
         "InferAff": {
             "dup": (4, "the CAMs are broad: at 16 their background is too small"),
             "logt": (4, "16 steps cross a map of 16x16 cells"),
-            "crf_iterations": (1, "AEFT's: edges finer than cells of 8 pixels in a picture of 128"),
+            "crf_iterations": (1, "AEFT's: edges finer than cells of 8 pixels in an image of 128"),
         },
     },
     "lite": {

@@ -93,14 +93,12 @@ def stages(settings, layout, row, variant, seed, crf):
 
     settings  config.Reproduce;  crf  whether CRF maps are made, too
     """
-    from models import MODELS
-
     home = f"{settings.name}-{SHARED}-s{seed}"
     name = home if variant == SHARED else f"{settings.name}-{variant}-s{seed}"
     values = pipeline.fit_lists(replace(pipeline.values_of(name, settings.recipe, row.model), home=home,
                                         train_list=settings.train_list), layout)
     values = replace(values, alphas=values.alphas if crf else (), measured=settings.measured or values.measured)
-    own = flags.defaults(MODELS[row.model].Settings, settings.recipe)
+    own = flags.defaults(pipeline.settings_of_models()[row.model], settings.recipe)
     known = {f"--{flag}" for flag in catalog.models()[row.model].starts_from}       # pipeline.cams says those
     words = [word for flag, (value, _) in own.items() if str(value).startswith("{name}/") and f"--{flag}" not in known
              for word in (f"--{flag}", value.replace("{name}", home))]

@@ -11,6 +11,12 @@ from functools import partial
 
 import config
 
+from pipeline import settings_of_models
+from tools import flags
+
+if __name__ == "__main__":      # --help and mistakes in the flags, before torch takes seconds to load
+    flags.check(config.Train, settings_of_models())
+
 import torch
 from tqdm import tqdm
 
@@ -25,13 +31,13 @@ from methods.cam import image_cams
 from models import MODELS
 from networks import parameter_groups
 from networks.pretrained import official_state
-from tools import distributed, engine, flags, interrupt, remedies
+from tools import distributed, engine, interrupt, remedies
 from tools.metrics import ThresholdHistogram, iou, threshold_range
 from tools.provenance import digests
 
 
 def main():
-    settings = flags.parse(config.Train, models={name: model.Settings for name, model in MODELS.items()})
+    settings = flags.parse(config.Train, models=settings_of_models())
     model, device = MODELS[settings.model], distributed.start(settings.device)
     experiment, layout = experiment_of(settings), VOCLayout(settings.data_root)
     dataset = train_set(settings, model, layout)

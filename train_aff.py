@@ -10,6 +10,11 @@ from pathlib import Path
 
 import config
 
+from tools import flags
+
+if __name__ == "__main__":      # --help and mistakes in the flags, before torch takes seconds to load
+    flags.check(config.TrainAff)
+
 import torch
 
 from advice import command_line, experiment_of, to_make, verify_maps
@@ -21,7 +26,7 @@ from data.transforms import augment_mapped
 from methods.affinity import AffinityLearning, confident_labels
 from networks import build, describe, parameter_groups
 from networks.pretrained import load_start, named_weights, official_state
-from tools import distributed, engine, flags
+from tools import distributed, engine
 from tools.catalog import made_from
 from tools.map_classes import compare_with_labels
 from tools.maps import (

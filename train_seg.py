@@ -12,6 +12,11 @@ from functools import partial
 
 import config
 
+from tools import flags
+
+if __name__ == "__main__":      # --help and mistakes in the flags, before torch takes seconds to load
+    flags.check(config.TrainSeg)
+
 import numpy as np
 from torch import manual_seed
 from tqdm import tqdm
@@ -28,7 +33,7 @@ from methods.segmentation import Segmentation
 from networks import build, describe, parameter_groups
 from networks.deeplab import HEADS
 from networks.pretrained import load_start, named_weights, official_state
-from tools import distributed, engine, flags
+from tools import distributed, engine
 from tools.maps import lacking, require_kind
 
 

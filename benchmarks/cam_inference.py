@@ -56,7 +56,7 @@ def main():
                     times[case].append(time.perf_counter() - start)
     slow, ours = (statistics.median(t) for t in times.values())
     a, b = maps.values()
-    print(f"{machine(device)}; width {args.width:g}, picture {args.width_px}x{args.height}, medians of {args.runs}")
+    print(f"{machine(device)}; width {args.width:g}, image {args.width_px}x{args.height}, medians of {args.runs}")
     for case, t in times.items():
         print(f"{case:<24} {statistics.median(t):8.3f} s  {1 / statistics.median(t):.3f} images/s")
     print(f"ratio                    {slow / ours:8.2f}")
@@ -108,7 +108,7 @@ def change_of_miou(args, device):
                 histogram.add(classes, scores, layout.ground_truth(image_id))
                 change = max(change, float(np.abs(kept.setdefault(image_id, scores) - scores).max(initial=0)))
         best[precision] = max(histogram.confusion(i).miou() for i in range(len(thresholds)))
-    print(f"{Path(weights)} on {len(ids)} pictures of {args.list}: best mIoU {best['fp32']:.3f} in fp32, "
+    print(f"{Path(weights)} on {len(ids)} images of {args.list}: best mIoU {best['fp32']:.3f} in fp32, "
           f"{best['bf16']:.3f} in bf16, {best['bf16'] - best['fp32']:+.3f}; largest change of a CAM {change:.4f}")
 
 

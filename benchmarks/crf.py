@@ -1,7 +1,7 @@
 """What bounds the dense CRF: how much do processes gain, how much one lattice for several alphas, what do pipes cost?
 
 Run     python benchmarks/crf.py [--images FOLDER] [--count 12] [--alphas 6 10 24] [--workers 2]
-Without --images the pictures are drawn: 500x375, smooth regions with texture.
+Without --images the images are drawn: 500x375, smooth regions with texture.
 """
 import argparse
 import pickle
@@ -24,8 +24,8 @@ from tools import crf  # noqa: E402
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="a folder of photos")
-    parser.add_argument("--count", type=int, default=12, help="how many pictures")
-    parser.add_argument("--classes", type=int, default=3, help="classes a picture; one row more for the background")
+    parser.add_argument("--count", type=int, default=12, help="how many images")
+    parser.add_argument("--classes", type=int, default=3, help="classes an image; one row more for the background")
     parser.add_argument("--alphas", type=int, nargs="+", default=[6, 10, 24])
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2, help="compared with 1")
@@ -36,7 +36,7 @@ def main():
     loads = [partial(load, file, args.classes, seed) for seed, file in enumerate(files)]
     pictures = [call() for call in loads]
     height, width = np.median([image.shape[:2] for image, _ in pictures], axis=0).astype(int)
-    print(f"{len(loads)} {'photos' if args.images else 'drawn pictures'}, median {width}x{height}, "
+    print(f"{len(loads)} {'photos' if args.images else 'drawn images'}, median {width}x{height}, "
           f"{args.classes} classes + background, alphas {args.alphas}, {args.iterations} iterations, "
           f"medians of {args.repeats}")
 
@@ -48,10 +48,10 @@ def main():
         many.append(pool_seconds(args.workers, loads, args))
         bare.append(args.workers * bare_loops(1) / bare_loops(args.workers))
     shared, separate, one, many = (np.median(seconds) / len(loads) for seconds in (shared, separate, one, many))
-    print(f"{len(args.alphas)} alphas, a lattice for each   {separate:6.3f} s a picture")
-    print(f"{len(args.alphas)} alphas, one lattice          {shared:6.3f} s a picture   gain {separate / shared:.2f}")
-    print(f"pool of 1 process             {one:6.3f} s a picture   {1 / one:.2f} pictures/s")
-    print(f"pool of {args.workers} processes           {many:6.3f} s a picture   {1 / many:.2f} pictures/s   "
+    print(f"{len(args.alphas)} alphas, a lattice for each   {separate:6.3f} s an image")
+    print(f"{len(args.alphas)} alphas, one lattice          {shared:6.3f} s an image   gain {separate / shared:.2f}")
+    print(f"pool of 1 process             {one:6.3f} s an image   {1 / one:.2f} images/s")
+    print(f"pool of {args.workers} processes           {many:6.3f} s an image   {1 / many:.2f} images/s   "
           f"gain {one / many:.2f}  (of {np.median(bare):.2f} that a bare loop gains on this machine now)")
     shares(pictures, args, shared)
 
@@ -89,7 +89,7 @@ def bare_loops(processes):
 
 
 def shares(pictures, args, seconds):
-    """Print where the time of one process goes: `seconds` a picture, plus the pipes of a pool."""
+    """Print where the time of one process goes: `seconds` an image, plus the pipes of a pool."""
     lattice = np.mean([timed(partial(build_lattice, image, len(scores) + 1))[0] for image, scores in pictures])
     echo = subprocess.Popen([sys.executable, "-c", ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     transfers = [timed(partial(transfer, echo, *picture, len(args.alphas)))[0] for picture in [pictures[0], *pictures]]
@@ -97,7 +97,7 @@ def shares(pictures, args, seconds):
     pipes = np.mean(transfers[1:])                  # the first waits for the process to start
     total = seconds + pipes
     for name, part in (("lattice", lattice), ("inference", seconds - lattice), ("pipes", pipes)):
-        print(f"  {name:10}  {1e3 * part:7.1f} ms a picture, {100 * part / total:4.1f} % of one process's time")
+        print(f"  {name:10}  {1e3 * part:7.1f} ms an image, {100 * part / total:4.1f} % of one process's time")
 
 
 def build_lattice(image, rows):
@@ -120,7 +120,7 @@ except EOFError:
 
 
 def transfer(echo, image, scores, alphas):
-    """Send a picture's arrays to a process and receive as many as a CRF gives, without any CRF."""
+    """Send an image's arrays to a process and receive as many as a CRF gives, without any CRF."""
     pickle.dump((image, scores, alphas), echo.stdin, protocol=5)
     echo.stdin.flush()
     for _ in range(alphas):

@@ -112,7 +112,7 @@ def print_rate(gflop, args, seconds):
 
 
 def loader_rate(args):
-    """Read and change pictures as the recipe voc does, in images/s, the loader's start left out."""
+    """Read and change images as the recipe voc does, in images/s, the loader's start left out."""
     layout = VOCLayout(args.data_root)
     dataset = TrainSet(layout, layout.ids(args.train_list), 0, partial(augment, crop_size=384), sample_target)
     loader = iter(train_loader(dataset, Plan(len(dataset), [8] * 3, 0), num_workers=args.num_workers))

@@ -21,7 +21,7 @@ NUM_CLASSES = 20
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=40, help="how many pictures of 500x375, 1 to 4 classes each")
+    parser.add_argument("--images", type=int, default=40, help="how many images of 500x375, 1 to 4 classes each")
     parser.add_argument("--repeats", type=int, default=3, help="medians over that many")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -36,10 +36,10 @@ def main():
             read.append(timed(lambda: list(map(len, samples(folder))))[0])
     assert np.array_equal(curve, expected), "the two ways differ"
     fast, slow, read = np.median(fast), np.median(slow), np.median(read)
-    print(f"{args.images} pictures, {len(THRESHOLDS)} thresholds, medians of {args.repeats}; the results are bit-equal")
-    print(f"one pass                     {1e3 * fast / args.images:8.1f} ms a picture, "
+    print(f"{args.images} images, {len(THRESHOLDS)} thresholds, medians of {args.repeats}; the results are bit-equal")
+    print(f"one pass                     {1e3 * fast / args.images:8.1f} ms an image, "
           f"of which reading the files {1e3 * read / args.images:.1f}")
-    print(f"one pass for each threshold  {1e3 * slow / args.images:8.1f} ms a picture")
+    print(f"one pass for each threshold  {1e3 * slow / args.images:8.1f} ms an image")
     print(f"ratio                        {slow / fast:8.1f}")
 
 

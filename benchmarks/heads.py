@@ -43,7 +43,7 @@ def main():
             painted[head] = image[own & ~heads].mean(0) if (own & ~heads).any() else image.mean((0, 1))
             whole.append(before[c - 1])
             headless.append(probabilities(network, painted)[c - 1])
-    print(f"{args.name}/{args.model} on {len(whole)} classes in the pictures of {args.list}")
+    print(f"{args.name}/{args.model} on {len(whole)} classes in the images of {args.list}")
     print(f"share of the activation on heads        {np.mean(on_heads):6.1%}   (of the area {np.mean(area):.1%})")
     for name, p in (("as it is", whole), ("heads painted over", headless)):
         print(f"probability, {name:<26} {np.mean(p):6.2f}   (median {np.median(p):.2f}; above .5: "
@@ -62,7 +62,7 @@ def parse():
 
 @torch.no_grad()
 def probabilities(network, image):
-    """Return the probability of each class, (C,), the mean over the picture and its mirror image."""
+    """Return the probability of each class, (C,), the mean over the image and its mirror image."""
     return network(views(image, (1.0,))[0])[1].sigmoid().mean(0).numpy()
 
 

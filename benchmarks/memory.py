@@ -65,7 +65,7 @@ def main():
             plain = plain or found
             words = [stage, crop_of(stage, args), precision, parts, "yes" if checkpoint else "no"]
             print(row(words, found, plain, parts, args.batch_sizes), flush=True)
-    print("\n| infer.py's CAMs, picture | precision | peak | s |\n|---|---|---|---|")
+    print("\n| infer.py's CAMs, image | precision | peak | s |\n|---|---|---|---|")
     for precision in args.precisions:
         found = alone("CAMs", args, precision=precision)
         print(f"| {args.width_px}x{args.height} | {precision} | {cell(found, 'peak')} | {cell(found, 'seconds')} |",
@@ -82,7 +82,7 @@ def parse():
     parser.add_argument("--crop", type=int, help="default: the recipe's")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--steps", type=int, default=1, help="whose median is the time of a step")
-    parser.add_argument("--height", type=int, default=375, help="of the picture for the CAMs")
+    parser.add_argument("--height", type=int, default=375, help="of the image for the CAMs")
     parser.add_argument("--width_px", type=int, default=500)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     return parser.parse_args()
@@ -196,7 +196,7 @@ def batch_of(case, crop):
 
 
 def find_cams(case, device):
-    """Infer the CAMs of a picture with two classes; returns the seconds."""
+    """Infer the CAMs of an image with two classes; returns the seconds."""
     network = CAMNet(20, case.width).eval()
     engine.to_device(network, device, inference=True)
     image = np.random.default_rng(0).integers(0, 256, (case.height, case.width_px, 3), np.uint8)

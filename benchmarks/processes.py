@@ -1,6 +1,6 @@
 """What do two cores give: one process of two threads, one of one thread, or two processes of one thread each?
 
-Prints  images/s of train.py (both models) and of infer.py's CAMs on the demo's pictures, start-up left out, and the
+Prints  images/s of train.py (both models) and of infer.py's CAMs on the demo's images, start-up left out, and the
         ratios to one process of one thread; medians, the cases in turn
 Run     python -m benchmarks.processes [--runs 3 --data_root data/critters]
 """
@@ -48,7 +48,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3, help="of each training, the first left out")
-    parser.add_argument("--num_workers", type=int, default=2, help="that read pictures, in each process")
+    parser.add_argument("--num_workers", type=int, default=2, help="that read images, in each process")
     parser.add_argument("--data_root", default="data/critters", help="drawn if it is not there")
     parser.add_argument("--infer_list", default="train")
     return parser.parse_args()
@@ -64,7 +64,7 @@ def measure(args, experiment, processes, threads):
         rows = experiment.epochs(f"train_{model}")
         rates[model] = statistics.median(row["images_per_second"] for row in rows[1:])
     run("infer.py", [*words, "--model", "model_cse", "--dict", "--infer_list", args.infer_list], processes, threads)
-    # From the first file to the last: neither start-up nor the first picture of each process is in it.
+    # From the first file to the last: neither start-up nor the first image of each process is in it.
     ids = VOCLayout(args.data_root).ids(args.infer_list)
     times = sorted((experiment / f"dict/{i}.npz").stat().st_mtime for i in ids)
     rates["CAMs"] = (len(times) - processes) / (times[-1] - times[0])

@@ -1,7 +1,7 @@
 """How much faster is a walk of a few rows than squaring the full transition matrix, and how much memory does it take?
 
-Prints  seconds of both on the map of a picture, their ratio (medians of one run), the largest difference beside the
-        largest score; seconds and memory of the walk on the map of a 2048x2048 picture
+Prints  seconds of both on the map of an image, their ratio (medians of one run), the largest difference beside the
+        largest score; seconds and memory of the walk on the map of a 2048x2048 image
 Run     python -m benchmarks.random_walk [--rows 21] [--device cuda]
 """
 import argparse
@@ -49,7 +49,7 @@ def main():
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=21, help="background and classes")
-    parser.add_argument("--height", type=int, default=47, help="of the map: an eighth of the picture's")
+    parser.add_argument("--height", type=int, default=47, help="of the map: an eighth of the image's")
     parser.add_argument("--width", type=int, default=63)
     parser.add_argument("--large", type=int, default=256, help="side of the large map")
     parser.add_argument("--logt", type=int, default=8)

@@ -1,6 +1,6 @@
 """Critters: the embedded dataset, drawn from a seed. Six kinds of creature, 128x128, known to the pixel.
 
-Each kind has a small, striking head, the same in every picture, and a large, plain body, whose colour and roundness
+Each kind has a small, striking head, the same in every image, and a large, plain body, whose colour and roundness
 only lean towards the kind: hues of neighbouring kinds overlap. So an ordinary classifier looks at heads, though the
 bodies would tell it enough. Nothing here knows files: data/prepare/critters.py writes the images.
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DRAWING = 1             # the version of the pictures; other pixels need another number
+DRAWING = 1             # the version of the images; other pixels need another number
 SIZE = 128
 SPLITS = ("train", "val")
 
@@ -77,7 +77,7 @@ GROUNDS = (((0.30, 0.40, 0.20), (0.62, 0.70, 0.42)), ((0.62, 0.50, 0.34), (0.90,
 
 
 def draw(seed, split, index, plain=False):
-    """Draw one picture. plain: without heads, everything else as it is.
+    """Draw one image. plain: without heads, everything else as it is.
 
     Returns image uint8 (H, W, 3), mask uint8 (H, W) of class ids 1..C over 0, heads bool (H, W): the visible heads.
     """
@@ -162,7 +162,7 @@ class Creature:
 
 
 def paint_part(image, u, v, pixels, colour, shape, shade=0.0):
-    """Paint an ellipse (4 numbers) or limb (6) on a window of the picture; return the pixels that it covers.
+    """Paint an ellipse (4 numbers) or limb (6) on a window of the image; return the pixels that it covers.
 
     pixels: how many a unit of u, v has; shade: how much darker each unit of v is.
     """
@@ -215,7 +215,7 @@ def limb(u, v, u0, v0, u1, v1, radius0, radius1):
 
 
 def window(middle, reach):
-    """Give the slice of rows or columns within `reach` of `middle`; empty where that lies outside of the picture."""
+    """Give the slice of rows or columns within `reach` of `middle`; empty where that lies outside of the image."""
     return slice(max(0, int(middle - reach)), max(0, min(SIZE, int(middle + reach) + 2)))
 
 

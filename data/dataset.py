@@ -2,14 +2,15 @@
 import numpy as np
 import torch
 
-from data.images import read_image
-from data.transforms import shrink
+from data.images import read_picture
+from data.transforms import extent_of, shrink
 
 AUGMENT_STREAM, TARGET_STREAM = 1, 2                # last number of a sample's seed; 0 is the order of an epoch
 
 
 class TrainSet(torch.utils.data.Dataset):
-    """The training images with their image-level labels, augmented by `augment(image, rng) -> (3, S, S)`.
+    """The training images with their image-level labels, augmented by `augment(image, rng) -> (3, S, S)`;
+    the image is Pillow's, in RGB.
 
     An item is requested by (epoch, index) and depends on (seed, epoch, index) alone, so it is the same for any number
     of processes and after a restart. `sample_target(label (B, C), generator) -> (B,)` adds the class to erase.
@@ -29,7 +30,7 @@ class TrainSet(torch.utils.data.Dataset):
         """Give {"image" float32 (3, S, S), "label" float32 (C,), "index" int}, and "target" int64 () if sampled."""
         epoch, index = key
         path = self.layout.image_path(self.ids[index])
-        image = shrink(read_image(path, self.max_side), self.max_side)                      # (H, W, 3)
+        image = shrink(read_picture(path, self.max_side), self.max_side)
         rng = np.random.default_rng([self.seed, epoch, index, AUGMENT_STREAM])
         item = {"image": self.augment(image, rng), "label": self.labels[index], "index": index}
         if self.sample_target is not None:
@@ -54,7 +55,7 @@ class SegSet(torch.utils.data.Dataset):
     def __getitem__(self, key):
         """Give {"image" float32 (3, S, S), "labels" uint8 (S, S) class ids or 255, "index" int}."""
         epoch, index = key
-        image = read_image(self.layout.image_path(self.ids[index]))                         # (H, W, 3)
+        image = read_picture(self.layout.image_path(self.ids[index]))
         labels = self.layout.read_label_map(self.ids[index], self.label_dir)                # (H, W)
         rng = np.random.default_rng([self.seed, epoch, index, AUGMENT_STREAM])
         image, labels = self.augment(image, labels, rng)
@@ -83,9 +84,9 @@ class AffinitySet(torch.utils.data.Dataset):
         """Give {"image" float32 (3, S, S), "label" int64 (h, w): rows of the maps or 255, "index" int}."""
         epoch, index = key
         image_id = self.ids[index]
-        image = read_image(self.layout.image_path(image_id))                                # (H, W, 3)
+        image = read_picture(self.layout.image_path(image_id))
         rng = np.random.default_rng([self.seed, epoch, index, AUGMENT_STREAM])
-        image, maps = self.augment(image, self._read_maps(image_id, image.shape[:2]), rng)
+        image, maps = self.augment(image, self._read_maps(image_id, extent_of(image)), rng)
         return {"image": image, "label": self.merge(*maps), "index": index}
 
     def _read_maps(self, image_id, size):

@@ -66,12 +66,17 @@ def read_image(path, max_side=None):
               --max_side for it; None: it has none
     Raises OSError if the file cannot be read now, ValueError if it is damaged, incomplete or no image.
     """
+    return np.array(read_picture(path, max_side))
+
+
+def read_picture(path, max_side=None):
+    """Read an image as read_image does, as Pillow's image in RGB: what Pillow changes next needs no array."""
     with decoded(path, max_side=max_side) as image:
         if image.mode.startswith("I"):                # 16-bit gray: Pillow's own conversion cuts at 255
             gray = np.rint(np.clip(np.asarray(image) / 257, 0, 255)).astype(np.uint8)
-            return np.stack([gray, gray, gray], axis=-1)
+            return Image.fromarray(np.stack([gray, gray, gray], axis=-1))
         image.info.pop("transparency", None)          # Pillow would warn of it in palette images
-        return np.array(image.convert("RGB"))
+        return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def voc_palette():

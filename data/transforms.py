@@ -1,6 +1,7 @@
 """Images as the networks see them: normalised, at several scales, and randomly changed for training.
 
-Everything random takes a numpy Generator, so the caller decides what a sample's randomness depends on.
+Everything random takes a numpy Generator, so the caller decides what a sample's randomness depends on. An image is a
+uint8 array, or Pillow's image in RGB: then it stays one until the colours are changed, which saves four copies.
 """
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ NORMALIZED = ((np.arange(256) / 255 - np.array(MEAN)[:, None]) / np.array(STD)[:
 
 
 def augment(image, rng, resize=(256, 448), crop_size=384, jitter_amounts=(0.3, 0.3, 0.3, 0.1), jitter_probability=1):
-    """Give a random training view of `image` uint8 (H, W, 3): float32 tensor (3, crop_size, crop_size), normalised.
+    """Give a random training view of `image`, uint8 (H, W, 3) or Pillow's: float32 tensor (3, crop_size, crop_size),
+    normalised.
 
     In this order: resize (long side drawn from the integers of `resize`, both ends included), mirror one time in two,
     jitter the colours (of a share of the images), normalise, crop. What lies outside the image is 0, the mean colour.
@@ -22,13 +24,14 @@ def augment(image, rng, resize=(256, 448), crop_size=384, jitter_amounts=(0.3, 0
         image = mirror(image)
     if jitter_probability >= 1 or rng.random() < jitter_probability:
         image = jitter(image, rng, *jitter_amounts)
+    image = np.asarray(image)
     offsets = draw_crop(*image.shape[:2], crop_size, rng)
     return torch.from_numpy(normalized_crop(image, crop_size, offsets))
 
 
 def augment_labelled(image, labels, rng, scale=(0.5, 1.5), crop_size=448, jitter_amounts=(0.3, 0.3, 0.3, 0.1)):
-    """Give a random training view of `image` uint8 (H, W, 3) and of its label map (H, W): tensors (3, crop_size,
-    crop_size) float32, normalised, and (crop_size, crop_size) uint8.
+    """Give a random training view of `image`, uint8 (H, W, 3) or Pillow's, and of its label map (H, W): tensors
+    (3, crop_size, crop_size) float32, normalised, and (crop_size, crop_size) uint8.
 
     In this order: both scaled by a factor drawn from `scale` (labels to the nearest), both mirrored one time in two,
     colours jittered, normalised, both cropped. What lies outside the image is 0, the mean colour; its label is 255.
@@ -38,20 +41,20 @@ def augment_labelled(image, labels, rng, scale=(0.5, 1.5), crop_size=448, jitter
     image, labels = _resize(image, height, width), resize_labels(labels, height, width)
     if rng.random() < 0.5:
         image, labels = mirror(image), mirror(labels)
-    image = jitter(image, rng, *jitter_amounts)
+    image = np.asarray(jitter(image, rng, *jitter_amounts))
     offsets = draw_crop(height, width, crop_size, rng)
     return (torch.from_numpy(normalized_crop(image, crop_size, offsets)),
             torch.from_numpy(crop(labels, crop_size, offsets, fill=255)))
 
 
 def augment_mapped(image, maps, rng, crop_size=448, jitter_amounts=(0.3, 0.3, 0.3, 0.1)):
-    """Give a random training view of `image` uint8 (H, W, 3) and of maps that belong to it, each (R, H, W) float32:
-    (3, crop_size, crop_size) float32, normalised, and [(R, crop_size, crop_size)].
+    """Give a random training view of `image`, uint8 (H, W, 3) or Pillow's, and of maps that belong to it, each
+    (R, H, W) float32: (3, crop_size, crop_size) float32, normalised, and [(R, crop_size, crop_size)].
 
     In this order: colours jittered, all cropped, all mirrored one time in two, normalised. What lies outside the image
     is 0: in the image black, since the crop comes before the normalisation.
     """
-    image = jitter(image, rng, *jitter_amounts)
+    image = np.asarray(jitter(image, rng, *jitter_amounts))
     offsets = draw_crop(*image.shape[:2], crop_size, rng)
     image = crop(image, crop_size, offsets)
     maps = [crop(scores.transpose(1, 2, 0), crop_size, offsets) for scores in maps]        # (S, S, R) each
@@ -91,26 +94,36 @@ def _fill_normalized(planes, image):
 
 
 def denormalize(image):
-    """Turn a normalised tensor (3, H, W) back into a picture: uint8 (H, W, 3)."""
+    """Turn a normalised tensor (3, H, W) back into an image: uint8 (H, W, 3)."""
     planes = image.detach().float().cpu().numpy().transpose(1, 2, 0) * np.float32(STD) + np.float32(MEAN)
     return np.rint(255 * planes).clip(0, 255).astype(np.uint8)
 
 
 def resize_long(image, long):
-    """Resize `image` uint8 (H, W, 3) so that its longer side is `long`, the other in proportion and at least 1."""
-    height, width = image.shape[:2]
-    long, longest = int(long), max(height, width)
+    """Resize an image so that its longer side is `long`, the other in proportion and at least 1."""
+    (height, width), long = extent_of(image), int(long)
+    longest = max(height, width)
     return _resize(image, max(1, round(height * long / longest)), max(1, round(width * long / longest)))
 
 
 def shrink(image, max_side):
-    """Resize `image` uint8 (H, W, 3) to a longer side of `max_side` if it has a longer one; 0 or None: never."""
-    return resize_long(image, max_side) if 0 < (max_side or 0) < max(image.shape[:2]) else image
+    """Resize an image to a longer side of `max_side` if it has a longer one; 0 or None: never."""
+    return resize_long(image, max_side) if 0 < (max_side or 0) < max(extent_of(image)) else image
+
+
+def extent_of(image):
+    """Return (H, W) of an array (H, W, 3) or of Pillow's image."""
+    return image.size[::-1] if isinstance(image, Image.Image) else image.shape[:2]
 
 
 def _resize(image, height, width):
     """Resize by Pillow's bicubic: unlike torch's and OpenCV's, it antialiases when it shrinks."""
-    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    return _by_pillow(image, lambda picture: picture.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _by_pillow(image, change):
+    """Change Pillow's image, or an array as one; what is returned is of the same kind."""
+    return change(image) if isinstance(image, Image.Image) else np.array(change(Image.fromarray(image)))
 
 
 def resize_scores(scores, height, width):
@@ -132,8 +145,8 @@ def resized_to(labels, size):
 
 
 def mirror(image):
-    """Swap left and right of a uint8 (H, W, 3) or (H, W) array (half the time of image[:, ::-1].copy())."""
-    return np.array(Image.fromarray(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    """Swap left and right of an image or a uint8 (H, W) array (half the time of image[:, ::-1].copy())."""
+    return _by_pillow(image, lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
 def draw_crop(height, width, size, rng):
@@ -174,7 +187,7 @@ def _overlap(image, size, offsets):
 
 
 def jitter(image, rng, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1):
-    """Change the colours of `image` uint8 (H, W, 3) as torchvision's ColorJitter does, to the bit, without torchvision.
+    """Change the colours of an image as torchvision's ColorJitter does, to the bit, without torchvision.
 
     Each factor is uniform in [1 - amount, 1 + amount], the turn of the hue in [-hue, hue] of the circle; the four steps
     come in random order. A step with amount 0 is left out.
@@ -185,13 +198,16 @@ def jitter(image, rng, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1):
         (saturation, lambda picture, factor: ImageEnhance.Color(picture).enhance(1 + factor)),
         (hue, turn_hue),
     )
-    changes = rng.uniform(-1, 1, size=4)
-    picture = Image.fromarray(image)
-    for i in rng.permutation(4):
-        amount, change = steps[i]
-        if amount:
-            picture = change(picture, amount * changes[i])
-    return np.array(picture)
+    changes, order = rng.uniform(-1, 1, size=4), rng.permutation(4)
+
+    def changed(picture):
+        for i in order:
+            amount, change = steps[i]
+            if amount:
+                picture = change(picture, amount * changes[i])
+        return picture
+
+    return _by_pillow(image, changed)
 
 
 def turn_hue(picture, turn):

@@ -1,6 +1,6 @@
 """AEFT: adversarial erasing framework via triplet (ECCV 2022), the objective of aeft_gpp.
 
-Darken what the network is surest of, and the rest must still look like the class: attract. A picture of other classes
+Darken what the network is surest of, and the rest must still look like the class: attract. An image of other classes
 must look different from the places where the class is not: repel. Both compare what gated pyramid pooling gives.
 
     image (anchor) --net--> cam, logits, gpp

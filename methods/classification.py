@@ -1,4 +1,4 @@
-"""The ordinary classifier: what is in the picture?"""
+"""The ordinary classifier: what is in the image?"""
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -26,7 +26,7 @@ def erase_rounds(net, views, size, label, rounds=3, threshold=0.5):
     for _ in range(rounds):
         erased = erased | (maps[-1] > threshold)                                        # (K, H, W)
         again = [multi_scale_cam(net, erase_region(views, region), size, _alone(label, c))[1]
-                 for c, region in zip(classes, erased)]                                 # K times (1, H, W)
+                 for c, region in zip(classes, erased.cpu())]                           # K times (1, H, W)
         maps.append(torch.cat([scores[:0], *again]))
     return classes, torch.stack(maps)
 
@@ -34,9 +34,10 @@ def erase_rounds(net, views, size, label, rounds=3, threshold=0.5):
 def erase_region(views, region):
     """Set a region of an image to 0, the mean colour, in all of its views.
 
-    views [(2, 3, h_s, w_s)], an image and its mirror image at each scale, normalised; region (H, W) bool
+    views [(2, 3, h_s, w_s)], an image and its mirror image at each scale, normalised; region (H, W) bool,
+    on the views' device
     """
-    kept = (~region).float()[None, None].cpu()                                          # (1, 1, H, W)
+    kept = (~region).float()[None, None]                                                # (1, 1, H, W)
     kept = torch.cat([kept, kept.flip(-1)])                                             # (2, 1, H, W)
     return [view * F.interpolate(kept, view.shape[2:], mode="nearest-exact") for view in views]
 

@@ -1,4 +1,4 @@
-"""Random walk: spread the scores of a picture along the affinities of its cells. Source: AffinityNet, infer_aff."""
+"""Random walk: spread the scores of an image along the affinities of its cells. Source: AffinityNet, infer_aff."""
 import warnings
 
 import torch
@@ -12,7 +12,7 @@ from methods.cam import background, to_device
 def random_walk(scores, affinity, radius=5, beta=8, logt=8):
     """Let scores (R, h, w) walk 2^logt steps; returns (R, h, w).
 
-    affinity  (P, N), one picture's row of methods.affinity.pair_affinity at the same radius; affinity^beta are the
+    affinity  (P, N), one image's row of methods.affinity.pair_affinity at the same radius; affinity^beta are the
               weights of the steps
     The authors square T until it is T^256, a full matrix. Each step of few rows through the sparse T gives the same.
     (A stencil, 69 shifted multiply-adds a step, does too; on a CPU it takes several times as long.)
@@ -28,7 +28,7 @@ def random_walk(scores, affinity, radius=5, beta=8, logt=8):
 
 @torch.no_grad()
 def walk_cams(net, image, cams, alpha=16, beta=8, logt=8, radius_rule="psa"):
-    """Spread the CAMs of a picture along the affinities that a network sees in it.
+    """Spread the CAMs of an image along the affinities that a network sees in it.
 
     net  AffinityNet in eval mode;  image (1, 3, H, W), normalised;  cams (K, H, W);  alpha  the background's
     Returns (K + 1, H', W') float32, the background first: H and W rounded up to multiples of net.image_multiple (8
@@ -36,10 +36,10 @@ def walk_cams(net, image, cams, alpha=16, beta=8, logt=8, radius_rule="psa"):
     """
     device, (height, width) = next(net.parameters()).device, image.shape[2:]
     stride, multiple = net.stride, net.image_multiple
+    scores = start_scores(cams.to(device, non_blocking=True), alpha, stride, multiple)              # (K + 1, h, w)
     features = net(to_device(F.pad(image, (0, -width % multiple, 0, -height % multiple)), device))  # (1, D, h, w)
     radius = effective_radius(*features.shape[2:], rule=radius_rule)
     affinity = pair_affinity(features, radius)[0]                                   # (P, N)
-    scores = start_scores(cams.to(device), alpha, stride, multiple)                 # (K + 1, h, w)
     walked = random_walk(scores, affinity, radius, beta, logt)
     return F.interpolate(walked[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]
 
@@ -64,15 +64,15 @@ def transition(affinity, h, w, radius=5, beta=8):
     weight = (weight / weight.sum(0)).flatten(1).t()                                # (h w, 69)
 
     distance = [y * w + x for y, x in steps]
-    distance = torch.tensor([-d for d in distance[::-1]] + [0] + distance, device=weight.device)
+    # 32-bit indices: MKL would convert longer ones at each step.
+    distance = torch.tensor([-d for d in distance[::-1]] + [0] + distance, dtype=torch.int32)
     there = weight != 0
-    columns = (torch.arange(h * w, device=weight.device)[:, None] + distance)[there]
-    starts = F.pad(there.sum(1).cumsum(0), (1, 0))
+    starts = F.pad(there.sum(1).cumsum(0), (1, 0)).int()
+    row, offset = there.nonzero(as_tuple=True)          # waits for the GPU once: how many entries are there?
+    columns = row.int().add_(distance.to(weight.device, non_blocking=True)[offset])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        # 32-bit indices: MKL would convert longer ones at each step.
-        return torch.sparse_csr_tensor(starts.int(), columns.int(), weight[there], (h * w, h * w),
-                                       check_invariants=False)
+        return torch.sparse_csr_tensor(starts, columns, weight[row, offset], (h * w, h * w), check_invariants=False)
 
 
 def start_scores(cams, alpha, stride=8, multiple=8):

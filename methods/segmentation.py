@@ -41,10 +41,10 @@ class Segmentation(nn.Module):
 
 @torch.no_grad()
 def multi_scale_scores(net, views, size):
-    """Average the class probabilities of a picture's views.
+    """Average the class probabilities of an image's views.
 
-    net  network in eval mode;  views  [(2, 3, h_s, w_s)]: the picture and its mirror image at each scale
-    size (H, W) of the picture.  Returns (C + 1, H, W) float32, sums to 1.
+    net  network in eval mode;  views  [(2, 3, h_s, w_s)]: the image and its mirror image at each scale
+    size (H, W) of the image.  Returns (C + 1, H, W) float32, sums to 1.
     """
     device = next(net.parameters()).device
     total = 0

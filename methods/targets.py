@@ -1,8 +1,6 @@
 """Which of an image's present classes is erased."""
 import torch
 
-SAMPLINGS = ("uniform", "in_turn", "largest")
-
 
 def choose(sampling, batch, cam, epoch):
     """Choose the class to erase in each image: (B,) int64 columns 0..C-1, -1 where no class is present.

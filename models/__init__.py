@@ -2,7 +2,7 @@
 
 TITLE       what people call it
 SUFFIX      of the folders in which infer.py writes its maps: dict_SUFFIX ...; "" for one model alone
-Settings    config.Train and the fields that only this model has
+Settings    config.Train and the fields that only this model has; those of the models here are in config_models.py
 RECIPES     {recipe: {field: (value, reason)}}: what a recipe changes for this model; voc's changes hold in all recipes
 start(settings, experiment, layout)     its networks with their first weights -> the trained network, its objective,
             its description (networks.describe), digests of what it started from

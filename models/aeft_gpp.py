@@ -1,8 +1,7 @@
 """AEFT with gated pyramid pooling (ECCV 2022): the classifier, and from epoch T on the triplet."""
-from dataclasses import dataclass
 from functools import partial
 
-from config import Train
+from config_models import ModelAEFT
 
 import torch
 
@@ -10,10 +9,8 @@ from data.loader import Plan
 from methods.aeft import AEFT, draw, foreground, positive_mask
 from models import model_cse
 from networks import build, describe
-from networks.gpp import BINS, ORDERS
 from networks.pretrained import load_start, named_weights
 from tools import distributed, engine
-from tools.flags import option
 
 TITLE = "AEFT"
 SUFFIX = "_aeft_gpp"
@@ -24,56 +21,9 @@ PUBLISHED = {
 }
 CHAIN = {"voc": {"init": "{name}/aeft_gpp", "alphas": (2, 9, 21), "low": 2, "high": 21, "dup": 19, "logt": 6,
                  "crf_iterations": 1, "radius_rule": "aeft"}}
-AUTHORS = "AEFT, authors' code"
 SAMPLE_TARGET = draw
 
-RECIPES = {
-    "voc": {
-        "resize": ((256, 512), AUTHORS),
-        "crop": (320, AUTHORS),
-        "jitter": ((0.4, 0.4, 0.4, 0.1), AUTHORS),
-        "jitter_probability": (0.8, AUTHORS),
-        "dropout": ((0.2, 0.2), AUTHORS),
-        "max_epochs": (40, AUTHORS),
-        "seed": (5137, AUTHORS),
-        "lr_new": (1, AUTHORS),
-    },
-    "lite": {
-        "max_epochs": (8, "minutes, not hours"),
-        "least_steps": (0, "epochs are the triplet's measure: --T"),
-        "T": (4, "half of the epochs"),
-    },
-    "demo": {
-        "er_init": ("random", "no ImageNet weights"),
-        "norm": ("train", "no ImageNet weights: BatchNorm has to be trained"),
-        "val_every": (0, "measuring costs as much as four epochs; evaluation.py follows"),
-        "max_epochs": (20, "from scratch"),
-        "least_steps": (0, "epochs are the triplet's measure: --T"),
-        "T": (12, "more than half of the epochs: from scratch"),
-        "lr": (0.1, "from scratch"),
-    },
-}
-
-
-@dataclass
-class Settings(Train):
-    """train.py --model aeft_gpp"""
-    recipes = RECIPES
-
-    T: int = option(18, "epoch from which the triplet counts", AUTHORS, least=0)
-    batch_size_triplet: int = option(32, "--batch_size from epoch T on; the classification counts the first "
-                                     "--batch_size of them", AUTHORS, least=1)
-    M: float = option(0.5, "margin of the repelling term: images farther apart are left alone", AUTHORS, least=0)
-    TH: tuple[float, float] = option((0.6, 0.2), "the foreground above the first is erased, below the second is "
-                                     "background", AUTHORS, least=0)
-    W: tuple[float, float, float] = option((1.0, 0.2, 0.15), "weights of classification, attract, repel; 0 leaves a "
-                                           "term out", AUTHORS, least=0)
-    jitter_probability: float = option(1.0, "share of images whose colours are jittered", least=0, most=1)
-    bins: tuple[int, ...] = option(BINS, "cells a side of the levels of gated pyramid pooling", AUTHORS, least=1)
-    gpp_order: str = option(ORDERS[0], "in which the levels gate each other; averaged: no gates", AUTHORS,
-                            choices=ORDERS)
-    triplet_on: str = option("gpp", "what is compared: what gated pyramid pooling makes of the CAMs, or the CAMs",
-                             AUTHORS, choices=("gpp", "cam"))
+Settings, RECIPES = ModelAEFT, ModelAEFT.recipes
 
 
 def start(settings, experiment, layout):

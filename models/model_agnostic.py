@@ -1,6 +1,7 @@
 """The CGNet, trained with class-agnostic erasing: what OC-CSE's paper compares itself with."""
-from dataclasses import dataclass
 from functools import partial
+
+from config_models import ModelAgnostic
 
 import torch
 
@@ -12,12 +13,7 @@ from tools import distributed
 TITLE = "class-agnostic erasing"
 SUFFIX = "_model_agnostic"
 STARTS_FROM = {"cl_init": "model_oc"}
-RECIPES = model_cse.RECIPES
-
-
-@dataclass
-class Settings(model_cse.Settings):
-    """train.py --model model_agnostic"""
+Settings, RECIPES = ModelAgnostic, ModelAgnostic.recipes
 
 
 def start(settings, experiment, layout):

@@ -1,20 +1,18 @@
 """The CGNet, trained with class-specific erasing: OC-CSE (ICCV 2021)."""
-from dataclasses import dataclass
 from functools import partial
 
-from config import PAPER, Train
+from config_models import ModelCSE
 
 import torch
 
 from data.transforms import denormalize
 from methods.cse import CSE, erase, sample_target
-from methods.targets import SAMPLINGS, choose
+from methods.targets import choose
 from models.model_oc import start_camnet
 from networks import CAM_NETWORKS, build, describe
 from networks.pretrained import describe_file, load_weights, named_weights, read_description
 from tools import distributed, engine
 from tools.files import save_image
-from tools.flags import option
 from tools.visualize import erasing_figure
 
 TITLE = "CGNet"
@@ -28,40 +26,7 @@ PUBLISHED = {
 AUTHORS_FILE = "net_er"
 SAMPLE_TARGET = sample_target
 
-RECIPES = {
-    "lite": {
-        "max_epochs": (2, "starts from the ordinary classifier"),
-        "least_steps": (0, "masks that grow for long grow too far"),
-        "lr": (0.002, "at .01 three of four runs lost their classes"),
-        "lr_new": (1, "no layer is new"),
-        "cc_init": (1.0, "at .3 nothing moves, at 3 the maps get worse or the classes go"),
-        "cc_slope": (0.0, "as it was measured"),
-        "mask_norm": ("image", "every image is erased, also those of which the network is less sure"),
-        "er_init": ("{name}/model_oc", "the CAMs of a trained classifier are masks from the first step on"),
-        "cl_init": ("{name}/model_oc", "the classifier trained here"),
-    },
-    "demo": {
-        "lr": (0.005, "starts from the ordinary classifier"),
-        "er_init": ("{name}/model_oc", "no ImageNet weights"),
-        "cl_init": ("{name}/model_oc", "the classifier trained here"),
-        "val_every": (0, "measuring costs as much as three epochs; evaluation.py follows"),
-    },
-}
-
-
-@dataclass
-class Settings(Train):
-    """train.py --model model_cse"""
-    recipes = RECIPES
-
-    cc_init: float = option(0.3, "lambda = cc_init + cc_slope * epoch weighs the erasing loss", PAPER, least=0)
-    cc_slope: float = option(0.05, "see --cc_init", PAPER)
-    mask_norm: str = option("batch", "divide the mask by its maximum over the batch, as the code does, or over the "
-                            "image, as the paper's text says", PAPER, choices=("batch", "image"))
-    sampling: str = option("uniform", "the class that is erased: drawn from those present, each in turn, or the one "
-                           "with the largest CAM", PAPER, content="where set", choices=SAMPLINGS)
-    cl_init: str = option("cam", "the ordinary classifier: as --er_init; cam is the one that AffinityNet's authors "
-                          "released", PAPER)
+Settings, RECIPES = ModelCSE, ModelCSE.recipes
 
 
 def start(settings, experiment, layout):

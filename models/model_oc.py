@@ -1,8 +1,7 @@
 """The ordinary classifier: what is in the image? Source: AffinityNet, whose released weights OC-CSE uses."""
-from dataclasses import dataclass
 from functools import partial
 
-from config import PSA, Train
+from config_models import ModelOC
 
 from methods.classification import Classification
 from networks import build, describe
@@ -13,29 +12,7 @@ TITLE = "ordinary classifier"
 SUFFIX = "_model_oc"
 PUBLISHED = {"CAM": (48.0, "AffinityNet, README and paper")}
 
-RECIPES = {
-    "voc": {
-        "batch_size": (16, PSA),
-        "resize": ((256, 512), PSA),
-        "crop": (448, PSA),
-        "lr_new": (10, PSA),
-        "dropout_head": (0.5, PSA),
-        "er_init": ("imagenet", PSA),
-    },
-    "demo": {
-        "max_epochs": (20, "from scratch"),
-        "lr": (0.1, "from scratch"),
-        "norm": ("train", "no ImageNet weights: BatchNorm has to be trained"),
-        "er_init": ("random", "no ImageNet weights"),
-        "val_every": (0, "measuring costs as much as four epochs; evaluation.py follows"),
-    },
-}
-
-
-@dataclass
-class Settings(Train):
-    """train.py --model model_oc"""
-    recipes = RECIPES
+Settings, RECIPES = ModelOC, ModelOC.recipes
 
 
 def start(settings, experiment, layout):

@@ -1,4 +1,4 @@
-"""AffinityNet: features of a picture whose distance tells whether two neighbouring cells belong together."""
+"""AffinityNet: features of an image whose distance tells whether two neighbouring cells belong together."""
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -8,6 +8,11 @@ import re
 import shlex
 from pathlib import Path
 
+from networks import weight_flags
+
+if __name__ == "__main__":      # --help and mistakes in the flags, before torch takes seconds to load
+    weight_flags.parse()
+
 import numpy as np
 import torch
 

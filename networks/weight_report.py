@@ -1,16 +1,10 @@
-"""Say what a file of weights is: its format, its network, which of ours it fits, where it goes. Or convert it.
-
-Run     python -m networks.pretrained FILE
-        python -m networks.pretrained FILE --to OUT.safetensors     (or OUT.pth: plain names, float32, nothing beside)
-        python -m networks.pretrained FILE --take teacher ...       (what lies there alone, of a file with several)
-"""
-import argparse
+"""The command python -m networks.pretrained: report on a file of weights, or convert it. Its flags: weight_flags.py."""
 import shlex
 import sys
 from collections import Counter
 from pathlib import Path
 
-from networks import weight_files
+from networks import weight_files, weight_flags
 from networks.names import home_of, official, place_of
 from networks.pretrained import FOLDER, fault_of, read_description
 from networks.recognise import compare, networks_in, state_of
@@ -23,13 +17,7 @@ _TRAININGS = {"CAMNet": "train.py --name X {backbone}--er_init {file}",
 
 
 def main(words=None):
-    summary, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(prog="python -m networks.pretrained", description=f"{summary}\n{rest}",
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", metavar="FILE", help="of torch.save, of safetensors, or MXNet's .params")
-    parser.add_argument("--to", metavar="OUT", default="", help="write its tensors to OUT.pth or OUT.safetensors")
-    parser.add_argument("--take", metavar="NAME", default="", help="only what lies under this name in the file")
-    args = parser.parse_args(words)
+    args = weight_flags.parse(words)
     try:
         content = weight_files.read(args.file)
         if args.take:

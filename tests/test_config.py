@@ -7,10 +7,13 @@ from dataclasses import fields
 
 import config
 from config import Evaluate, Infer, InferAff, InferSeg, Reproduce, Train, TrainAff, TrainSeg
+from config_models import SETTINGS
 
 import pytest
 
 from models import MODELS
+from networks.gpp import BINS, ORDERS
+from pipeline import settings_of_models
 from tests.conftest import ROOT
 from tests.stages import parse
 from tools import flags, remedies
@@ -168,6 +171,13 @@ def test_recipes_name_fields_that_exist():
         assert all(entries.keys() <= {f.name for f in fields(model.Settings)} for entries in model.RECIPES.values())
 
 
+def test_the_flags_of_all_models_can_be_read_without_torch():
+    assert {name: model.Settings for name, model in MODELS.items()} == SETTINGS == settings_of_models()
+    own = {f.name: f for f in fields(SETTINGS["aeft_gpp"])}         # as the network itself has them
+    assert own["bins"].default == BINS and own["gpp_order"].metadata["choices"] == ORDERS
+    assert own["gpp_order"].default == ORDERS[0]
+
+
 def test_coco_is_voc_elsewhere():
     for cls in STAGES:
         changed = {k for k, v in values(cls, "coco").items() if v != values(cls)[k]}
@@ -279,6 +289,22 @@ def test_help_shows_every_flag_with_default_and_source(capsys, cls, recipe):
             assert f"(default {default}; {source})".replace(" ", "") in text, name
         elif name != "name":
             assert f"({source})".replace(" ", "") in text, name
+
+
+def test_help_lists_a_models_own_flags_first_and_the_others_by_what_they_are_for(capsys):
+    with pytest.raises(SystemExit):
+        parse(Train, ["--help", "--model", "model_cse"])
+    text = capsys.readouterr().out.split("options:")[1]
+    places = [text.index(words) for words in (
+        "\nof --model model_cse:\n", "\n  --cc_init ", "\n  --cl_init ", "\ndata:\n", "\n  --train_list ",
+        "\nnetwork:\n", "\n  --backbone ", "\noptimisation:\n", "\n  --lr ", "\nrun:\n", "\n  --device ")]
+    assert places == sorted(places)
+
+
+def test_every_heading_of_the_help_names_flags_that_exist():
+    known = {f.name for cls in (*STAGES, config.Report, *SETTINGS.values()) for f in fields(cls)}
+    named = [name for names in config.Common.headings.values() for name in names]
+    assert set(named) <= known and len(set(named)) == len(named)
 
 
 def test_a_models_flags_are_its_own(capsys):

@@ -364,7 +364,7 @@ def draw(label, generator):
 
 
 def noise(image, rng):
-    return torch.from_numpy(rng.random((3, 4, 4), dtype=np.float32)) + float(image[0, 0, 0])
+    return torch.from_numpy(rng.random((3, 4, 4), dtype=np.float32)) + float(np.asarray(image)[0, 0, 0])
 
 
 @pytest.fixture

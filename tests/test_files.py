@@ -15,7 +15,17 @@ from data.prepare.label_arrays import read_label_arrays
 from data.prepare.masks import read_colours
 from data.prepare.tables import read_labels
 from tests.conftest import Program
-from tools.files import load_checkpoint, read_json, save_checkpoint, save_image, write_json, written_aside
+from tools.files import (
+    delete_incomplete,
+    load_checkpoint,
+    read_json,
+    save_animation,
+    save_checkpoint,
+    save_image,
+    save_labels,
+    write_json,
+    written_aside,
+)
 from tools.maps import read_cam, save_cam, save_crf
 from tools.provenance import digest
 
@@ -34,6 +44,30 @@ def test_a_file_is_whole_or_absent(tmp_path):
         aside.write_text("half of another")
         raise RuntimeError
     assert path.read_text() == "whole" and os.listdir(path.parent) == ["file.txt"]
+
+
+@pytest.mark.parametrize("name, save", [
+    ("a.npz", lambda path: save_cam(path, [1, 2], np.random.rand(2, 30, 40))),
+    ("a.npz", lambda path: save_crf(path, [0, 1], np.random.rand(2, 30, 40))),
+    ("a.npz", lambda path: save_cam(path, [], np.zeros((0, 30, 40)))),
+    ("a.npy", lambda path: save_cam(path, [1, 2], np.random.rand(2, 30, 40), "npy")),
+    ("a.npy", lambda path: save_cam(path, [], np.zeros((0, 30, 40)), "npy")),
+    ("a.png", lambda path: save_image(path, np.zeros((30, 40, 3), np.uint8))),
+    ("a.png", lambda path: save_labels(path, np.eye(30), bytes(768))),
+    ("a.gif", lambda path: save_animation(path, [np.zeros((30, 40, 3), np.uint8), np.ones((30, 40, 3), np.uint8)])),
+])
+def test_what_a_power_cut_leaves_is_deleted(tmp_path, name, save):
+    """A file whose bytes, or those from somewhere on, never came to the disk; a complete one stays, and others' do."""
+    path = tmp_path / name
+    save(path)
+    whole = path.read_bytes()
+    for content in (b"", whole[:10], whole[:-1], whole[:len(whole) // 2], whole[:9] + bytes(len(whole) - 9)):
+        path.write_bytes(content)
+        for other in ("notes.txt", "made_by.json"):
+            (tmp_path / other).touch()
+        assert delete_incomplete(tmp_path) == [name] and not path.exists()
+    path.write_bytes(whole)
+    assert delete_incomplete(tmp_path) == [] and len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("save", [

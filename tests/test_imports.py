@@ -7,10 +7,11 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tests.stages import DEMO
 
 FOLDERS = ("models", "networks", "methods", "data", "tools")
 # Files of the root that are no stages.
-SHARED = ("config", "recipes", "pipeline", "advice", "tables", "results", "gallery", "comparison")
+SHARED = ("config", "config_models", "recipes", "pipeline", "advice", "tables", "results", "gallery", "comparison")
 STAGES = {p.stem for p in ROOT.glob("*.py")} - {*SHARED}
 MODULES = {str(p.relative_to(ROOT)): ast.parse(p.read_text("utf-8"))
            for folder in (".", *FOLDERS, "data/prepare", "benchmarks", "examples")
@@ -23,10 +24,11 @@ MAY_IMPORT = {
     "tools": {"tools"},
     "recipes": {"tools"},
     "config": {"recipes", "tools"},
-    "models": {"models", "networks", "methods", "data", "tools", "config"},
-    "pipeline": {"tools", "config"},
+    "config_models": {"config", "tools"},
+    "models": {"models", "networks", "methods", "data", "tools", "config", "config_models"},
+    "pipeline": {"models", "tools", "config", "config_models"},
     "advice": {"pipeline", "tools", "config"},
-    "tables": {"pipeline", "models", "tools"},
+    "tables": {"pipeline", "tools"},
     "results": {"pipeline", "tools"},
     "gallery": {"pipeline", "advice", "data", "tools", "config"},
     "comparison": {"pipeline", "advice", "tables", "gallery", "tools", "config"},
@@ -35,7 +37,8 @@ MAY_IMPORT = {
     "examples": {"pipeline", "advice", "models", "networks", "methods", "data", "tools", "config", "infer_aff"},
 }
 # Those of networks/ and methods/ that open files, and the command that says what a file is.
-WEIGHTS = {"networks/pretrained.py", "networks/weight_files.py", "networks/weight_report.py"}
+WEIGHTS = {"networks/pretrained.py", "networks/weight_files.py", "networks/weight_report.py",
+           "networks/weight_flags.py"}
 WRITERS = {"tools/files.py", "tools/maps.py", "tools/experiment.py", "tools/lock.py", "data/prepare/writing.py",
            "data/prepare/critters.py", "networks/weight_files.py"}
 
@@ -168,6 +171,47 @@ def test_what_starts_quickly_pulls_in_no_torch(module):
     program = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "torchvision", "timm", "matplotlib"} & set(loaded.stdout.split())
+
+
+def run_and_list(cwd, *words):
+    """Run Python with these words: its exit code, the last line it wrote, and the packages that the run loaded."""
+    done = subprocess.run([sys.executable, "-X", "importtime", *map(str, words)], cwd=cwd, capture_output=True,
+                          text=True)
+    loaded, said = [], done.stdout.splitlines()
+    for line in done.stderr.splitlines():
+        loaded.append(top(line.split("|")[-1].strip())) if line.startswith("import time:") else said.append(line)
+    return done.returncode, said[-1], set(loaded)
+
+
+@pytest.mark.parametrize("command", [*((f"{stage}.py",) for stage in sorted(STAGES)), ("-m", "data.prepare"),
+                                     ("-m", "networks.pretrained"), ("train.py", "--model", "aeft_gpp")], ids=" ".join)
+def test_help_comes_before_torch(command):
+    code, _, loaded = run_and_list(ROOT, *command, "--help")
+    assert code == 0 and not loaded & {"torch", "torchvision", "timm", "matplotlib"}
+
+
+@pytest.mark.parametrize("words, said", [
+    (("train.py", "--name", "X", "--no_such"), "--no_such"), (("train.py", "--name", "X", "--lr", -1), "--lr"),
+    (("train.py", "--name", "X", "--T", 3), "--model aeft_gpp"), (("train.py", "--model", "no_such"), "model_oc"),
+    (("infer_seg.py", "--shard", "3/2"), "--shard"), (("-m", "networks.pretrained"), "FILE")])
+def test_a_mistake_in_the_flags_is_told_before_torch(words, said):
+    code, message, loaded = run_and_list(ROOT, *words)
+    assert code == 2 and said in message and "torch" not in loaded
+
+
+@pytest.mark.parametrize("words", [("evaluation.py", "--dict_dir", "dict"),
+                                   ("evaluation.py", "--task", "crf", "--dict_dir", "crf/02"), ("report.py",)])
+def test_what_measures_and_shows_runs_without_torch(place, words):
+    code, message, loaded = run_and_list(place, ROOT / words[0], *DEMO[:4], *words[1:])
+    assert code == 0, message
+    assert "numpy" in loaded and not loaded & {"torch", "torchvision", "timm"}
+
+
+def test_the_papers_network_needs_torch_alone(place):
+    only = (place / "data/critters/ImageSets/Segmentation/train.txt").read_text().split()[0]
+    code, message, loaded = run_and_list(place, ROOT / "infer.py", *DEMO, "--dict", "--dict_dir", "new", "--only", only)
+    assert code == 0 and (place / f"experiment/X/new/{only}.npz").exists(), message
+    assert "torch" in loaded and not loaded & {"torchvision", "timm", "matplotlib"}
 
 
 UNTIL_TORCH = """

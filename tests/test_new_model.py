@@ -10,7 +10,7 @@ from data import prepare
 from tests.conftest import ROOT
 from tests.zygote import Zygote
 
-# What a method may have besides what the example of docs/extend.md shows.
+# What a method may have besides what the example of the README shows.
 MORE = '''
 from data.loader import Plan
 
@@ -52,8 +52,8 @@ flags.run(reproduce.main)
 
 
 def example(path):
-    """Return what docs/extend.md shows of a file."""
-    page = (ROOT / "docs/extend.md").read_text("utf-8")
+    """Return what the README shows of a file."""
+    page = (ROOT / "README.md").read_text("utf-8")
     return re.search(rf"```python\n# {path}\n(.*?)```", page, re.S)[1]
 
 

@@ -568,7 +568,7 @@ def test_sorting_and_filtering_change_what_is_shown(made, browser, name, worst):
             means = browser.ask("[...document.querySelectorAll('.heads strong')].map(mean => mean.textContent)")
             expected = np.mean([score(row, column["folder"], c) for row in rows])
             assert float(means[FOLDERS.index(column["folder"])]) == pytest.approx(expected, abs=.06)
-    assert len(seen) > 3 and f"{len(rows)} of 8 pictures" in browser.ask("document.getElementById('count').textContent")
+    assert len(seen) > 3 and f"{len(rows)} of 8 images" in browser.ask("document.getElementById('count').textContent")
     browser.ask("location.hash = '#worst=1'" if worst else "location.hash = ''")
     browser.wait("document.querySelector('[name=sort]').value === 'list'")
     assert order(browser) == [row["id"] for row in data["rows"]] and unharmed(browser)
@@ -701,7 +701,7 @@ def test_a_mean_over_fewer_pictures_says_so(own, browser):
     next((own / "experiment/X/dict").glob("*.npz")).unlink()
     call("report", *X)
     heads = look(browser, own).ask("[...document.querySelectorAll('.heads > span')].map(h => h.textContent)")
-    assert ["of 2 pictures" in head for head in heads[3:]] == [False, True, False, False, False]
+    assert ["of 2 images" in head for head in heads[3:]] == [False, True, False, False, False]
 
 
 def test_what_only_an_evaluation_tells_is_marked_in_the_table(made, browser):
@@ -777,6 +777,6 @@ def test_half_an_experiment_in_the_browser(own, browser, left):
         assert note["what"] in text and (note.get("command") or "") in text
     assert len(order(browser)) == (0 if left == "nothing" else 3) and unharmed(browser)
     nothing = browser.ask("[...document.querySelectorAll('.nothing')].map(p => p.innerText)")
-    assert [word in " ".join(nothing) for word in ("measured", "logged", "No picture")] == {
+    assert [word in " ".join(nothing) for word in ("measured", "logged", "No image")] == {
         "log": [True, False, False], "maps": [True, True, False], "truth": [False, False, False],
         "nothing": [True, True, True]}[left]

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 
 from data import transforms
+from data.images import read_image, read_picture
+from tests.conftest import SHARED
 
 
 def picture(height=60, width=80, seed=0):
@@ -209,3 +211,41 @@ def test_augment_draws_every_size_and_both_sides():
         sizes.add(int(columns.max() - columns.min()) + 1)
         sides.add(bool(view[:, :, columns.min()].max() > 2))    # is the image's left edge white?
     assert sizes == {30, 31, 32, 33} and sides == {True, False}
+
+
+def augmented(image, labels, seed):
+    """Give the three training views of an image, drawn alike."""
+    rngs = [np.random.default_rng(seed) for _ in range(3)]
+    return [transforms.augment(image, rngs[0], (64, 96), 80),
+            transforms.augment_labelled(image, labels, rngs[1], crop_size=64)[0],
+            transforms.augment_mapped(image, [labels[None].astype(np.float32)], rngs[2], 64)[0]]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "photos"])
+def test_pillows_image_and_the_array_are_augmented_alike(mode, tmp_path, monkeypatch):
+    """And of Pillow's no array is made before its colours are changed."""
+    paths = sorted((SHARED / "data/voc/JPEGImages").glob("*.jpg"))[:60] if mode == "photos" else [tmp_path / "a.png"]
+    if mode != "photos":
+        Image.fromarray(picture()).convert(mode).save(paths[0])
+    plain = Image.fromarray
+
+    def labels_alone(array):
+        assert array.ndim == 2 or array.shape == (64, 64, 3), "the image was an array before its time"  # or cropped
+        return plain(array)
+
+    for seed, path in enumerate(paths):
+        image, read = read_image(path), read_picture(path)
+        labels = image[..., 0].copy()
+        expected = augmented(image, labels, seed)
+        with monkeypatch.context() as patch:
+            patch.setattr(Image, "fromarray", labels_alone)
+            found = augmented(read, labels, seed)
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_a_large_image_is_shrunk_as_either():
+    image = picture()
+    for side in (0, 31, 80, 200):
+        shrunk = transforms.shrink(Image.fromarray(image), side)
+        np.testing.assert_array_equal(np.asarray(shrunk), transforms.shrink(image, side))
+        assert transforms.extent_of(shrunk) == transforms.shrink(image, side).shape[:2]

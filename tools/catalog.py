@@ -4,7 +4,7 @@ A folder of maps says in its record (made_by.json) which stage wrote it, from wh
 """
 import ast
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -22,27 +22,20 @@ class Model:
     published: dict = field(default_factory=dict)
     authors_file: str = ""
     chain: dict = field(default_factory=dict)
-    settings: tuple = ()                # names of the fields of its Settings
 
 
 @cache
 def models():
     """Return {name: Model}. The files are read, not imported: that would import torch."""
-    found, parents = {}, {}
+    found = {}
     for path in sorted(Path(__file__).resolve().parent.with_name("models").glob("[!_]*.py")):
         body = ast.parse(path.read_text("utf-8")).body
         values = {node.targets[0].id: node.value for node in body
                   if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
-        classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == "Settings"]
-        own = [field.target.id for node in classes for field in node.body if isinstance(field, ast.AnnAssign)]
-        parents[path.stem] = [ast.unparse(base).split(".")[0] for node in classes for base in node.bases]
-        found[path.stem] = Model(settings=tuple(own), **{
+        found[path.stem] = Model(**{
             name.lower(): ast.literal_eval(values[name])
             for name in ("TITLE", "SUFFIX", "STARTS_FROM", "PUBLISHED", "AUTHORS_FILE", "CHAIN")
             if name in values})
-    for name, others in parents.items():            # settings that extend another model's: model_cse.Settings
-        inherited = tuple(field for other in others if other in found for field in found[other].settings)
-        found[name] = replace(found[name], settings=inherited + found[name].settings)
     return found
 
 

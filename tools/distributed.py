@@ -181,7 +181,7 @@ class _GlobalMax(torch.autograd.Function):
         values = [torch.empty_like(value) for _ in range(world())]
         dist.all_gather(values, value)
         values = torch.stack(values)
-        ctx.holds_it = int(values.argmax()) == rank()
+        ctx.holds_it = values.argmax() == rank()        # a tensor: its value would have to wait for the GPU
         return values.max()
 
     @staticmethod

@@ -240,12 +240,12 @@ def prepare(objective, device, settings):
 
 
 def autocast(device, precision):
-    """Return the context in which networks run. One context for many pictures keeps the weights it has rounded."""
+    """Return the context in which networks run. One context for many images keeps the weights it has rounded."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def loader_for(device, num_workers):
-    """Say how inference reads pictures: a GPU is fed by processes; a CPU has none to spare."""
+    """Say how inference reads images: a GPU is fed by processes; a CPU has none to spare."""
     return {"num_workers": num_workers, "pin_memory": True} if device.type == "cuda" else {}
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from tools import lock, signatures
 from tools.files import (
+    delete_incomplete,
     discard,
     explained,
     load_checkpoint,
@@ -262,6 +263,9 @@ class Experiment:
             with explained(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / MADE_BY, record)
+        elif alone and (broken := delete_incomplete(folder)):
+            print(f"{folder}: {len(broken)} files were empty or cut off, as after a power cut, and are deleted to be "
+                  f"made again ({', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''})")
         if shared:
             lock.share(self._lock_path(name))
         return folder

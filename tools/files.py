@@ -170,6 +170,30 @@ def sweep(folder):
         shutil.rmtree(path)
 
 
+# The last bytes of a complete file: of a zip without a comment the 22 of its end record, of a pickle one.
+ENDS = {".npz": (22, b"PK\5\6"), ".npy": (1, b"."), ".png": (12, b"\0\0\0\0IEND\xaeB`\x82"), ".gif": (1, b";")}
+
+
+def delete_incomplete(folder):
+    """Delete the maps and images of a folder that a power cut left empty, cut off or filled with zeros; name them.
+
+    Only the end of each file is read. A file with a damaged middle stays: whoever reads it says so.
+    """
+    found = [path for path in sorted(folder.iterdir()) if path.suffix in ENDS and path.is_file() and not _ends(path)]
+    delete(found)
+    return [path.name for path in found]
+
+
+def _ends(path):
+    size, mark = ENDS[path.suffix]
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - size))
+            return file.read().startswith(mark)
+    except OSError as error:
+        raise unread(path, error) from None
+
+
 def writer_is_dead(aside):
     """Tell whether the process named in a temporary file's name ran on this machine and has ended."""
     found = re.search(r"\.(\d+)\.\d+@(.*)\.tmp$", aside.name)

@@ -2,7 +2,8 @@
 
 A class of settings may hold `recipes`, {recipe: {field: (value, reason)}}: the defaults that a recipe changes;
 `elsewhere`, {flag: script}: flags that the authors' one parser took for every script and that another script has here;
-and `beyond`, what an error about unknown flags adds, {words} being those flags.
+`headings`, {heading: names of flags}, under which --help lists them; and `beyond`, what an error about unknown flags
+adds, {words} being those flags.
 """
 import argparse
 import math
@@ -33,21 +34,38 @@ def parse(cls, argv=None, models=None):
     argv    list of words; None: the program's own
     models  {name: subclass of cls}: --model chooses one, whose own flags are then known and the others' are not
     """
-    argv = sys.argv[1:] if argv is None else argv
+    settings, ignored = _read(cls, sys.argv[1:] if argv is None else argv, models)
+    _say_where(ignored, os.path.basename(sys.argv[0]))
+    return settings
+
+
+def check(cls, models=None):
+    """Answer --help and refuse wrong flags, as parse does.
+
+    Stages call it above their import of torch, which takes seconds; their main then parses the flags for use.
+    """
+    _read(cls, sys.argv[1:], models)
+
+
+def _read(cls, argv, models):
+    """Read flags: the settings, and {flag: the script that has it} of those that the authors' other scripts have."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe", default="voc")
     if models:
         default = cls.__dataclass_fields__["model"].default
         first.add_argument("--model", default=default, choices=tuple(models))
     known, _ = first.parse_known_args([a for a in argv if a not in ("-h", "--help")])
-    if models:
-        cls = models[known.model]
+    own = "of this stage"
+    if models and models[known.model] is not cls:
+        cls, own = models[known.model], f"of --model {known.model}"
 
     doc = sys.modules[cls.__module__ if "__main__" not in sys.modules else "__main__"].__doc__ or cls.__doc__
     parser = argparse.ArgumentParser(description=doc, allow_abbrev=False, formatter_class=_Formatter)
     values = defaults(cls, known.recipe)
-    for f in fields(cls):
-        _add(parser, f, *values[f.name], tuple(models) if models and f.name == "model" else None)
+    for heading, under_it in _under_headings(cls, own).items():
+        group = parser.add_argument_group(heading) if under_it else parser
+        for f in under_it:
+            _add(group, f, *values[f.name], tuple(models) if models and f.name == "model" else None)
     elsewhere = {f"--{name}": script for name, script in getattr(cls, "elsewhere", {}).items() if name not in values}
     for flag in elsewhere:
         parser.add_argument(flag, dest=flag, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -55,14 +73,13 @@ def parse(cls, argv=None, models=None):
     if unknown:
         beyond = getattr(cls, "beyond", "").format(words=" ".join(unknown))
         parser.error(_explained(unknown, models or {}, getattr(known, "model", None)) + beyond)
-    _say_where({flag: script for flag, script in elsewhere.items() if flag in vars(found)}, parser.prog)
     settings = cls(**{f.name: getattr(found, f.name) for f in fields(cls)})
     for f in fields(cls):
         value = getattr(settings, f.name)
         if isinstance(value, str) and "{name}" in value:
             setattr(settings, f.name, value.replace("{name}", settings.name))
     _check(parser, settings)
-    return settings
+    return settings, {flag: script for flag, script in elsewhere.items() if flag in vars(found)}
 
 
 def defaults(cls, recipe="voc"):
@@ -104,6 +121,17 @@ def changed(settings, *names):
     own = defaults(type(settings), settings.recipe)
     return [word for name in names if getattr(settings, name) != own[name][0]
             for word in (f"--{name}", str(getattr(settings, name)))]
+
+
+def _under_headings(cls, own):
+    """List a class's fields by the headings of --help, first its own under that name: {heading: [field, ...]}."""
+    headings = getattr(cls, "headings", {})
+    heading_of = {name: heading for heading, names in headings.items() for name in names}
+    found = {own: [], **{heading: [] for heading in headings}, "run": []}
+    for f in fields(cls):
+        its_own = f.name in vars(cls).get("__annotations__", ())
+        found[heading_of.get(f.name) or (own if its_own else "run")].append(f)
+    return found
 
 
 def _add(parser, f, default, source, choices):

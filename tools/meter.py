@@ -19,22 +19,22 @@ class Meter:
         for name, value in terms.items():
             value = value.detach().double()
             known = torch.ones_like(value) if name == "loss" else (~value.isnan()).double()
-            device = value.device
-            self.sums[name] = self.sums.get(name, torch.zeros(())).to(device) + (
-                value if name == "loss" else value.nan_to_num())
-            self.counts[name] = self.counts.get(name, torch.zeros(())).to(device) + known
+            # A checkpoint's sums are on the CPU. Added to a GPU's as they are they go along; .to would wait for it.
+            self.sums[name] = self.sums.get(name, 0) + (value if name == "loss" else value.nan_to_num())
+            self.counts[name] = self.counts.get(name, 0) + known
 
     def means(self):
         """Return {name: mean over steps and processes}, None where nothing counted."""
-        names = list(self.sums)
-        if not names:               # every step so far was left out
+        if not self.sums:           # every step so far was left out
             return {}
-        table = torch.stack([torch.stack([self.sums[n], self.counts[n]]) for n in names])       # (terms, 2)
-        table = distributed.sum_over_processes(table).cpu()
-        return {n: float(s / c) if c else None for n, (s, c) in zip(names, table)}
+        table = distributed.sum_over_processes(self._table()).cpu()
+        return {n: float(s / c) if c else None for n, (s, c) in zip(self.sums, table)}
 
     def state(self):
         """Return what a checkpoint keeps: the processes' mean, so that every process may start from it."""
-        sums, counts = ({k: float(distributed.global_mean(v)) for k, v in part.items()}
-                        for part in (self.sums, self.counts))
+        table = distributed.global_mean(self._table()).tolist() if self.sums else []
+        sums, counts = ({n: row[i] for n, row in zip(self.sums, table)} for i in range(2))
         return {"images": self.images, "skipped": self.skipped, "sums": sums, "counts": counts}
+
+    def _table(self):
+        return torch.stack([torch.stack([self.sums[n], self.counts[n]]) for n in self.sums])    # (terms, 2)

@@ -280,10 +280,10 @@ function lineChart(title, series, xName, yName, {width = 400, height = 230, low,
 
 // What the logged names mean (methods/).
 const MEANINGS = {
-  loss_cls: "the picture's classes", loss_cse: "the erased picture's classes, weight included",
-  p_present: "probability given to the classes in the picture", p_absent: "to the others",
+  loss_cls: "the image's classes", loss_cse: "the erased image's classes, weight included",
+  p_present: "probability given to the classes in the image", p_absent: "to the others",
   p_target_erased: "probability that the ordinary classifier still gives the erased class",
-  p_rest_erased: "and the picture's other classes", erased: "share of the picture that is erased", loss_bg: "pairs in the background",
+  p_rest_erased: "and the image's other classes", erased: "share of the image that is erased", loss_bg: "pairs in the background",
   loss_fg: "pairs within an object class", loss_neg: "pairs of different classes",
   affinity_same: "mean of the pairs that belong together", affinity_different: "of those that do not",
   accuracy: "share of the labelled pixels that get their label", accuracy_objects: "of those labelled an object",
@@ -414,7 +414,7 @@ const classIds = new Map(data.classes.map((name, i) => [name, i + 1]));
 const classOf = id => id === 0 ? "background" : data.classes[id - 1] ?? `class ${id}`;
 const swatch = id => make("span", {class: "swatch", style: `background: rgb(${data.palette[id] ?? [224, 224, 192]})`});
 
-/** Give a picture's score of a stage: its mIoU, or the IoU of the class that is filtered. */
+/** Give an image's score of a stage: its mIoU, or the IoU of the class that is filtered. */
 function score(row, folder) {
   const stage = row.stages[folder], id = classIds.get(state.class);
   return (id ? stage?.iou?.[id] : stage?.miou) ?? null;
@@ -426,7 +426,7 @@ function gain(row, column) {
   return now == null || before == null ? null : now - before;
 }
 
-/** Give how far apart the columns' scores of a picture lie. */
+/** Give how far apart the columns' scores of an image lie. */
 function spread(row) {
   const there = known(data.columns.map(c => score(row, c.folder)));
   return there.length > 1 ? Math.max(...there) - Math.min(...there) : null;
@@ -435,7 +435,7 @@ function spread(row) {
 function scores(row) {
   const ids = [...new Set(Object.values(row.stages).flatMap(stage => Object.keys(stage.iou ?? {})))].map(Number)
     .sort((a, b) => a - b);
-  if (!ids.length) return make("span", {}, row.truth ? "no map of it is scored" : "no truth: not scored");
+  if (!ids.length) return make("span", {}, row.truth ? "no map of it is scored" : "no ground truth: not scored");
   return table(["IoU in percent", ...data.columns.map(c => c.stage)], [
     ...ids.map(id => [classOf(id), ...data.columns.map(c => one(row.stages[c.folder]?.iou?.[id]))]),
     ["mean", ...data.columns.map(c => one(row.stages[c.folder]?.miou))]], data.columns.map((_, i) => i + 1));
@@ -449,7 +449,7 @@ function frame(row, kind, ...images) {
 
 const picture = (source, kind, alt) => make("img", {src: source, class: kind, alt, decoding: "async"});
 
-/** Make the figures of a row: picture, truth, one a stage. */
+/** Make the figures of a row: image, ground truth, one a stage. */
 function cells(row) {
   const base = () => picture(row.image, "base", "");
   const cell = (name, shown, caption = []) => make("figure", {class: "cell"}, shown,
@@ -457,7 +457,7 @@ function cells(row) {
   const none = why => frame(row, "none", why);
   return [
     cell("image", frame(row, "", picture(row.image, "base", row.id))),
-    cell("truth", row.truth ? frame(row, "", base(), picture(row.truth, "labels", "truth")) : none(row.error ?? "no truth")),
+    cell("truth", row.truth ? frame(row, "", base(), picture(row.truth, "labels", "truth")) : none(row.error ?? "no ground truth")),
     ...data.columns.map(column => {
       const stage = row.stages[column.folder];
       if (!stage?.labels) return cell(column.stage, none(stage?.error ?? "not there yet"));
@@ -477,7 +477,7 @@ function about(row, open) {
 }
 
 function drawGallery() {
-  if (!data.rows.length) return section("Gallery", nothing("No picture to show.", "maps"));
+  if (!data.rows.length) return section("Gallery", nothing("No image to show.", "maps"));
   const scored = data.columns.filter(c => data.rows.some(row => row.stages[c.folder]?.miou != null));
   const changed = scored.filter(c => data.rows.some(row => row.stages[c.before]?.miou != null));
   const stage = new Map(data.columns.map(c => [c.folder, c.stage]));
@@ -489,7 +489,7 @@ function drawGallery() {
     ...scored.length > 1 ? [["spread", "largest difference between the columns"]] : []]);
   const filter = chooser("class", "Class", [["", `all (${data.rows.length})`], ...there.map(n => [n, `${n} (${counts.get(n)})`])]);
   const cams = chooser("cams", "CAMs as", [["activation", "activation"], ["masks", "labels at the fixed threshold"]]);
-  const maps = chooser("maps", "Label maps", [["alone", "alone"], ["over", "over the picture"]]);
+  const maps = chooser("maps", "Label maps", [["alone", "alone"], ["over", "over the image"]]);
   const box = make("input", {type: "checkbox", name: "worst", onchange: () => ask({worst: box.checked ? "1" : ""})});
   const count = make("span", {class: "soft", id: "count", role: "status"});
   const heads = make("div", {class: "heads"});
@@ -530,12 +530,12 @@ function drawGallery() {
     const means = c => {
       const values = known(visible.map(row => score(row, c.folder)));
       return [make("strong", {}, one(mean(values))),
-        values.length > 0 && values.length < visible.length && `of ${plural(values.length, "picture")}`];
+        values.length > 0 && values.length < visible.length && `of ${plural(values.length, "image")}`];
     };
-    heads.replaceChildren(make("span", {}, id ? `IoU of ${state.class}` : "mIoU of a picture", make("br"), "and its mean"),
-      make("span", {}, "image"), make("span", {}, "truth"),
+    heads.replaceChildren(make("span", {}, id ? `IoU of ${state.class}` : "mIoU of an image", make("br"), "and its mean"),
+      make("span", {}, "image"), make("span", {}, "ground truth"),
       ...data.columns.map(c => make("span", {}, c.stage, means(c))));
-    count.textContent = `${visible.length} of ${plural(data.rows.length, "picture")}` +
+    count.textContent = `${visible.length} of ${plural(data.rows.length, "image")}` +
       ` (${data.list} has ${data.listed})` + (sorted ? `, by ${column ? `${by} of ${column.stage}` : "difference"}${worst ? ", worst first" : ""}` : "");
     for (const button of legend.querySelectorAll("button"))
       button.setAttribute("aria-pressed", button.dataset.class === state.class);
@@ -544,7 +544,7 @@ function drawGallery() {
   const thresholds = [...new Set(known(data.columns.map(c => c.threshold)))].join(", ");
   const against = changed.map(c => `${c.stage} against ${stage.get(c.before)}`).join("; ");
   const caption = make("p", {class: "soft"}, [
-    "The score of a picture is the mean IoU, in percent, over the classes in its truth or in the map",
+    "The score of an image is the mean IoU, in percent, over the classes in its ground truth or in the map",
     thresholds && `; of a CAM at the fixed threshold ${thresholds}, whatever is shown`, ". ",
     against && `▲ ▼: ${against}. `, thresholds && "Activation is the highest of the classes', blue 0 to red 1. ",
     "Columns: ", data.columns.map(c => `${c.folder}/`).join(", ") || "no maps yet", "."].filter(Boolean));

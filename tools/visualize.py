@@ -1,4 +1,4 @@
-"""Pictures for people: overlays of activation, the figure of the erasing, curves."""
+"""Images for people: overlays of activation, the figure of the erasing, curves."""
 from functools import cache
 
 import numpy as np
@@ -66,7 +66,7 @@ def erasing_figure(images, erased, masks, labels, targets, before, after, names)
     targets is None: then no class was chosen.
     """
     size = 224
-    rows = [_header(size, ("picture", "mask (dark: erased)", "what is left", "seen by the classifier"))]
+    rows = [_header(size, ("image", "mask (dark: erased)", "what is left", "seen by the classifier"))]
     for i in range(len(images)):
         tiles = [images[i], _gray(1 - masks[i]), erased[i]]
         tiles = [np.asarray(Image.fromarray(tile).resize((size, size), Image.BILINEAR)) for tile in tiles]
