@@ -235,7 +235,7 @@ def test_reproduce(tmp_path, monkeypatch):
         return 0
 
     monkeypatch.setattr("reproduce.run_stage", run)
-    monkeypatch.setattr("reproduce.print_estimate", lambda *_: None)        # it measures; tests/test_own_photos.py has it
+    monkeypatch.setattr("reproduce.print_estimate", lambda *_: None)      # see tests/test_own_photos.py
     words = ("--recipe", "demo", "--num_workers", 0)
     text = call("reproduce", *words)
     assert ran == commands_of(text)
