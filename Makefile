@@ -1,18 +1,24 @@
 # make demo   set up, draw the critters, run every stage on them, print the table, say where to look
 # make test   set up, run the tests: two processes of one thread each, for small tensors gain nothing from more
+# make check  the tests that take no trained network and no stage in a process of its own: about a minute
 # make setup  .venv/ with everything in requirements.txt
 
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo "$$p" && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test check lint setup clean
 
 demo: setup
 	$(BIN)/python reproduce.py --recipe demo
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+check: setup
+	$(PYTEST) -m "not slow"
 
 lint: setup
 	$(BIN)/ruff check .

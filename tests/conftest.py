@@ -1,25 +1,40 @@
 """What several test files share: the golden numbers, the weights they were made with, and where real photos lie."""
+import fcntl
 import os
+import shutil
 import socket
+import struct
 import zlib
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from data import images
+from data.layout import VOC_CLASSES, VOCLayout
 from networks.names import official
+from tests.kills import load_whole, make_whole
 from tests.stages import DEMO, EPOCHS, call, copy_place, small
 from tests.zygote import Zygote
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
-LONG = ("test_pipeline.py", "test_kill.py", "test_new_model.py", "test_seg_stages.py", "test_under_fire.py",
-        "test_distributed.py", "test_aff_stages.py")       # minutes, the longest first
+LONG = ("test_kill.py", "test_pipeline.py", "test_under_fire.py", "test_aff_stages.py", "test_backbones.py",
+        "test_seg_stages.py", "test_distributed.py")       # the longest first
 
 
+@pytest.hookimpl(tryfirst=True)         # before -m looks at the markers
 def pytest_collection_modifyitems(items):
-    """Begin with the files that take minutes: the last one of them would keep one process busy, and the other idle."""
+    """Begin with the files that take long: the last one of them would keep one process busy, and the other idle.
+
+    What needs trained networks, or stages in processes of their own, is slow.
+    """
+    for item in items:
+        if {"finished", "zygote"} & set(item.fixturenames):
+            item.add_marker("slow")
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
@@ -42,20 +57,36 @@ def msrc():
     return SHARED / "data" / "msrc"
 
 
+def made_once(factory, name, make):
+    """Give a folder that make() has filled, called in it: once, whichever process of pytest-xdist needs it first."""
+    root = factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    place, done, home = root / name, root / f"{name}.done", Path.cwd()
+    with open(root / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(place, ignore_errors=True)        # of a process that failed in it
+            place.mkdir()
+            os.chdir(place)
+            try:
+                make()
+            finally:
+                os.chdir(home)
+            done.touch()
+    return place
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """Give a folder with data/critters (12 + 6) and experiment/X: both networks, all maps. Write nothing in it."""
     from data import prepare
-    place, home = tmp_path_factory.mktemp("finished"), Path.cwd()
-    os.chdir(place)
-    try:
+
+    def make():
         prepare.main(["critters", "--train", "12", "--val", "6"])
         for model in EPOCHS:
             call("train", *DEMO, *small(model))
             call("infer", *DEMO, "--model", model, "--vis", "--dict", "--crf", "--alphas", 2, 24)
-    finally:
-        os.chdir(home)
-    return place
+    return made_once(tmp_path_factory, "finished", make)
 
 
 @pytest.fixture
@@ -66,15 +97,69 @@ def place(finished, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def voc(finished, tmp_path_factory):
+    """Give data/VOC2012 as VOC is: JPEG, Annotations, lists of path pairs, masks with contours, no classes.txt."""
+    root = tmp_path_factory.mktemp("voc") / "data/VOC2012"
+    for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    critters, ids = VOCLayout(finished / "data/critters"), []
+    for number, source in enumerate((critters.ids("train") + critters.ids("val"))[:16]):
+        image_id = f"2007_{number:06d}"
+        width, height = [(80, 60), (60, 80), (72, 72)][number % 3]
+        with Image.open(critters.image_path(source)) as picture:
+            picture.convert("RGB").resize((width, height)).save(root / f"JPEGImages/{image_id}.jpg", quality=90)
+        mask = np.array(Image.fromarray(critters.ground_truth(source)).resize((width, height), Image.NEAREST))
+        names = [VOC_CLASSES[c - 1] for c in np.unique(mask) if c]
+        edge = (mask[1:] != mask[:-1])[:, 1:] | (mask[:, 1:] != mask[:, :-1])[1:]
+        mask[1:, 1:][edge] = 255
+        picture = Image.fromarray(mask)
+        picture.putpalette(images.voc_palette())
+        picture.save(root / f"SegmentationClass/{image_id}.png")
+        objects = "".join(f"<object><name>{escape(n)}</name><difficult>{number % 2}</difficult>"
+                          "<part><name>head</name></part></object>" for n in names)
+        (root / f"Annotations/{image_id}.xml").write_text(f"<annotation>{objects}</annotation>")
+        ids.append(image_id)
+    for split, chosen in {"train": ids[:4], "val": ids[4:6], "train_aug": ids}.items():
+        lines = [f"/JPEGImages/{i}.jpg /SegmentationClassAug/{i}.png\n" for i in chosen]
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("".join(lines))
+    return root.parents[1]
+
+
+@pytest.fixture
+def voc_place(voc, tmp_path, monkeypatch):
+    (tmp_path / "data").symlink_to(voc / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
 def zygote(tmp_path_factory):
     """Give what starts stages as processes of their own in milliseconds, and kills them: see tests/zygote.py."""
     with Zygote(tmp_path_factory.mktemp("zygote")) as zygote:
         yield zygote
 
 
+@pytest.fixture(scope="session")
+def whole(zygote, tmp_path_factory):
+    """Give small runs of every stage without a break, by name: see tests/kills.py. Write nothing in their folders."""
+    return load_whole(made_once(tmp_path_factory, "whole", lambda: make_whole(zygote)))
+
+
 def make_file(path, text="some weights"):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+    return path
+
+
+def write_params(path, arrays):
+    """Write the layout of 2016, the one of the published ImageNet weights."""
+    out = struct.pack("<QQQ", 0x112, 0, len(arrays))
+    for array in arrays.values():
+        out += struct.pack(f"<I{array.ndim}Iiii", array.ndim, *array.shape, 1, 0, 0) + array.astype("<f4").tobytes()
+    out += struct.pack("<Q", len(arrays))
+    for name in arrays:
+        out += struct.pack("<Q", len(name)) + name.encode()
+    path.write_bytes(out)
     return path
 
 

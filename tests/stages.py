@@ -3,9 +3,11 @@ import contextlib
 import hashlib
 import importlib
 import io
-import os
+import json
+import shlex
 import shutil
-import subprocess
+import signal
+import socket
 import sys
 import traceback
 from pathlib import Path
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 
 import config
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +25,7 @@ from tools import flags
 from tools.engine import Run
 
 DEMO = ("--recipe", "demo", "--name", "X", "--num_workers", 0)
+ALPHAS = (4, *flags.defaults(config.Infer, "demo")["alphas"][0])        # 4 and 24 are AffinityNet's
 EPOCHS = {"model_oc": 10, "model_cse": 2}        # fewer, and the CAMs are still 0 nearly everywhere
 
 
@@ -55,18 +59,25 @@ def call(stage, *words):
     return printed.getvalue()
 
 
-def torchrun(stage, *words):
-    """Run a stage in two processes; where they fail, the test shows what they said."""
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--",
-            Path(__file__).resolve().parent.parent / f"{stage}.py", *map(str, words)]
-    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stdout[-5000:]
+def in_two(zygote, place, *words, killed=None, at=None):
+    """Run a stage in two processes, as torchrun would start them, and expect that both succeed; returns their Results.
+
+    killed  the number of the one that is killed before the file event `at`; then they may end as they will
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [zygote.start(*words, cwd=place, signals={at: signal.SIGKILL} if rank == killed else {}, environment={
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port)}) for rank in range(2)]
+    ends = [run.wait(300) for run in both]
+    assert killed is not None or [end.rc for end in ends] == [0, 0], "\n".join(end.output[-5000:] for end in ends)
+    return ends
 
 
 def refusal(stage, *words):
     """Run a stage that must refuse: returns its message. What experiment/ held before must be there, unchanged."""
-    before, errors = files("experiment"), io.StringIO()
+    before, errors = states("experiment"), io.StringIO()
     with contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as caught:
         call(stage, *words)
     error = caught.value
@@ -76,13 +87,23 @@ def refusal(stage, *words):
     assert caught.value.code not in (0, None)
     message = caught.value.code if isinstance(caught.value.code, str) else errors.getvalue()
     assert message.startswith(("error: ", "usage: ")) and "Traceback" not in message and len(message) < 9000
-    after = files("experiment")
+    after = states("experiment")
     assert {k: v for k, v in after.items() if k in before} == before
     assert not [name for name in after if name.endswith((".tmp", ".old"))]
     return message
 
 
-def files(folder, without=("log.txt", "config/", ".lock/", "made_by.images")):
+UNLIKE = "log.txt", "config/", ".lock/", "made_by.images"        # every run writes these
+
+
+def states(folder, without=UNLIKE):
+    """Return {relative path: what every writing of that file changes}: ten times as fast as files."""
+    names = {p: p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file()}
+    found = {name: p.stat() for p, name in names.items() if not any(word in name for word in without)}
+    return {name: (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found.items()}
+
+
+def files(folder, without=UNLIKE):
     """Return {relative path: (time, digest)} of all files that a second run must not touch."""
     names = {p: p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file()}
     return {name: (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest()) for p, name in names.items()
@@ -104,3 +125,40 @@ def own_data(place):
     link.unlink()
     shutil.copytree(shared, link)
     return link
+
+
+def assert_says(message, *words):
+    assert all(word in message for word in words), message
+
+
+def mend_labels(data, change):
+    table = json.loads((data / "labels.json").read_text())
+    change(table)
+    (data / "labels.json").write_text(json.dumps(table))
+
+
+def add_to_list(data, line, split="train_aug"):
+    with open(data / f"ImageSets/Segmentation/{split}.txt", "a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def commands_of(text):
+    return [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("$ python ")]
+
+
+def slow_miou(maps, num_classes):
+    """mIoU of (prediction, truth) maps, class by class; an absent class counts 0."""
+    ious = []
+    for c in range(num_classes + 1):
+        both = sum(((p == c) & (t == c)).sum() for p, t in maps)
+        either = sum((((p == c) | (t == c)) & (t != 255)).sum() for p, t in maps)
+        ious.append(100 * both / either if either else 0)
+    return np.mean(ious)

@@ -187,6 +187,7 @@ def test_gradients_reach_the_image_that_is_shown_again():
     assert net.bn8.weight.grad is None and not net.bn8.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["coarse_to_fine", "fine_to_coarse", "averaged"])
 @pytest.mark.parametrize("bins", [(2,), (2, 4), (2, 4, 8, 16)])
 def test_any_pooling_is_built_from_its_description(bins, order, tmp_path):

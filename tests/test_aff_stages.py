@@ -24,9 +24,21 @@ from methods.random_walk import start_scores, transition, walk_cams
 from networks import build
 from networks.pretrained import load_weights, official_state
 from tests.conftest import ROOT, assert_close
-from tests.stages import DEMO, call, copy_place, files, own_data, refusal, torchrun
-from tests.test_bad_input import add_to_list, assert_says, cut, mend_labels
-from tests.test_pipeline import rows_of, slow_miou, voc, voc_place  # noqa: F401 (fixtures)
+from tests.stages import (
+    DEMO,
+    add_to_list,
+    assert_says,
+    call,
+    copy_place,
+    cut,
+    files,
+    in_two,
+    mend_labels,
+    own_data,
+    refusal,
+    rows_of,
+    slow_miou,
+)
 from tools import crf, engine, interrupt
 from tools.files import read_labels
 from tools.maps import read_cam, save_cam, save_crf
@@ -279,9 +291,9 @@ def test_shards_and_single_pictures(aff):
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does(aff):
+def test_two_processes_do_what_one_does(aff, zygote):
     train, walk = (*TRAIN, *ELSEWHERE, "--device", "cpu"), (*WALK, "--dict_dir", "experiment/X/dict", "--device", "cpu")
-    torchrun("train_aff", *train, "--name", "two")
+    in_two(zygote, aff, "train_aff", *train, "--name", "two")
     call("train_aff", *train, "--name", "one")
     one, two = (torch.load(aff / f"experiment/{name}/ckpt/aff_02_24/001.pth", weights_only=True)
                 for name in ("one", "two"))
@@ -291,7 +303,7 @@ def test_two_processes_do_what_one_does(aff):
     for a, b in zip(*logs):
         assert {k: v for k, v in a.items() if k.startswith("loss")} == pytest.approx(
             {k: v for k, v in b.items() if k.startswith("loss")}, rel=1e-4)
-    torchrun("infer_aff", *walk, "--name", "two")
+    in_two(zygote, aff, "infer_aff", *walk, "--name", "two")
     call("infer_aff", *walk, "--name", "one")
     one, two = (label_maps(aff / f"experiment/{name}/rw/02_24") for name in ("one", "two"))
     assert all((one[i] == two[i]).mean() > 0.99 for i in one) and len(two) == 12
@@ -367,7 +379,7 @@ def test_the_ordinary_classifiers_maps(aff):
 
 
 @pytest.mark.slow
-def test_the_recipe_voc(voc_place):     # noqa: F811
+def test_the_recipe_voc(voc_place):
     """METHOD's settings but for the width, the epochs and the start: CAMs and CRF maps stand in for infer.py's."""
     layout = VOCLayout("data/VOC2012")
     for image_id in layout.ids("train_aug"):
@@ -377,7 +389,7 @@ def test_the_recipe_voc(voc_place):     # noqa: F811
         for alpha, certain in (("04", 0.4), ("24", 0.6)):
             rows = np.concatenate([certain * (truth[None] == 0) + 1e-3, cams])
             save_crf(f"experiment/X/crf/{alpha}/{image_id}.npz", [0, *classes], rows / rows.sum(0))
-    call("train_aff", "--name", "X", "--low", 4, "--high", 24, "--width", 0.125, "--max_epochs", 2, "--init", "random",
+    call("train_aff", "--name", "X", "--low", 4, "--high", 24, "--width", 0.0625, "--max_epochs", 2, "--init", "random",
          "--num_workers", 1)
     stored = json.loads((voc_place / "experiment/X/config/train_aff_04_24.json").read_text())["settings"]
     assert (stored["crop"], stored["batch_size"], stored["momentum"], stored["norm"]) == (448, 8, 5e-4, "frozen")

@@ -46,15 +46,16 @@ def lite():
     ("resnet38d", 8, (64, 128, 512), (8, 8, 8)), ("resnet50", 8, (512, 1024, 2048), (8, 8, 8)),
     (LITE, 16, (40, 112, 320), (8, 16, 16)), (LITE, 32, (40, 112, 320), (8, 16, 32)),
     ("convnext_tiny", 16, (192, 384, 768), (8, 16, 16)), ("vit_tiny_patch16_224", 16, (192, 192, 192), (16, 16, 16))])
-@pytest.mark.parametrize("size", [(64, 96), (45, 71), (1, 1), (5, 300)])
-def test_three_maps_cover_the_image(name, stride, channels, strides, size):
+def test_three_maps_cover_the_image(name, stride, channels, strides):
     net = backbones.build(name, stride, **({"width": 0.125} if name == "resnet38d" else {})).eval()
-    with torch.no_grad():
-        taps = net(torch.rand(1, 3, *size))
     assert (net.channels, net.strides, net.stride) == (channels, strides, stride)
-    cells = [-(-side // stride) for side in size]
-    for tap, depth, fine in zip(taps, channels, strides):
-        assert tuple(tap.shape) == (1, depth, *(n * stride // fine for n in cells)) and torch.isfinite(tap).all()
+    for size in (64, 96), (45, 71), (1, 1), (5, 300):
+        with torch.no_grad():
+            taps = net(torch.rand(1, 3, *size))
+        cells = [-(-side // stride) for side in size]
+        for tap, depth, fine in zip(taps, channels, strides, strict=True):
+            assert tuple(tap.shape) == (1, depth, *(n * stride // fine for n in cells)), size
+            assert torch.isfinite(tap).all(), size
 
 
 @pytest.mark.parametrize("name", [LITE, "resnet50", "convnext_tiny"])
@@ -148,20 +149,25 @@ def displacement(net, thing, maps):
     """Move a thing over a grey canvas: how far the middle of its response lies from its own, in pixels (x, y)."""
     rng, found, side = np.random.default_rng(0), [], 192
     empty = np.full((side, side, 3), 124, np.uint8)
+
+    def response(image):
+        with torch.no_grad():
+            return maps(net, torch.from_numpy(normalize(image)).permute(2, 0, 1)[None])[0]
+
+    nothing = response(empty)
     for _ in range(2):
         x, y = rng.integers(64, 88, 2)
         for turned in (thing, thing[:, ::-1]):
             image = empty.copy()
             image[y:y + len(thing), x:x + len(thing)] = turned
-            with torch.no_grad():
-                pair = maps(net, torch.from_numpy(np.stack([normalize(image), normalize(empty)])).permute(0, 3, 1, 2))
-            seen = (pair[0] - pair[1]).abs().sum(0)
+            seen = (response(image) - nothing).abs().sum(0)
             middles = (torch.arange(len(seen)) + 0.5) * (side / len(seen))
             found.append([float((seen.sum(axis) * middles).sum() / seen.sum()) - start - len(thing) / 2
                           for axis, start in ((0, x), (1, y))])
     return np.mean(found, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stride"), OFFERED)
 def test_a_small_object_stays_under_its_map(name, stride):
     """Filters made symmetric: what is left is the padding's doing."""
@@ -182,6 +188,7 @@ def test_every_network_of_the_wheels_is_measured():
     assert {(name, stride) for name in backbones.LITE for stride in (8, 16, 32)} == set(backbones.MEASURED_SHIFTS)
 
 
+@pytest.mark.slow
 @needs_wheel
 @needs_photos
 @pytest.mark.parametrize("stride", [16, 8])

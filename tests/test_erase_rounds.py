@@ -12,11 +12,11 @@ from data.transforms import views
 from methods.cam import multi_scale_cam
 from methods.erase_rounds import erase_region, erase_rounds
 from networks.cam import CAMNet
-from tests.stages import DEMO, call, copy_place, files, refusal, torchrun
+from tests.stages import DEMO, call, copy_place, files, in_two, refusal
 from tools.maps import read_cam
 from tools.rounds import draw_rounds, incomplete
 
-ERASE = (*DEMO, "--model", "model_oc", "--scales", 1, "--erase_rounds", 2)
+ERASE = (*DEMO, "--model", "model_oc", "--infer_list", "val", "--scales", 1, "--erase_rounds", 2)
 HOME = "experiment/X/erase_model_oc"
 
 
@@ -108,7 +108,7 @@ def test_a_strip_and_its_frames():
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """As the processes of torchrun have: the sums of two threads round otherwise."""
+    """As the processes of in_two have: the sums of two threads round otherwise."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -134,9 +134,9 @@ def own(erased, tmp_path, monkeypatch):
 def test_maps_strips_and_numbers(erased, monkeypatch):
     monkeypatch.chdir(erased)
     layout, home = VOCLayout("data/critters"), erased / HOME
-    ids, rows = layout.ids("train"), json.loads((home / "miou_train.json").read_text())["rounds"]
+    ids, rows = layout.ids("val"), json.loads((home / "miou_val.json").read_text())["rounds"]
     folders = {name: home / name for name in ("round_0", "round_1", "round_2", "strips")}
-    assert not incomplete(folders, ids) and len(list((home / "strips").glob("*.gif"))) == len(ids) == 12
+    assert not incomplete(folders, ids) and len(list((home / "strips").glob("*.gif"))) == len(ids) == 6
     assert [row["round"] for row in rows] == [0, 1, 2]
     hits = np.zeros((3, 7, 7), int)
     for image_id in ids:
@@ -164,14 +164,14 @@ def test_nothing_else_is_written(finished, erased):
 
 
 def test_existing_files_are_skipped_and_missing_ones_made_again(own, erased):
-    home, image_id = own / HOME, VOCLayout("data/critters").ids("train")[3]
+    home, image_id = own / HOME, VOCLayout("data/critters").ids("val")[3]
     before = files(home)
-    assert "12 of 12 images are finished" in call("infer", *ERASE) and "mIoU" in call("infer", *ERASE)
+    assert "6 of 6 images are finished" in call("infer", *ERASE) and "mIoU" in call("infer", *ERASE)
     unlike = {name for name, state in files(home).items() if state != before[name]}
-    assert unlike <= {"miou_train.json"}
+    assert unlike <= {"miou_val.json"}
     (home / f"round_1/{image_id}.npz").unlink()
     (home / f"strips/{image_id}.gif").unlink()
-    assert "11 of 12 images are finished" in call("infer", *ERASE)
+    assert "5 of 6 images are finished" in call("infer", *ERASE)
     assert {n: digest for n, (_, digest) in files(home).items()} == {
         n: digest for n, (_, digest) in files(erased / HOME).items()}
 
@@ -187,27 +187,26 @@ def test_more_rounds_keep_the_maps_of_the_first(own):
     assert "erase_t: then 0.5, now 0.4" in refusal("infer", *more, "--erase_t", .4)
 
 
-def test_two_processes_and_shards_write_the_same(own, erased):
+def test_two_processes_and_shards_write_the_same(own, erased, zygote):
     expected = {n: digest for n, (_, digest) in files(erased / HOME).items()}
     shutil.rmtree(own / HOME)
-    torchrun("infer", *ERASE, "--device", "cpu")
+    in_two(zygote, own, "infer", *ERASE, "--device", "cpu")
     assert {n: digest for n, (_, digest) in files(own / HOME).items()} == expected
     shutil.rmtree(own / HOME)
     for shard in ("1/2", "2/2"):
         assert "the same command without --shard measures it" in call("infer", *ERASE, "--shard", shard)
-    assert not (own / HOME / "miou_train.json").exists()
+    assert not (own / HOME / "miou_val.json").exists()
     call("infer", *ERASE)
     assert {n: digest for n, (_, digest) in files(own / HOME).items()} == expected
 
 
 def test_other_stages_read_the_maps_of_a_round(own):
-    call("evaluation", *DEMO, "--task", "cam", "--dict_dir", "erase_model_oc/round_0")
-    call("evaluation", *DEMO, "--task", "cam", "--dict_dir", "dict_model_oc")
-    advice = refusal("evaluation", *DEMO, "--task", "cam", "--dict_dir", "erase_model_oc/round_2", "--list", "val")
+    call("evaluation", *DEMO, "--task", "cam", "--dict_dir", "erase_model_oc/round_0", "--list", "val")
+    advice = refusal("evaluation", *DEMO, "--task", "cam", "--dict_dir", "erase_model_oc/round_2", "--list", "train")
     line = advice.split("To make it, run: python ")[1].split()
     assert line[0] == "infer.py" and "--dict" not in line and "erase_model_oc" in line
     call("infer", *line[1:], "--scales", 1, "--num_workers", 0)
-    call("evaluation", *DEMO, "--task", "cam", "--dict_dir", "erase_model_oc/round_2", "--list", "val")
+    call("evaluation", *DEMO, "--task", "cam", "--dict_dir", "erase_model_oc/round_2", "--list", "train")
 
 
 def test_without_ground_truth_the_numbers_are_left_out_with_a_word(own):
@@ -217,25 +216,25 @@ def test_without_ground_truth_the_numbers_are_left_out_with_a_word(own):
     shutil.copytree(shared, data)
     shutil.rmtree(data / "SegmentationClass")
     shutil.rmtree(own / HOME)
-    assert "is not measured: 12 of the 12 images have no ground truth" in call("infer", *ERASE)
-    assert not (own / HOME / "miou_train.json").exists() and len(list((own / HOME / "strips").glob("*.png"))) == 12
+    assert "is not measured: 6 of the 6 images have no ground truth" in call("infer", *ERASE)
+    assert not (own / HOME / "miou_val.json").exists() and len(list((own / HOME / "strips").glob("*.png"))) == 6
 
 
 def test_what_it_cannot_do_without_is_said(own):
     labels = own / "data/critters/labels.json"
     theirs = own / "theirs"
     theirs.mkdir()
-    shutil.copy(own / f"{HOME}/round_0/train_0000.npz", theirs)
+    shutil.copy(own / f"{HOME}/round_0/val_0000.npz", theirs)
     assert "leave out one of --dict_dir and --erase_rounds" in refusal(
-        "infer", *ERASE, "--dict_dir", theirs, "--crf", "--only", "train_0000")
+        "infer", *ERASE, "--dict_dir", theirs, "--crf", "--only", "val_0000")
     data = own / "data/critters"
     shared = data.resolve()
     data.unlink()
     shutil.copytree(shared, data)
     table = json.loads(labels.read_text())
-    del table["train_0000"]
+    del table["val_0000"]
     labels.write_text(json.dumps(table))
     said = refusal("infer", *ERASE, "--erase_dir", "other")
-    assert "image without labels: train_0000" in said and "--labels predicted" in said
-    call("infer", *ERASE, "--erase_dir", "other", "--labels", "predicted", "--only", "train_0000")
-    assert (own / "experiment/X/other/strips/train_0000.png").exists()
+    assert "image without labels: val_0000" in said and "--labels predicted" in said
+    call("infer", *ERASE, "--erase_dir", "other", "--labels", "predicted", "--only", "val_0000")
+    assert (own / "experiment/X/other/strips/val_0000.png").exists()

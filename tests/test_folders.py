@@ -10,8 +10,7 @@ from data.folders import why_no_dataset
 from data.images import image_size, orientation, read_image
 from data.layout import VOCLayout
 from tests.conftest import make_file
-from tests.stages import DEMO, call, own_data, refusal, small
-from tests.test_bad_input import assert_says
+from tests.stages import DEMO, assert_says, call, own_data, refusal, small
 
 TRAIN = (*DEMO, *small("model_oc"), "--name", "NEW", "--max_epochs", 1)
 MASK = np.array([[0, 1, 255, 2], [0, 1, 2, 2]], np.uint8)

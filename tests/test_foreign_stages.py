@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from data.layout import VOCLayout
-from tests.stages import DEMO, call, files, refusal
-from tests.test_bad_input import assert_says, cut
+from tests.stages import DEMO, assert_says, call, cut, files, refusal
 from tests.test_foreign_maps import save_npy
 from tools.files import read_json
 from tools.maps import read_cam, read_crf, save_cam

@@ -230,6 +230,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage, users, expected", [*((stage, {}, "PASSIVE") for stage in sorted(STAGES)),
                                                     ("train", {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
 def test_openmps_threads_sleep_while_they_wait(stage, users, expected):

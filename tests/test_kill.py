@@ -1,5 +1,4 @@
 """Killed with -9 anywhere and started again with the same words, a stage ends as if nothing had been: bit for bit."""
-import json
 import os
 import random
 import shutil
@@ -7,101 +6,17 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
-import torch
-from PIL import Image
 
-from data import prepare
 from tests.conftest import ROOT
-from tests.stages import DEMO
+from tests.kills import STAGES, difference, prepared
 from tools.maps import read_cam
 
 pytestmark = pytest.mark.slow
 
-TINY = ("--batch_size", 3, "--max_epochs", 2, "--val_every", 1, "--val_list", "val", "--save_minutes", 0, "--lr", 0.01,
-        "--crop", 32, "--resize", 32, 40, "--width", 0.0625, "--dropout", 0.3, 0.5, "--jitter", 0.3, 0.3, 0.3, 0.1)
-PAIR = "--low", 2, "--high", 24
-ON_TWO = ("--train_list", "val", "--batch_size", 2, "--max_epochs", 2, "--save_minutes", 0, "--width", 0.0625,
-          "--dropout", 0.3, 0.5, "--jitter", 0.3, 0.3, 0.3, 0.1)
-STAGES = {      # in the order in which they need each other
-    "model_oc": ("train", *DEMO, "--model", "model_oc", *TINY),
-    "model_cse": ("train", *DEMO, "--model", "model_cse", *TINY, "--vis_freq", 2),
-    "infer": ("infer", *DEMO, "--dict", "--crf", "--alphas", 2, 24, "--vis", "--infer_list", "val"),
-    "train_aff": ("train_aff", *DEMO, *PAIR, *ON_TWO, "--crop", 72),
-    "infer_aff": ("infer_aff", *DEMO, *PAIR, "--infer_list", "val", "--crf_iterations", 0),
-    "train_seg": ("train_seg", *DEMO, "--label_dir", "rw/02_24", *ON_TWO, "--crop", 32),
-    "infer_seg": ("infer_seg", *DEMO, "--infer_list", "val", "--scales", 1, "--vis", "--zip"),
-}
 CAMS = "model_oc", "model_cse", "infer"
 KILLS = 20
-# Times of day, their spans, and flags with which a run may go on: they differ between runs that are otherwise equal.
-FREE = {"seconds", "images_per_second", "memory_gib", "when", "revision", "command", "save_minutes", "num_workers",
-        "overwrite"}
-
-
-# ---- what is compared ----
-
-def left_by(place):
-    """Give what must be equal of all that lies in experiment/: {path: content}."""
-    found = {path.relative_to(place / "experiment"): path for path in (place / "experiment").rglob("*")}
-    return {str(name): "litter" if "/." in str(name) else content(path) for name, path in found.items()
-            if path.is_file() and ".lock" not in name.parts and name.name != "log.txt"}
-
-
-def content(path):
-    if path.name == "last.pth":
-        return fixed(torch.load(path, weights_only=True))
-    if path.match("log/train_*.jsonl"):
-        return [fixed(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
-    if path.match("config/*.json"):
-        return fixed(json.loads(path.read_text("utf-8")))
-    return path.read_bytes()
-
-
-def fixed(value):
-    """Copy what a file holds without what is free; tensors as bytes."""
-    if isinstance(value, dict):
-        return {k: fixed(v) for k, v in value.items() if k not in FREE}
-    if isinstance(value, torch.Tensor):
-        return value.dtype, value.shape, value.numpy().tobytes()
-    return [fixed(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def difference(place, expected):
-    """Name the files that differ."""
-    left = left_by(place)
-    return sorted(name for name in left.keys() | expected if left.get(name) != expected.get(name))
-
-
-# ---- uninterrupted runs, and those that are killed ----
-
-@pytest.fixture(scope="module")
-def whole(zygote, tmp_path_factory):
-    """Run each stage without a kill: {stage: words, folders before and after, Result, what it left}."""
-    place, runs = tmp_path_factory.mktemp("whole"), {}
-    prepare.main(["critters", "--train", "6", "--val", "2", "--out", str(place / "data/critters")])
-    for path in place.glob("data/critters/[JS]*/*.png"):        # half the size is measured in a quarter of the time
-        with Image.open(path) as picture:
-            picture.resize((64, 64), Image.NEAREST).save(path)
-    (place / "experiment").mkdir()
-    for stage, words in STAGES.items():
-        run = SimpleNamespace(words=words, data=place / "data", before=place / f"before {stage}", after=place / stage)
-        shutil.copytree(place / "experiment", run.before)
-        run.result = zygote.run(*words, cwd=place)
-        assert run.result.rc == 0, run.result.output
-        run.left = left_by(place)
-        shutil.copytree(place / "experiment", run.after)
-        runs[stage] = run
-    return runs
-
-
-def prepared(place, run, experiment=None):
-    """Make a folder in which a stage can run; returns it."""
-    shutil.copytree(experiment or run.before, place / "experiment")
-    (place / "data").symlink_to(run.data)
-    return place
 
 
 @pytest.fixture

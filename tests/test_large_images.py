@@ -9,11 +9,11 @@ from PIL import Image
 
 from data.images import image_size, read_image
 from data.layout import VOCLayout
-from tests.stages import DEMO, call, files, own_data, refusal
-from tests.test_bad_input import assert_says
+from tests.stages import DEMO, assert_says, call, files, own_data, refusal
 from tools.maps import read_cam, read_crf
 
 
+@pytest.mark.slow
 def test_a_photo_above_pillows_limit_is_read_where_it_is_shrunk(tmp_path):
     for name in ("a.png", "a.jpg"):
         Image.new("L", (20000, 10000), 90).save(tmp_path / name)

@@ -1,14 +1,14 @@
 """A method is two files and a line: one is added to a copy of the tree, and every stage of it works."""
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
+from PIL import Image
 
+from data import prepare
 from tests.conftest import ROOT
+from tests.zygote import Zygote
 
 # What a method may have besides what the example of the README shows.
 MORE = '''
@@ -30,6 +30,25 @@ def pictures(settings, experiment, objective, layout, step, batch):
     if step == 0:
         experiment.log("quiet", f"a batch of {len(batch['image'])}")
 '''
+
+# reproduce.py of the copied tree with all stages in its own process, and the last two trainings short.
+CHAIN = """
+import config
+import reproduce
+from tests.stages import call
+from tools import flags
+
+
+def run_stage(words, message=None):
+    print(call(words[0].removesuffix(".py"), *words[1:]))
+    return 0
+
+
+for stage in "TrainAff", "TrainSeg":
+    config.RECIPES["demo"][stage] |= {"max_epochs": (1, "short"), "batch_size": (4, "short")}
+reproduce.run_stage, reproduce.print_estimate = run_stage, lambda *_: None
+flags.run(reproduce.main)
+"""
 
 
 def example(path):
@@ -61,20 +80,26 @@ def run(tmp_path_factory):
     assert changed.count("quiet") == 3
     package.write_text(changed)
 
-    def run(*words):
-        done = subprocess.run([sys.executable, *map(str, words)], cwd=place, capture_output=True, text=True,
-                              env=os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"})
-        return done.returncode, done.stdout + done.stderr
-
-    def stage(name, *words):
-        return run(tree / f"{name}.py", "--recipe", "demo", "--name", "Y", "--data_root", "data/mine", *words)
-
-    assert run("-m", "data.prepare", "critters", "--train", 12, "--val", 4, "--out", "data/mine")[0] == 0
+    for name in "__init__", "stages", "zygote":
+        (tree / "tests").mkdir(exist_ok=True)
+        shutil.copy(ROOT / f"tests/{name}.py", tree / "tests")
+    (place / "chain.py").write_text(CHAIN)
+    prepare.main(["critters", "--train", "12", "--val", "4", "--out", str(place / "data/mine")])
     shutil.rmtree(place / "data/mine/Heads")         # with them the dataset would be generated again
-    code, stage.said = stage("reproduce", "--model", "quiet")
-    assert code == 0, stage.said
-    stage.home = place / "experiment/Y"
-    return stage
+    for path in place.glob("data/mine/[JS]*/*.png"):        # of half the size all takes a quarter of the time
+        with Image.open(path) as image:
+            image.resize((64, 64), Image.NEAREST).save(path)
+
+    with Zygote(tmp_path_factory.mktemp("zygote"), tree) as zygote:
+        def stage(name, *words):
+            done = zygote.run(name, "--recipe", "demo", "--name", "Y", "--data_root", "data/mine", "--num_workers", 0,
+                              *words, cwd=place, timeout=600)
+            return done.rc, done.output
+
+        code, stage.said = stage(place / "chain", "--model", "quiet")
+        assert code == 0, stage.said
+        stage.home = place / "experiment/Y"
+        yield stage
 
 
 @pytest.mark.slow
@@ -89,7 +114,7 @@ def test_a_method_is_two_files_and_a_line(run):
     assert "complete, 16 epochs; nothing to do" in run(*line)[1]
     assert "--quiet is a flag of --model quiet, not of model_oc" in run("train", "--model", "model_oc", "--quiet", 1)[1]
     code, text = run("train", "--model", "model_cse", "--max_epochs", 1, "--batch_size", 4, "--cl_init", "Y/quiet",
-                     "--er_init", "Y/quiet", "--num_workers", 0)
+                     "--er_init", "Y/quiet")
     assert code == 0, text
 
 

@@ -11,14 +11,10 @@ import torch
 from data.layout import VOCLayout
 from methods.agnostic import erase_all
 from models import MODELS
-from tests.stages import DEMO, call, parse, refusal
+from tests.stages import DEMO, call, parse, refusal, rows_of
 from tools import flags
 
 AEFT = "--model", "aeft_gpp", "--batch_size", 4, "--max_epochs", 3, "--T", 1, "--batch_size_triplet", 12
-
-
-def rows_of(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_class_agnostic_erasing(place):

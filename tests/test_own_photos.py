@@ -11,9 +11,7 @@ import config
 import pytest
 
 from data.layout import VOCLayout
-from tests.stages import DEMO, call, own_data, parse, refusal
-from tests.test_bad_input import assert_says
-from tests.test_pipeline import ALPHAS, commands_of
+from tests.stages import ALPHAS, DEMO, assert_says, call, commands_of, own_data, parse, refusal
 from tools import engine, flags
 
 
@@ -90,6 +88,7 @@ def test_the_whole_chain_without_ground_truth_on_fewer_photos_than_a_batch(photo
     assert said == ["No ground truth in data/m/SegmentationClass: nothing is scored"]
     stored = json.loads((folder / "config/train_model_cse.json").read_text())["settings"]
     assert stored["batch_size"] == 10
+    monkeypatch.setattr("reproduce.print_estimate", lambda *_: None)        # it measures: once is enough
     again = call("reproduce", *OWN)
     assert again.count("nothing to do") == 4
 
@@ -130,6 +129,7 @@ def test_the_list_that_is_measured_was_trained_on(photos, finished):
 
 
 def test_a_stage_that_is_killed_could_not_say_why(photos, monkeypatch):
+    monkeypatch.setattr("reproduce.print_estimate", lambda *_: None)
     monkeypatch.setattr("reproduce.run_stage", lambda *words: -9)
     assert_says(refusal("reproduce", *OWN, "--from", "deeplab"), "was killed", "memory",
                 "--num_workers", "same command")

@@ -2,10 +2,8 @@
 import importlib
 import json
 import os
-import shlex
 import subprocess
 import sys
-from xml.sax.saxutils import escape
 
 import config
 
@@ -15,27 +13,20 @@ import torch
 from PIL import Image
 
 import reproduce
-from data import images
 from data.layout import VOC_CLASSES, VOCLayout
 from models import MODELS
 from networks import build
 from networks.cam import CAMNet
 from networks.pretrained import official_state
-from tests.conftest import ROOT
-from tests.stages import DEMO, EPOCHS, call, files, parse, refusal, small
-from tests.test_pretrained import write_params
+from tests.conftest import ROOT, write_params
+from tests.stages import ALPHAS, DEMO, EPOCHS, call, commands_of, files, parse, refusal, rows_of, slow_miou, small
 from tools import flags
 from tools.maps import read_cam, read_crf
 
 EVAL_KEYS = {"miou", "threshold", "fixed_threshold", "fixed_miou", "per_class", "curve", "images", "list"}
-ALPHAS = (4, *flags.defaults(config.Infer, "demo")["alphas"][0])        # 4 and 24 are AffinityNet's
 WALK = "rw/" + "_".join(f"{flags.defaults(config.InferAff, 'demo')[side][0]:02g}" for side in ("low", "high"))
 ROW_KEYS = {"variant", "stage", "split", "miou", "threshold", "fixed_miou", "paper", "paper_source", "seconds",
             "command", "backbone", "init"}
-
-
-def rows_of(path):
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 # ---- what lies on disk ----
@@ -98,16 +89,6 @@ def test_the_files_of_inference(finished, suffix):
 
 
 # ---- numbers ----
-
-def slow_miou(maps, num_classes):
-    """mIoU of (prediction, truth) maps, class by class; an absent class counts 0."""
-    ious = []
-    for c in range(num_classes + 1):
-        both = sum(((p == c) & (t == c)).sum() for p, t in maps)
-        either = sum((((p == c) | (t == c)) & (t != 255)).sum() for p, t in maps)
-        ious.append(100 * both / either if either else 0)
-    return np.mean(ious)
-
 
 def test_evaluation_equals_a_slow_one(place):
     layout = VOCLayout("data/critters")
@@ -208,10 +189,6 @@ def test_the_authors_format(place):
 
 # ---- reproduce.py ----
 
-def commands_of(text):
-    return [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("$ python ")]
-
-
 def test_reproduce_dry_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = commands_of(call("reproduce", "--recipe", "demo", "--dry_run"))
@@ -238,6 +215,7 @@ def test_reproduce_dry_run(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_reproduce(tmp_path, monkeypatch):
     """The commands of the recipe demo, on fewer pictures and for one epoch; a second run trains and infers nothing."""
     monkeypatch.chdir(tmp_path)
@@ -257,6 +235,7 @@ def test_reproduce(tmp_path, monkeypatch):
         return 0
 
     monkeypatch.setattr("reproduce.run_stage", run)
+    monkeypatch.setattr("reproduce.print_estimate", lambda *_: None)      # see tests/test_own_photos.py
     words = ("--recipe", "demo", "--num_workers", 0)
     text = call("reproduce", *words)
     assert ran == commands_of(text)
@@ -359,52 +338,16 @@ def test_reproduce_stops_with_the_stage_that_fails(tmp_path):
 
 # ---- the recipe voc, the faithful path ----
 
-@pytest.fixture(scope="session")
-def voc(finished, tmp_path_factory):
-    """Give data/VOC2012 as VOC is: JPEG, Annotations, lists of path pairs, masks with contours, no classes.txt."""
-    root = tmp_path_factory.mktemp("voc") / "data/VOC2012"
-    for folder in ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
-    critters, ids = VOCLayout(finished / "data/critters"), []
-    for number, source in enumerate((critters.ids("train") + critters.ids("val"))[:16]):
-        image_id = f"2007_{number:06d}"
-        width, height = [(80, 60), (60, 80), (72, 72)][number % 3]
-        with Image.open(critters.image_path(source)) as picture:
-            picture.convert("RGB").resize((width, height)).save(root / f"JPEGImages/{image_id}.jpg", quality=90)
-        mask = np.array(Image.fromarray(critters.ground_truth(source)).resize((width, height), Image.NEAREST))
-        names = [VOC_CLASSES[c - 1] for c in np.unique(mask) if c]
-        edge = (mask[1:] != mask[:-1])[:, 1:] | (mask[:, 1:] != mask[:, :-1])[1:]
-        mask[1:, 1:][edge] = 255
-        picture = Image.fromarray(mask)
-        picture.putpalette(images.voc_palette())
-        picture.save(root / f"SegmentationClass/{image_id}.png")
-        objects = "".join(f"<object><name>{escape(n)}</name><difficult>{number % 2}</difficult>"
-                          "<part><name>head</name></part></object>" for n in names)
-        (root / f"Annotations/{image_id}.xml").write_text(f"<annotation>{objects}</annotation>")
-        ids.append(image_id)
-    for split, chosen in {"train": ids[:4], "val": ids[4:6], "train_aug": ids}.items():
-        lines = [f"/JPEGImages/{i}.jpg /SegmentationClassAug/{i}.png\n" for i in chosen]
-        (root / f"ImageSets/Segmentation/{split}.txt").write_text("".join(lines))
-    return root.parents[1]
-
-
-@pytest.fixture
-def voc_place(voc, tmp_path, monkeypatch):
-    (tmp_path / "data").symlink_to(voc / "data")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.slow
 def test_the_recipe_voc(voc_place):
     """Every stage on 16 pictures, with nothing changed but the width, the epochs and where the weights come from.
 
     The CRF of 4 of them, those that are measured, takes long enough.
     """
-    small = ("--name", "X", "--width", 0.125, "--max_epochs", 2, "--er_init", "random", "--num_workers", 0)
-    call("train", *small, "--model", "model_oc")
+    small = ("--name", "X", "--width", 0.0625, "--max_epochs", 2, "--er_init", "random", "--num_workers", 0)
+    call("train", *small, "--model", "model_oc", "--max_epochs", 1)
     text = call("train", *small, "--model", "model_cse", "--cl_init", "X/model_oc")
-    assert "from experiment/X/ckpt/model_oc/001.pth" in text
+    assert "from experiment/X/ckpt/model_oc/000.pth" in text
     stored = json.loads((voc_place / "experiment/X/config/train_model_cse.json").read_text())["settings"]
     assert stored["classes"] == list(VOC_CLASSES) and stored["recipe"] == "voc"
     assert (stored["crop"], stored["resize"], stored["batch_size"], stored["momentum"], stored["norm"]) == (

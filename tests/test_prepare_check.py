@@ -12,7 +12,8 @@ from data import prepare
 from data.images import voc_palette
 from data.layout import VOCLayout
 from tests.conftest import make_file
-from tests.test_prepare_folder import as_rgb, assert_says, mask, photo, save_with_new_palette
+from tests.stages import assert_says
+from tests.test_prepare_folder import as_rgb, mask, photo, save_with_new_palette
 
 LABELS = {"1": ["fox"], "2": ["owl"], "3": ["fox", "owl"], "4": ["fox"], "5": ["owl"]}
 

@@ -18,6 +18,7 @@ from data import prepare
 from data.images import read_image, voc_palette
 from data.layout import VOCLayout
 from tests.conftest import ROOT, Program, leftover
+from tests.stages import assert_says
 
 COLOURS = np.frombuffer(voc_palette(), np.uint8).reshape(256, 3)
 
@@ -53,10 +54,6 @@ def refused(*words, labels="labels.csv"):
         folder(*words, labels=labels)
     assert str(caught.value.code).startswith("error: ") and not os.path.exists("out/ImageSets/Segmentation/train.txt")
     return caught.value.code
-
-
-def assert_says(message, *words):
-    assert all(word in message for word in words), message
 
 
 def write(text, name="labels.csv", encoding="utf-8"):
@@ -732,6 +729,7 @@ def anything(text):
         max_size=40).map(lambda found: found.encode("utf-16" if text else "utf-8", "replace"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["labels.csv", "labels.json", "labels.txt", "colours.txt"])
 @given(data=st.data())
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -5,10 +5,10 @@ import os
 
 import pytest
 
+from tests.stages import assert_says
 from tests.test_prepare_folder import (  # noqa: F401
     FOX_OWL,
     TABLES,
-    assert_says,
     folder,
     labels_of,
     photo,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from networks.cam import CAMNet
 from networks.pretrained import load_weights, official_state, read_params
+from tests.conftest import write_params
 
 WIDTH = 1 / 32
 LAYOUTS = ("legacy0", "legacy1", "mxnet191")
@@ -35,18 +36,6 @@ def assert_equal(net, state):
     now = official_state(net)
     assert list(now) == list(state)
     assert all(torch.equal(now[name], state[name]) for name in state)
-
-
-def write_params(path, arrays):
-    """Write the layout of 2016, the one of the published ImageNet weights."""
-    out = struct.pack("<QQQ", 0x112, 0, len(arrays))
-    for array in arrays.values():
-        out += struct.pack(f"<I{array.ndim}Iiii", array.ndim, *array.shape, 1, 0, 0) + array.astype("<f4").tobytes()
-    out += struct.pack("<Q", len(arrays))
-    for name in arrays:
-        out += struct.pack("<Q", len(name)) + name.encode()
-    path.write_bytes(out)
-    return path
 
 
 # ---- .params ----

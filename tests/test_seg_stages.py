@@ -17,9 +17,20 @@ from methods.segmentation import multi_scale_scores
 from networks import build
 from networks.pretrained import load_weights, official_state
 from tests.conftest import assert_close
-from tests.stages import DEMO, call, copy_place, files, own_data, refusal, torchrun
-from tests.test_bad_input import assert_says, cut, mend_labels
-from tests.test_pipeline import rows_of, slow_miou, voc, voc_place  # noqa: F401 (fixtures)
+from tests.stages import (
+    DEMO,
+    assert_says,
+    call,
+    copy_place,
+    cut,
+    files,
+    in_two,
+    mend_labels,
+    own_data,
+    refusal,
+    rows_of,
+    slow_miou,
+)
 from tools import crf, engine, interrupt
 from tools.files import save_labels, write_json
 from tools.maps import read_crf
@@ -227,14 +238,14 @@ def test_shards_and_single_pictures(seg):
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does(seg):
+def test_two_processes_do_what_one_does(seg, zygote):
     line = (*SEG, *ELSEWHERE, "--device", "cpu")
-    torchrun("train_seg", *line, "--name", "two")
+    in_two(zygote, seg, "train_seg", *line, "--name", "two")
     call("train_seg", *line, "--name", "one")
     one, two = (torch.load(seg / f"experiment/{name}/ckpt/seg/001.pth", weights_only=True) for name in ("one", "two"))
     for name in one:
         assert_close(two[name], one[name], by=2e-3)
-    torchrun("infer_seg", *INFER, "--device", "cpu", "--seg_dir", "seg_two")
+    in_two(zygote, seg, "infer_seg", *INFER, "--device", "cpu", "--seg_dir", "seg_two")
     for path in (seg / "experiment/X/seg").glob("*.png"):
         assert (seg / "experiment/X/seg_two" / path.name).read_bytes() == path.read_bytes()
 
@@ -297,7 +308,7 @@ def test_labels_that_have_changed_are_other_labels(seg):
 @pytest.mark.slow
 def test_torchvisions_network(seg):
     """From random, at a small crop: it trains, goes on, and tells its classes."""
-    line = (*SEG, *ELSEWHERE, "--name", "V", "--network", "deeplabv3", "--backbone", "resnet50", "--init", "random",
+    line = (*SEG, *ELSEWHERE, "--name", "V", "--network", "deeplabv3", "--backbone", "resnet18", "--init", "random",
             "--norm", "train", "--crop", 32, "--max_epochs", 1)
     call("train_seg", *line)
     assert "nothing to do" in call("train_seg", *line)
@@ -492,9 +503,9 @@ def test_what_cannot_be_meant(seg, stage, words, says):
 # ---- the recipe voc ----
 
 @pytest.mark.slow
-def test_the_recipe_voc(voc_place):  # noqa: F811
+def test_the_recipe_voc(voc_place):
     """Nothing changed but the width, the epochs, and where the weights come from; the labels are the truth."""
-    call("train_seg", "--name", "X", "--width", 0.125, "--max_epochs", 2, "--init", "random", "--num_workers", 0,
+    call("train_seg", "--name", "X", "--width", 0.0625, "--max_epochs", 2, "--init", "random", "--num_workers", 0,
          "--label_dir", "data/VOC2012/SegmentationClass", "--precision", "fp32")
     stored = json.loads((voc_place / "experiment/X/config/train_seg.json").read_text())["settings"]
     assert stored["classes"] == list(VOC_CLASSES) and stored["recipe"] == "voc"

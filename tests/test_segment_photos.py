@@ -9,8 +9,7 @@ from PIL import Image
 
 from data.photos import Photos
 from methods.segmentation import windows
-from tests.stages import call, files, refusal
-from tests.test_bad_input import assert_says
+from tests.stages import assert_says, call, files, refusal
 from tests.test_seg_stages import INFER, label_map, seg, trained  # noqa: F401 (fixtures)
 
 ALONE = ("--recipe", "demo", "--num_workers", 0, "--scales", 1)

@@ -71,6 +71,7 @@ def test_a_table(small):
 
 def test_a_table_resumes_in_the_middle(small, monkeypatch):
     place, commands = small
+    monkeypatch.setitem(tables.TABLES, "small", {variant: SMALL[variant] for variant in ("ordinary", "cse")})
     whole = reproduce.run_stage
     monkeypatch.setattr(reproduce, "run_stage", lambda *words: whole(*words) if len(commands) < 7 else
                         reproduce.interrupt.leave())

@@ -18,17 +18,15 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from tests import test_kill
 from tests.conftest import ROOT
-from tests.stages import DEMO, call
-from tests.test_kill import STAGES, difference, left_by, prepared
+from tests.kills import STAGES, difference, left_by, prepared
+from tests.stages import DEMO, call, in_two
 from tools.files import load_checkpoint, read_json, save_checkpoint
 from tools.maps import read_cam, read_crf
 from tools.provenance import digest
 
 pytestmark = pytest.mark.slow
 
-whole = test_kill.whole         # each stage without a break: words, folders before and after, what it left
 DRAWN = "rename experiment/X/train/000002.png"      # in the middle of the third step of four, of model_cse
 SELDOM = ("--save_minutes", 10)
 MAPS = ("--dict", "--crf", "--alphas", 24, "--vis", "--infer_list", "train_aug")
@@ -446,8 +444,7 @@ def two(runs, zygote, tmp_path_factory):
     for stage, more in {"model_oc": IN_TWO, "model_cse": IN_TWO, "maps": ()}.items():
         run = SimpleNamespace(words=(*runs[stage].words, *more), data=runs[stage].data, before=runs[stage].before)
         place = prepared(tmp_path_factory.mktemp(stage), run)
-        run.ends = in_two(zygote, place, run.words)
-        assert [end.rc for end in run.ends] == [0, 0]
+        run.ends = in_two(zygote, place, *run.words)
         run.left, run.one = left_by(place), runs[stage].left
         if more:
             place = prepared(tmp_path_factory.mktemp(f"{stage} in one"), run)
@@ -455,17 +452,6 @@ def two(runs, zygote, tmp_path_factory):
             run.one = left_by(place)
         found[stage] = run
     return found
-
-
-def in_two(zygote, place, words, killed=None, at=None):
-    """Run a stage in two processes, without torchrun; the one with the number `killed` is, before the event `at`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    both = [zygote.start(*words, cwd=place, signals={at: signal.SIGKILL} if rank == killed else {}, environment={
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port)}) for rank in range(2)]
-    return [run.wait() for run in both]
 
 
 def test_two_processes_compute_what_one_does(two):
@@ -487,7 +473,7 @@ def test_two_processes_compute_what_one_does(two):
 def test_one_of_two_processes_is_killed(two, zygote, tmp_path, stage, killed, at):
     """With nobody to tell the other: in training it notices, and in inference it needs nobody."""
     run, place = two[stage], prepared(tmp_path, two[stage])
-    ends = in_two(zygote, place, run.words, killed, at)
+    ends = in_two(zygote, place, *run.words, killed=killed, at=at)
     assert ends[killed].rc == -signal.SIGKILL
     if stage == "maps":
         assert_said(ends[1 - killed], 0)
@@ -495,7 +481,8 @@ def test_one_of_two_processes_is_killed(two, zygote, tmp_path, stage, killed, at
         assert_said(ends[1 - killed], 1, "error: another process of this run has ended or cannot be reached: what is "
                     "on disk is complete; see its message, then run the same command to resume (")
     assert_whole(place, killed=True)
-    assert [end.rc for end in in_two(zygote, place, run.words)] == [0, 0] and not difference(place, run.left)
+    in_two(zygote, place, *run.words)
+    assert not difference(place, run.left)
 
 
 # ---- as a person does it: Python started anew ----
@@ -540,7 +527,8 @@ def test_torchrun(two, zygote, tmp_path, stage, breaks):
     if stage == "model_cse":
         assert step(place) == 5
     # That torchrun goes on has been seen; to the end it goes without, which takes a tenth of the time.
-    assert [end.rc for end in in_two(zygote, place, run.words)] == [0, 0] and not difference(place, run.left)
+    in_two(zygote, place, *run.words)
+    assert not difference(place, run.left)
 
 
 PARENT = """

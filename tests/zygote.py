@@ -38,6 +38,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -54,15 +55,15 @@ class Result:
 
 
 class Zygote:
-    """The process that forks. folder: where it keeps what runs print."""
+    """The process that forks. folder: where it keeps what runs print; tree: the program, with tests/zygote.py."""
 
-    def __init__(self, folder):
-        self.folder, self.runs, self.heard = Path(folder), [], b""
+    def __init__(self, folder, tree=ROOT):
+        self.folder, self.tree, self.runs, self.heard = Path(folder), tree, [], b""
 
     def __enter__(self):
         alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         # A session of its own: a Ctrl-C in the tests' terminal is theirs.
-        self.server = subprocess.Popen([sys.executable, "-m", "tests.zygote"], cwd=ROOT, env=os.environ | alone,
+        self.server = subprocess.Popen([sys.executable, "-m", "tests.zygote"], cwd=self.tree, env=os.environ | alone,
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         return self
 
@@ -264,8 +265,11 @@ class _Watch:
 
 
 def imported():
-    """Import all stages, and what torch and matplotlib put off until it is used."""
-    late = ("torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg", "pydensecrf.densecrf")
+    """Import all stages, and what torch, matplotlib and Pillow put off until it is used."""
+    late = ("torch._dynamo", "torch.utils.serialization.config", "multiprocessing.synchronize", "matplotlib.figure",
+            "matplotlib.backends.backend_agg", "pydensecrf.densecrf", "pydensecrf.utils", "networks.cam",
+            "networks.affinity")
+    Image.init()
     for name in (*late, *(path.stem for path in ROOT.glob("*.py"))):
         with suppress(ImportError):     # pydensecrf; of a stage that does not import its runs will tell
             importlib.import_module(name)
