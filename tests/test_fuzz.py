@@ -357,6 +357,7 @@ def make_made_by(folder):
     for name in ("ckpt/model_cse/014.pth", "dict/a.npz", "crf/06/a.npz"):
         (experiment / name).parent.mkdir(parents=True)
         (experiment / name).touch()
+    np.savez(experiment / "dict/a.npz")         # complete: an empty one would be deleted as a power cut's
     write_json(experiment / "dict/made_by.json", MADE_BY)
     return experiment / "dict/made_by.json"
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 
+import numpy as np
 import pytest
 
 from data.layout import VOCLayout
@@ -315,7 +316,7 @@ def test_a_renamed_or_moved_experiment_keeps_its_folders(tmp_path):
 def test_folders_without_a_digest_are_told_apart_by_name(tmp_path):
     experiment = Experiment(tmp_path / "experiment", "X")
     theirs, others = (make_file(tmp_path / name / "x.npy").parent for name in ("theirs", "others"))
-    make_file(experiment.claim("crf/04", "infer crf", {}, [theirs]) / "x.npz")
+    np.savez(experiment.claim("crf/04", "infer crf", {}, [theirs]) / "x.npz")
     experiment.claim("crf/04", "infer crf", {}, [theirs])
     with pytest.raises(ValueError, match="made differently.*theirs"):
         experiment.claim("crf/04", "infer crf", {}, [others])
