@@ -40,6 +40,7 @@ def compare(settings):
         column["before"] = columns[0]["folder"] if column is not columns[0] else None
     trained, made = (differing([entry[what] for entry in found]) for what in ("trained", "made"))
     data = {"name": ", ".join(named), "notes": notes, "results": [], "logs": [],
+            "about": catalog.explain(entry["network"] for entry in found),
             "evals": [entry["eval"] for entry in found if entry["eval"]],
             "runs": [run for entry in found for run in entry["runs"]],
             "compared": [{key: entry[key] for key in ("stage", "folder", "title", "model", "seed")}
@@ -91,7 +92,8 @@ def read(settings, word, name, folder, layout, ids, notes):
     wanted = alike.relative_to(experiment.folder).as_posix() if alike else folder
     there = best_folder(experiment, wanted, [e for e in numbers["evals"] if e["list"] == settings.list])
     entry = {"experiment": experiment, "stage": word, "folder": f"{name}/{there or wanted}", "column": None,
-             "eval": None, "runs": [], "trained": {}, "made": {}, "model": None, "seed": None, "title": there or wanted}
+             "eval": None, "runs": [], "trained": {}, "made": {}, "network": None, "model": None, "seed": None,
+             "title": there or wanted}
     if there is None:
         about.append({"about": "maps", "what": f"no {wanted}/",
                       "command": advice.command_for(settings, name, wanted, settings.list)})
@@ -145,7 +147,7 @@ def training_of(experiment, folder, runs):
     known = {name for name in flags if flags[name].metadata["content"]} - {"model", "seed"}
     made = {name: value for name, value in made_with(experiment / folder).items()
             if name != "classes" and not isinstance(value, dict)}
-    return {"model": catalog.training_title(model) if model else None, "seed": settings.get("seed"),
+    return {"network": model, "model": catalog.training_title(model) if model else None, "seed": settings.get("seed"),
             "trained": {name: value for name, value in settings.items() if name in known}, "made": made,
             "runs": [run | {"stage": f"{experiment.name}: {run['stage']}"} for run in runs
                      if run["stage"] == f"train_{model}"]}

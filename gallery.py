@@ -2,6 +2,7 @@
 
 Nothing here imports torch.
 """
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def write_page(path, settings, layout, ids, columns, data):
                       "is scored"})
     palette = np.frombuffer(voc_palette(), np.uint8).reshape(-1, 3)[:len(classes) + 1]
     some = [i for i in ids if any(i in column["there"] for column in columns)]
-    rows = [make_row(layout, columns, palette, i, notes)
+    rows = [make_row(layout, columns, palette, i, notes, path.parent)
             for i in tqdm(evenly(some or ids, settings.images), "report", mininterval=1)]
     data |= {"list": settings.list, "listed": len(ids), "classes": classes, "palette": palette.tolist(),
              "columns": [{key: column[key] for key in ("folder", "stage", "threshold", "before")}
@@ -93,8 +94,11 @@ def write_page(path, settings, layout, ids, columns, data):
           + (f"; missing, unfinished or not readable: {len(notes)}, named at its top" if notes else ""))
 
 
-def make_row(layout, columns, palette, image_id, notes):
-    """Read an image, its ground truth and its maps, and make its row; None, and a note, if it cannot be read."""
+def make_row(layout, columns, palette, image_id, notes, home):
+    """Read an image, its ground truth and its maps, and make its row; None, and a note, if it cannot be read.
+
+    home    folder of the page: the row links to the files of the maps from there
+    """
     try:
         image = read_image(layout.image_path(image_id))
         truth = layout.ground_truth(image_id) if layout.has_ground_truth(image_id) else None
@@ -107,7 +111,12 @@ def make_row(layout, columns, palette, image_id, notes):
         present = ()
     maps = {column["folder"]: read_maps(layout, column, image_id, image.shape[:2]) for column in columns
             if image_id in column["there"]}
-    return gallery_row(image_id, image, truth, present, maps, palette)
+    row = gallery_row(image_id, image, truth, present, maps, palette)
+    for column in columns:
+        if image_id in column["there"]:
+            row["stages"][column["folder"]]["file"] = os.path.relpath(
+                find_maps(column["path"], image_id) or column["path"] / f"{image_id}.png", home)
+    return row
 
 
 def read_maps(layout, column, image_id, size):

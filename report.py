@@ -7,6 +7,7 @@ Run     python report.py --name X [--images 100] [--list train]
         python report.py --compare A B C/rw/04_24 [--images 20] [--out three.html]
 Of an experiment that is half finished it shows what there is, and says what is missing and which command makes it.
 """
+import shlex
 from dataclasses import replace
 
 import config
@@ -42,7 +43,9 @@ def main():
     if notes and not data["results"]:       # a complete chain that was run by hand needs no results.json
         notes.append({"about": "results", "what": "No results.json: the table is made of eval/. If reproduce.py began "
                       "this experiment, it resumes with all of it", "command": resuming(settings, experiment)})
-    write_page(settings.out or experiment / "report.html", settings, layout, ids, columns, data | {"notes": notes})
+    beside = shlex.join(["report.py", "--compare", settings.name, "OTHER", *flags.changed(settings, *advice.PLACE)])
+    data |= {"notes": notes, "about": catalog.explain(trainings(experiment, chain)), "beside": f"python {beside}"}
+    write_page(settings.out or experiment / "report.html", settings, layout, ids, columns, data)
 
 
 def resuming(settings, experiment):

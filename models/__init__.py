@@ -8,6 +8,7 @@ start(settings, experiment, layout)     its networks with their first weights ->
             its description (networks.describe), digests of what it started from
 
 And, where there is something to say:
+ABOUT       what it does, for readers of no paper: a sentence that TITLE begins, for report.html
 STARTS_FROM {flag: model}: models that are trained before it in the same experiment; the flag takes their weights
 PUBLISHED   {"CAM", "CRF", "random walk" or "DeepLab": (mIoU on VOC 2012, where it is stated)}
 CHAIN       {recipe: {"alphas", "low", "high", "init" of train_aff.py, flags of infer_aff.py: value}}: what follows its

@@ -12,6 +12,8 @@ from tools import distributed
 
 TITLE = "class-agnostic erasing"
 SUFFIX = "_model_agnostic"
+ABOUT = ("is trained as the CGNet is, but all classes of an image are erased at once: the ordinary classifier should "
+         "then see none of them.")
 STARTS_FROM = {"cl_init": "model_oc"}
 Settings, RECIPES = ModelAgnostic, ModelAgnostic.recipes
 

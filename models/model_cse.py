@@ -17,6 +17,8 @@ from tools.visualize import erasing_figure
 
 TITLE = "CGNet"
 SUFFIX = ""
+ABOUT = ("is trained to find complete objects. One class is erased from the image where its CAM is high; the ordinary "
+         "classifier should then no longer see that class, but still all others.")
 STARTS_FROM = {"cl_init": "model_oc"}
 PUBLISHED = {
     "CAM": (56.0, "OC-CSE, authors (issue 3 of their repository)"),

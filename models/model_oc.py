@@ -10,6 +10,8 @@ from tools import distributed, engine
 
 TITLE = "ordinary classifier"
 SUFFIX = "_model_oc"
+ABOUT = ("learns which classes an image shows. Its class activation map (CAM) is high where it sees each of them: "
+         "often only at the most telling part, such as a head.")
 PUBLISHED = {"CAM": (48.0, "AffinityNet, README and paper")}
 
 Settings, RECIPES = ModelOC, ModelOC.recipes

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from contextlib import chdir
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import config
 
@@ -610,8 +611,9 @@ def test_the_keyboard_is_enough(made, browser):
     browser.ask("document.querySelector('dialog button').focus()")      # "previous"
     browser.press("Enter", "ArrowLeft")
     assert browser.ask("document.querySelector('dialog h1').textContent") == order(browser)[0]
+    assert "&image=bild-" in browser.ask("location.hash")
     browser.press("Escape")
-    browser.wait("!document.querySelector('dialog').open")
+    browser.wait("!document.querySelector('dialog').open && !location.hash.includes('image=')")
     browser.ask("document.querySelector('svg.chart').focus()")
     browser.press("ArrowRight", "ArrowRight")
     assert "epoch 1" in browser.ask("document.getElementById('tip').innerText") and unharmed(browser)
@@ -650,6 +652,25 @@ def test_clicks_filter_enlarge_and_hide(made, browser):
     bars = browser.ask("document.querySelectorAll('rect.value').length")
     browser.point(".keys button[aria-pressed=true]", click=True)
     assert browser.ask("document.querySelectorAll('rect.value').length") == bars * 4 // 5 and unharmed(browser)
+
+
+def test_an_image_has_an_address_and_links_to_the_files_of_its_maps(made, browser):
+    look(browser, made, fragment="#image=bild-2.ü")
+    assert browser.ask("document.querySelector('dialog h1').textContent") == "bild-2.ü"
+    files = browser.ask("[...document.querySelectorAll('dialog a')].map(a => [a.textContent, a.href])")
+    assert [name for name, _ in files] == [f"{folder}/bild-2.ü.{'npz' if folder[0] in 'dc' else 'png'}"
+                                           for folder in FOLDERS]
+    home = made / "experiment/X"
+    assert [Path(unquote(urlsplit(url).path)) for _, url in files] == [(home / name).resolve() for name, _ in files]
+    assert all((home / name).is_file() for name, _ in files) and unharmed(browser)
+
+
+def test_who_has_read_no_paper_is_told_what_the_stages_do(made, browser):
+    text = look(browser, made).ask("document.querySelector('details.introduction').innerText")
+    for title, about in data_of(made)["about"]:
+        assert title in text and about in text
+    assert [title for title, _ in data_of(made)["about"]] == ["ordinary classifier", "CGNet", *catalog.AFTER_CAMS]
+    assert "python report.py --compare X OTHER --data_root data" in browser.ask("document.body.innerText")
 
 
 def test_cams_are_shown_as_activation_or_labels(made, browser):
@@ -732,6 +753,10 @@ def test_a_narrow_window_needs_no_scrolling_sideways(made, browser):
     assert browser.ask("document.documentElement.scrollWidth") <= 360
     assert browser.ask("document.querySelector('td.number').getBoundingClientRect().right") <= 360     # the mIoU
     assert browser.ask("getComputedStyle(document.querySelector('.row .stage')).display") == "block"
+    cells = "[...document.querySelectorAll('.scroll td:not(.empty)')].map(c => c.getBoundingClientRect().right)"
+    assert max(browser.ask(cells)) <= 360           # all of a table, each value beside the name of its column
+    assert browser.ask("getComputedStyle(document.querySelector('td.number'), '::before').content") == (
+        '"mIoU, best threshold"')
 
 
 def test_an_address_with_nonsense_shows_the_list(made, browser):
@@ -772,7 +797,7 @@ def test_half_an_experiment_in_the_browser(own, browser, left):
         shutil.rmtree(own / ("data/SegmentationClass" if left == "truth" else "data"))
     data = report() if left != "nothing" else data_of(own) if call("report", *X) else None
     look(browser, own)
-    text = browser.ask("document.querySelector('details').innerText")
+    text = browser.ask("document.querySelector('details.notes')?.innerText ?? ''")
     for note in data["notes"]:
         assert note["what"] in text and (note.get("command") or "") in text
     assert len(order(browser)) == (0 if left == "nothing" else 3) and unharmed(browser)

@@ -12,12 +12,21 @@ from tools import flags
 from tools.maps import pair_alphas
 from tools.provenance import read_made_by
 
+AFTER_CAMS = {
+    "CRF": "moves the borders of a CAM to edges of colour in the image. The larger alpha is, the less becomes "
+           "background.",
+    "random walk": "spreads a CAM to neighbouring pixels that belong to the same object; a network, AffinityNet, "
+                   "learns from the CRF's maps which do. The result is the pseudo label.",
+    "DeepLab": "is a segmentation network that learns from the pseudo labels as if they were ground truth. Then it "
+               "needs the image alone, not the names of its classes."}
+
 
 @dataclass(frozen=True)
 class Model:
     """What a file of models/ says of itself: see models/__init__.py."""
     title: str
     suffix: str
+    about: str = ""
     starts_from: dict = field(default_factory=dict)
     published: dict = field(default_factory=dict)
     authors_file: str = ""
@@ -34,9 +43,15 @@ def models():
                   if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
         found[path.stem] = Model(**{
             name.lower(): ast.literal_eval(values[name])
-            for name in ("TITLE", "SUFFIX", "STARTS_FROM", "PUBLISHED", "AUTHORS_FILE", "CHAIN")
+            for name in ("TITLE", "SUFFIX", "ABOUT", "STARTS_FROM", "PUBLISHED", "AUTHORS_FILE", "CHAIN")
             if name in values})
     return found
+
+
+def explain(names):
+    """List [title, what it does] of these models and of the stages after them, for readers of no paper."""
+    found = {models()[name].title: models()[name].about for name in names if name in models()}
+    return [[title, about] for title, about in (found | AFTER_CAMS).items() if about]
 
 
 def made_from(experiment, folder):

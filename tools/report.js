@@ -74,12 +74,20 @@ function table(head, rows, numbers = []) {
   return make("table", {},
     make("thead", {}, make("tr", {}, head.map((text, i) => make("th", {scope: "col", ...is(i)}, text)))),
     make("tbody", {}, rows.map(row => make("tr", {}, row.map((cell, i) =>
-      cell instanceof Node && cell.tagName === "TD" ? cell : make(i ? "td" : "th", i ? is(i) : {scope: "row"}, cell))))));
+      labelled(cell instanceof Node && cell.tagName === "TD" ? cell :
+        make(i ? "td" : "th", i ? is(i) : {scope: "row"}, cell), head[i]))))));
+}
+
+/** Let a cell carry its column's head, which a narrow window shows beside it. */
+function labelled(cell, head) {
+  cell.dataset.head = head;
+  cell.classList.toggle("empty", cell.textContent === "–");
+  return cell;
 }
 
 // ---- what is asked for: it stands behind the # of the address, so that a view can be kept
 
-const state = {sort: "list", class: "", worst: "", cams: "activation", maps: "alone", theme: "auto"};
+const state = {sort: "list", class: "", worst: "", cams: "activation", maps: "alone", theme: "auto", image: ""};
 const start = {...state}, listeners = [];
 
 function readAddress() {
@@ -87,10 +95,14 @@ function readAddress() {
   for (const key of Object.keys(state)) state[key] = asked.get(key) ?? start[key];
 }
 
-function ask(change) {
+function writeAddress(change) {
   Object.assign(state, change);
   const asked = new URLSearchParams(Object.entries(state).filter(([key, value]) => value !== start[key]));
   history.replaceState(null, "", "#" + asked);
+}
+
+function ask(change) {
+  writeAddress(change);
   listeners.forEach(listen => listen());
 }
 
@@ -119,11 +131,32 @@ function drawHead() {
   const words = [runs.length && `recipe ${runs.join(", ")}`, `report of ${data.when}`, "IoU in percent"];
   document.getElementById("report").append(make("header", {},
     make("div", {}, make("h1", {}, data.name), make("div", {class: "soft"}, words.filter(Boolean).join(" · "))), theme));
+  drawIntroduction();
   if (!data.notes.length) return;
   const item = note => make("li", {}, note.what, note.command && make("code", {class: "command"}, note.command));
   document.getElementById("report").append(make("details", {class: "notes", open: true},
     make("summary", {}, `${plural(data.notes.length, "thing")} missing, unfinished or not readable`),
     make("ul", {}, data.notes.map(item))));
+}
+
+// For readers of no paper: what the words of the page mean.
+const WORDS = [
+  ["CAM:", "a class activation map: for each class and pixel a number from 0 (not there) to 1."],
+  ["threshold:", "a pixel of a CAM is background where no class is above it."],
+  ["IoU:", "of a class: the pixels that both the map and the ground truth give to it, as a share of those that either " +
+    "gives to it. 100 is perfect."],
+  ["mIoU:", "the mean of the IoU over the classes, background included."]];
+
+/** Say what the page shows, what each stage does, and what the words mean. */
+function drawIntroduction() {
+  const list = pairs => make("dl", {}, pairs.map(([word, text]) => [make("dt", {}, word), make("dd", {}, text)]));
+  document.getElementById("report").append(make("details", {class: "introduction", open: true},
+    make("summary", {}, "What this page shows"),
+    make("p", {}, "These networks learn from images and the names of what each image shows (“dog, sofa”), but not where " +
+      "it is. They have to find that themselves: the result is a map, a class for every pixel. Stage after stage the map gets " +
+      "better, or not: it is scored against the ground truth, the right class of every pixel, which no stage is trained on."),
+    make("div", {class: "lists"}, make("div", {}, make("h3", {}, "The stages"), list(data.about)),
+      make("div", {}, make("h3", {}, "The words"), list(WORDS)))));
 }
 
 // ---- the table
@@ -146,12 +179,15 @@ function drawResults() {
   if (!rows.length) return section("Results", nothing("Nothing is measured yet.", "results"));
   const seeds = Math.max(...rows.map(row => row.miou.length));
   const withPaper = rows.some(row => row.paper != null), withInit = rows.some(row => row.init);
-  const best = split => Math.max(...rows.filter(row => row.split === split).map(row => mean(known(row.miou)) ?? 0));
+  const best = split => {
+    const scores = known(rows.filter(row => row.split === split).map(row => mean(known(row.miou))));
+    return scores.length > 1 ? Math.max(...scores) : null;
+  };
   const cells = row => [
     make("span", {tabindex: 0, ...tipped(() => make("span", {}, row.command ?? row.from))}, row.stage ?? "–",
       row.from !== "results.json" && own.length > 0 && make("small", {class: "soft"}, ` only in ${row.from}`),
-      row.stale ? make("small", {class: "down"}, " the maps were made anew since") : null), row.split,
-    number(spread(row.miou), null, mean(known(row.miou)) === best(row.split) ? "best" : ""),
+      row.stale ? make("small", {class: "down"}, " its maps were written again since") : null), row.split,
+    number(spread(row.miou), null, best(row.split) != null && mean(known(row.miou)) === best(row.split) ? "best" : ""),
     number(known(row.threshold).length ? mean(known(row.threshold)).toFixed(2) : "–"), number(spread(row.fixed_miou)),
     ...withPaper ? [number(row.paper == null ? "–" : one(row.paper), row.paper_source)] : [],
     ...own.length ? [number(duration(mean(known(row.seconds))))] : [], ...withInit ? [row.init ?? "–"] : []];
@@ -163,15 +199,19 @@ function drawResults() {
   const fixed = [...new Set(known(data.evals.map(e => e.fixed_threshold)))].join(", ");
   const kinds = [...new Set(data.evals.map(e => e.ground_truth))].filter(Boolean).join("; ");
   const caption = make("p", {class: "soft"}, [
-    "Best: the threshold of the highest mIoU, chosen on the ground truth, as the papers do. Fixed: one set beforehand",
-    fixed && ` (${fixed})`, own.length ? ". Time: of all stages since the row before." : ". Read from eval/: reproduce.py adds times and the paper's numbers.",
+    "A row is a stage's maps, scored on the images of a split. Best threshold: the one with the highest mIoU. It is chosen by " +
+      "looking at the ground truth, as the papers do. Fixed threshold: one set beforehand", fixed && ` (${fixed})`,
+    ". Bold: the highest mIoU of a split.", own.length ? " Time: of all stages since the row above." :
+      " Read from eval/: reproduce.py adds times and the paper's numbers.",
     seeds > 1 && ` Mean and standard deviation of ${seeds} seeds; what follows is of the first.`, kinds && ` Ground truth: ${kinds}.`, networks && ` Network: ${networks}.`].filter(Boolean));
   return section("Results", make("div", {class: "scroll"}, shown), caption, ...drawActivation());
 }
 
 const FIGURES = ["precision", "recall", "erased", "intrusion"];
-const MEASURED = "In percent, mean over the classes. Precision and recall: of the activation. Erased: of an object, by " +
-  "its own soft mask. Intrusion: of a mask, on objects of other classes, in the images that show one.";
+const MEASURED = "Each class's own map against the objects of that class; in percent, mean over the classes. Precision: the " +
+  "share of the pixels above the threshold that lie on the object. Recall: the share of the object that is above it. Erased: " +
+  "how much of the object its mask takes away. Intrusion: how much of the mask lies on objects of other classes, in images " +
+  "that have one.";
 
 /** Show how well each class's own map covers its objects, for the evaluations of CAMs. */
 function drawActivation() {
@@ -187,14 +227,14 @@ function drawComparison() {
   const at = threshold => threshold == null ? null : `at ${threshold}`;
   const rows = data.compared.map(c => {
     const e = data.evals.find(found => found.folder === c.folder) ?? {}, own = e.activation ?? {};
-    return [make("span", {}, c.stage, make("small", {}, c.title), e.stale && make("small", {class: "down"}, "the maps were made anew since")),
+    return [make("span", {}, c.stage, make("small", {}, c.title), e.stale && make("small", {class: "down"}, "its maps were written again since")),
       make("td", {}, c.model ?? "–", make("small", {}, c.flags.map(flag => [make("span", {class: "flag"}, flag), " "])), c.maps && make("small", {}, `maps: ${c.maps}`)),
       number(c.seed ?? "–"), number(one(e.miou), at(e.threshold)), number(one(e.fixed_miou), at(e.fixed_threshold)),
       ...FIGURES.map(name => number(one(own[name])))];
   });
   const head = ["experiment", "trained, and where that differs", "seed", "mIoU, best threshold", "mIoU, fixed threshold", ...FIGURES];
   return section("Comparison", make("div", {class: "scroll"}, table(head, rows, head.map((_, i) => i).slice(2))),
-    make("p", {class: "soft"}, `On ${data.list}. Best: chosen on the ground truth. ${MEASURED}`));
+    make("p", {class: "soft"}, `On the images of ${data.list}. Best threshold: chosen by looking at the ground truth. ${MEASURED}`));
 }
 
 // ---- charts
@@ -280,13 +320,16 @@ function lineChart(title, series, xName, yName, {width = 400, height = 230, low,
 
 // What the logged names mean (methods/).
 const MEANINGS = {
-  loss_cls: "the image's classes", loss_cse: "the erased image's classes, weight included",
-  p_present: "probability given to the classes in the image", p_absent: "to the others",
-  p_target_erased: "probability that the ordinary classifier still gives the erased class",
-  p_rest_erased: "and the image's other classes", erased: "share of the image that is erased", loss_bg: "pairs in the background",
-  loss_fg: "pairs within an object class", loss_neg: "pairs of different classes",
-  affinity_same: "mean of the pairs that belong together", affinity_different: "of those that do not",
-  accuracy: "share of the labelled pixels that get their label", accuracy_objects: "of those labelled an object",
+  loss_cls: "how wrong the network is about the image's classes",
+  loss_cse: "how wrong the ordinary classifier finds the erased image, weight included",
+  p_present: "mean probability given to the classes in the image", p_absent: "mean probability given to the other classes",
+  p_target_erased: "probability that the ordinary classifier still gives to the erased class (should fall)",
+  p_rest_erased: "probability that it still gives to the image's other classes (should stay)",
+  erased: "share of the image that is erased",
+  loss_bg: "loss of the pairs of pixels in the background", loss_fg: "of the pairs within an object class",
+  loss_neg: "of the pairs of different classes",
+  affinity_same: "mean of the pairs that belong together", affinity_different: "mean of the pairs that do not",
+  accuracy: "share of the labelled pixels that get their label", accuracy_objects: "the same for pixels labelled as an object",
 };
 
 function drawTraining() {
@@ -330,7 +373,7 @@ function drawThresholds() {
     {width: Math.min(640, Math.max(360, innerWidth - 40)), height: 300});
   section("mIoU against threshold", chart ? make("div", {class: "charts wide"}, chart) :
     nothing("No CAMs are evaluated yet.", "evaluation"),
-    chart && make("p", {class: "soft"}, "Filled: the best, chosen on the ground truth. Open: the fixed threshold.",
+    chart && make("p", {class: "soft"}, "The mIoU of the CAMs when a pixel is background below this value. Filled circle: the best threshold. Open circle: the fixed one.",
       data.evals.filter(e => e.whole).map(e => ` ${nameOf(e)}: the best lies at an end of the range; ` +
         `over 0 to 1 it is ${one(e.whole[1])} at ${e.whole[0]}.`)));
 }
@@ -449,24 +492,28 @@ function frame(row, kind, ...images) {
 
 const picture = (source, kind, alt) => make("img", {src: source, class: kind, alt, decoding: "async"});
 
-/** Make the figures of a row: image, ground truth, one a stage. */
-function cells(row) {
+/** Link to the file of a map, seen from the page: it works while the page lies in its experiment. */
+const fileLink = path => path && make("a", {class: "file", href: path.split("/").map(encodeURIComponent).join("/")}, path);
+
+/** Make the figures of a row: image, ground truth, one a stage; with links to the files of the maps, if wanted. */
+function cells(row, linked = false) {
   const base = () => picture(row.image, "base", "");
   const cell = (name, shown, caption = []) => make("figure", {class: "cell"}, shown,
     make("figcaption", {}, make("span", {class: "stage"}, name), caption));
   const none = why => frame(row, "none", why);
   return [
     cell("image", frame(row, "", picture(row.image, "base", row.id))),
-    cell("truth", row.truth ? frame(row, "", base(), picture(row.truth, "labels", "truth")) : none(row.error ?? "no ground truth")),
+    cell("ground truth", row.truth ? frame(row, "", base(), picture(row.truth, "labels", "ground truth")) : none(row.error ?? "no ground truth")),
     ...data.columns.map(column => {
       const stage = row.stages[column.folder];
-      if (!stage?.labels) return cell(column.stage, none(stage?.error ?? "not there yet"));
+      const file = linked ? fileLink(stage?.file) : null;
+      if (!stage?.labels) return cell(column.stage, none(stage?.error ?? "not there yet"), file);
       const [now, change] = [score(row, column.folder), gain(row, column)];
       const arrow = change == null ? null : make("span", {class: change < -.05 ? "down" : change > .05 ? "up" : ""},
         change < -.05 ? `▼ ${one(-change)}` : change > .05 ? `▲ ${one(change)}` : "=");
       return cell(column.stage, frame(row, stage.heat ? "has-heat" : "", base(),
         picture(stage.labels, "labels", column.stage), stage.heat && picture(stage.heat, "heat", `${column.stage}, activation`)),
-      [make("span", {class: "score", title: stage.error ?? null}, stage.error && now == null ? "not scored" : one(now)), arrow]);
+      [make("span", {class: "score", title: stage.error ?? null}, stage.error && now == null ? "not scored" : one(now)), arrow, file]);
     })];
 }
 
@@ -516,7 +563,7 @@ function drawGallery() {
     }
     box.checked = worst;
     box.disabled = !column;
-    box.title = column ? "" : "of what? Choose what to sort by first";
+    box.title = column ? "" : "Choose first what to sort by: a gain or an IoU";
     rows.className = `${state.cams} ${state.maps === "over" ? "over" : ""}`;
     rows.replaceChildren(...visible.map((row, i) => {
       const open = () => enlarge(visible, i);
@@ -537,6 +584,8 @@ function drawGallery() {
       ...data.columns.map(c => make("span", {}, c.stage, means(c))));
     count.textContent = `${visible.length} of ${plural(data.rows.length, "image")}` +
       ` (${data.list} has ${data.listed})` + (sorted ? `, by ${column ? `${by} of ${column.stage}` : "difference"}${worst ? ", worst first" : ""}` : "");
+    const asked = visible.findIndex(row => row.id === state.image);
+    if (asked >= 0) enlarge(visible, asked);
     for (const button of legend.querySelectorAll("button"))
       button.setAttribute("aria-pressed", button.dataset.class === state.class);
   };
@@ -544,9 +593,10 @@ function drawGallery() {
   const thresholds = [...new Set(known(data.columns.map(c => c.threshold)))].join(", ");
   const against = changed.map(c => `${c.stage} against ${stage.get(c.before)}`).join("; ");
   const caption = make("p", {class: "soft"}, [
-    "The score of an image is the mean IoU, in percent, over the classes in its ground truth or in the map",
-    thresholds && `; of a CAM at the fixed threshold ${thresholds}, whatever is shown`, ". ",
-    against && `▲ ▼: ${against}. `, thresholds && "Activation is the highest of the classes', blue 0 to red 1. ",
+    "A row is an image, its ground truth and the map of each stage. The number below a map is its mIoU: the mean over the " +
+      "classes that are in the ground truth or in the map", thresholds && `, for a CAM at the fixed threshold ${thresholds}`,
+    ". Click an image to see it large, with links to the files of its maps. ", against && `▲ ▼: better or worse, ${against}. `,
+    thresholds && "CAMs are shown as activation, that of the class with the highest, from blue (0) to red (1). ",
     "Columns: ", data.columns.map(c => `${c.folder}/`).join(", ") || "no maps yet", "."].filter(Boolean));
   const node = section("Gallery", caption, legend,
     make("div", {class: "bar"}, make("div", {class: "controls"}, order,
@@ -556,12 +606,13 @@ function drawGallery() {
   return node;
 }
 
-/** Show a row large; the arrow keys go on to its neighbours. */
+/** Show a row large, and name it in the address; the arrow keys show its neighbours. */
 function enlarge(rows, i) {
   const row = rows[i];
   const go = step => rows[i + step] && enlarge(rows, i + step);
   const held = document.activeElement?.closest("dialog button")?.name || "close";
   hideTip();
+  writeAddress({image: row.id});
   large.className = `${state.cams} ${state.maps === "over" ? "over" : ""}`;
   large.replaceChildren(
     make("header", {}, make("h1", {id: "large-title"}, row.id), make("div", {class: "keys"},
@@ -569,7 +620,7 @@ function enlarge(rows, i) {
       make("button", {name: "previous", onclick: () => go(-1), disabled: i === 0}, "← previous"),
       make("button", {name: "next", onclick: () => go(1), disabled: i === rows.length - 1}, "next →"),
       make("button", {name: "close", onclick: () => large.close(), autofocus: true}, "close"))),
-    make("div", {class: "views"}, cells(row)), make("div", {class: "scroll"}, scores(row)));
+    make("div", {class: "views"}, cells(row, true)), make("div", {class: "scroll"}, scores(row)));
   large.onkeydown = event => ({ArrowLeft: () => go(-1), ArrowRight: () => go(1)}[event.key]?.());
   if (!large.open) large.showModal();
   // The button that had the focus is gone; without one in the dialog it would hear no key.
@@ -583,7 +634,8 @@ function drawRuns() {
   const versions = [...new Set(data.runs.map(run => run.versions))].filter(Boolean).join("; ");
   section("How it was made", make("div", {class: "scroll"}, table(["run", "when", "revision", "recipe", "seed", "precision"],
     data.runs.map(run => [run.stage, run.when, run.revision, run.recipe, run.seed, run.precision]))),
-  make("p", {class: "soft"}, versions));
+  make("p", {class: "soft"}, versions),
+  data.beside && make("p", {}, "To compare it with another experiment: ", make("code", {}, data.beside)));
 }
 
 drawHead();
@@ -593,6 +645,7 @@ drawThresholds();
 drawClasses();
 drawGallery();
 drawRuns();
+large.addEventListener("close", () => writeAddress({image: ""}));
 listeners.forEach(listen => listen());
 window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(d => { d.open = true; }));
 document.documentElement.dataset.drawn = "yes";
