@@ -84,7 +84,7 @@ def make_table(settings, seeds, handed):
 
     A row that fails is shown with its reason; the same command tries it again, and skips what is complete.
     """
-    rows, layout = tables.rows_of(settings.table), VOCLayout(settings.data_root)
+    rows, layout = tables.rows_of(settings.table, settings.recipe), VOCLayout(settings.data_root)
     experiments = {(variant, seed): tables.stages(settings, layout, row, variant, seed, bool(find_spec("pydensecrf")))
                    for seed in seeds for variant, row in rows.items()}
     failures = {}
