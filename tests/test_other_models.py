@@ -14,7 +14,7 @@ from models import MODELS
 from tests.stages import DEMO, call, parse, refusal, rows_of
 from tools import flags
 
-AEFT = "--model", "aeft_gpp", "--batch_size", 4, "--max_epochs", 3, "--T", 1, "--batch_size_triplet", 12
+AEFT = "--model", "aeft_gpp", "--er_init", "random", "--batch_size", 4, "--max_epochs", 3, "--T", 1, "--batch_size_triplet", 12
 
 
 def test_class_agnostic_erasing(place):
