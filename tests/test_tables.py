@@ -91,11 +91,12 @@ def test_seeds_have_a_spread(monkeypatch, capsys):
     other = entry | {"seed": 2, "cam": 44.0}
     settings = parse(reproduce.config.Reproduce, ["--table", "methods", "--seeds", "2"])
     results.show_table(settings, [{"title": "one", "seeds": [entry, other]}, {"title": "two", "seeds": [
-        {"seed": 1, "failed": "no memory"}]}])
-    _, head, one, two, failed = capsys.readouterr().out.strip().splitlines()
+        {"seed": 1, "experiment": "Y", "failed": "no memory"}]}, {"title": "three", "seeds": [entry, other]}])
+    _, head, one, two, failed, _, shared = capsys.readouterr().out.strip().splitlines()
     assert "42.0 +- 2.8" in one and "39.0 +- 0.0" in one and "1:01 min" in one
     assert one.split()[-1] == "-" and two.split()[1:] == ["-"] * 9
     assert failed.strip() == "seed 1 failed: no memory"
+    assert shared == "One training in this recipe: one; three"
 
 
 @pytest.mark.parametrize("table, variant, recipe, first", [
