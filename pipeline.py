@@ -73,7 +73,7 @@ def chain(values):
     seg, rows = {"seg": (), "seg_vis": ("--vis",)}, []
     if values.draw:
         rows.append(Stage("classifier", "critters", "-m", ("data.prepare", "critters", *values.draw), {}))
-    for model in _starts_from(values.model):
+    for model in before(values.model, values.recipe):
         rows += cams(replace(values, model=model, alphas=()), "classifier",
                       "" if values.measured == config.Infer.infer_list else values.measured)
     rows += cams(values, "cgnet", values.train_list)
@@ -100,14 +100,15 @@ def cams(values, part, list_name):
     model, own = values.model, models()[values.model]
     ckpt, cams, crf = f"ckpt/{model}", f"dict{own.suffix}", f"crf{own.suffix}"
     home = values.home or values.name
-    start = [word for flag, other in own.starts_from.items() for word in (f"--{flag}", f"{home}/{other}")]
+    started = starts_from(model, values.recipe)
+    start = [word for flag, other in started.items() for word in (f"--{flag}", f"{home}/{other}")]
     watched = () if values.measured == config.Train.val_list else ("--val_list", values.measured)
     written = {cams: ("--dict",), f"infer{own.suffix}": ("--vis",)}
     if values.alphas:
         written[crf] = ("--crf", "--alphas", *(f"{alpha:g}" for alpha in values.alphas))
     return [
         Stage(part, own.title, "train.py", ("--model", model, *start, *watched), {ckpt: ()},
-              tuple(f"ckpt/{other}" for other in own.starts_from.values()), "--train_list", values.train_list),
+              tuple(f"ckpt/{other}" for other in dict.fromkeys(started.values())), "--train_list", values.train_list),
         Stage(part, f"{own.title}, maps", "infer.py", ("--model", model), written, (ckpt,), "--infer_list", list_name),
         evaluation(part, f"{own.title}, CAM", "cam", cams, values.measured, own.published.get("CAM")),
         *(evaluation(part, f"{own.title}, CAM + CRF, alpha {alpha:g}", "crf", f"{crf}/{maps.alpha_name(alpha)}",
@@ -214,14 +215,22 @@ def _init(cls, values):
         values.model != Values.model and source == f"{{name}}/{Values.model}") else ()
 
 
-def _starts_from(model):
+def starts_from(model, recipe):
+    """Return {flag: model}: the models that are trained before this one in a recipe, and the flags that take them."""
+    own = flags.defaults(settings_of_models()[model], recipe)
+    named = {flag: value.removeprefix("{name}/") for flag, (value, _) in own.items()
+             if isinstance(value, str) and value.startswith("{name}/")}
+    return models()[model].starts_from | named
+
+
+def before(model, recipe):
     """List the models that have to be trained before this one, in order."""
-    before = [name for other in models()[model].starts_from.values() for name in (*_starts_from(other), other)]
-    return list(dict.fromkeys(before))
+    found = [name for other in starts_from(model, recipe).values() for name in (*before(other, recipe), other)]
+    return list(dict.fromkeys(found))
 
 
 def model_of(experiment):
     """Tell whose chain an experiment holds: of the models trained there the usual one, or the one built on others."""
     there = [n for n in models() if any((experiment / p).exists() for p in (f"ckpt/{n}", f"log/train_{n}.jsonl"))]
-    last = [name for name in there if name not in _starts_from(Values.model)] or [Values.model]
+    last = [name for name in there if name not in before(Values.model, Values.recipe)] or [Values.model]
     return Values.model if Values.model in last else last[0]

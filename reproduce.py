@@ -40,6 +40,9 @@ STOPPED = 75        # exit code of a stage that was asked to stop: the next one 
 def main():
     words, handed = flags.split_words(sys.argv[1:])
     settings = flags.parse(config.Reproduce, words, dict.fromkeys(catalog.models(), config.Reproduce))
+    if not any(word.partition("=")[0] == "--seed" for word in words):       # the authors of AEFT have one of their own
+        own = flags.defaults(pipeline.settings_of_models()[settings.model], settings.recipe)
+        settings.seed = own["seed"][0]
     other = settings.model != config.Reproduce.model
     settings.name = settings.name or (settings.recipe + "_plain" * settings.plain + f"_{settings.model}" * other
                                       + f"_{settings.table}" * bool(settings.table))
@@ -84,7 +87,7 @@ def make_table(settings, seeds, handed):
 
     A row that fails is shown with its reason; the same command tries it again, and skips what is complete.
     """
-    rows, layout = tables.rows_of(settings.table), VOCLayout(settings.data_root)
+    rows, layout = tables.rows_of(settings.table, settings.recipe), VOCLayout(settings.data_root)
     experiments = {(variant, seed): tables.stages(settings, layout, row, variant, seed, bool(find_spec("pydensecrf")))
                    for seed in seeds for variant, row in rows.items()}
     failures = {}

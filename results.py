@@ -155,3 +155,9 @@ def show_table(settings, table):
         for entry in row["seeds"]:
             if "failed" in entry:
                 print(f"    seed {entry['seed']} failed: {entry['failed']}")
+    shared = {}
+    for row in table:
+        shared.setdefault(row["seeds"][0]["experiment"], []).append(row["title"])
+    for titles in shared.values():
+        if len(titles) > 1:
+            print(f"One training in this recipe: {'; '.join(titles)}")

@@ -1,13 +1,17 @@
 """The comparisons and ablations with which the papers argue, each a table of flags. reproduce.py --table runs one.
 
-A row is trained once a seed, in an experiment of its own, NAME-VARIANT-sSEED, and measured on the same images. Models
-that start from a classifier share one, that of NAME-ordinary-sSEED.
+A row is trained once a seed, in an experiment of its own, NAME-VARIANT-sSEED, and measured on the same images. Rows
+that a recipe makes the same training, also of two tables, share the experiment of the first of them; models that start
+from a classifier share that of NAME-ordinary-sSEED.
 """
 import re
 from dataclasses import dataclass, replace
+from functools import cache
+
+from config import Train
 
 import pipeline
-from tools import catalog, flags
+from tools import flags
 
 SHARED = "ordinary"
 
@@ -70,12 +74,12 @@ TABLES = {
 }
 
 
-def rows_of(name):
-    """Return a table's rows; ValueError with the tables there are."""
+def rows_of(name, recipe="voc"):
+    """Return a table's rows, the ordinary classifier first where others start from it; ValueError with the tables."""
     if name not in TABLES:
         raise ValueError(f"--table {name}: there are {', '.join(TABLES)}")
     rows = TABLES[name]
-    needed = any("model_oc" in catalog.models()[row.model].starts_from.values() for row in rows.values())
+    needed = any("model_oc" in pipeline.before(row.model, recipe) for row in rows.values())
     return ({SHARED: _ORDINARY} | rows) if needed else rows
 
 
@@ -88,23 +92,39 @@ def row_named(name):
     return None
 
 
+def trained_as(row, recipe):
+    """Name the first row of all tables that is the same training as this one in a recipe; None where none is."""
+    wanted = _training(row, recipe)
+    return next((variant for rows in TABLES.values() for variant, other in rows.items()
+                 if _training(other, recipe) == wanted), None)
+
+
+@cache
+def _training(row, recipe):
+    """Resolve the settings that a row is trained with in a recipe."""
+    words = ["--recipe", recipe, "--name", "NAME", "--model", row.model, *_own_flags(row, recipe, "NAME")]
+    return flags.parse(Train, words, pipeline.settings_of_models())
+
+
+def _own_flags(row, recipe, home):
+    words = [word.replace("{home}", home) for word in row.flags]
+    if row.least_epochs:
+        own = flags.defaults(pipeline.settings_of_models()[row.model], recipe)
+        words += [row.least_epochs, str(own["max_epochs"][0])]
+    return words
+
+
 def stages(settings, layout, row, variant, seed, crf):
     """List the stages of one row for one seed, and the name of its experiment.
 
     settings  config.Reproduce;  crf  whether CRF maps are made, too
     """
     home = f"{settings.name}-{SHARED}-s{seed}"
-    name = home if variant == SHARED else f"{settings.name}-{variant}-s{seed}"
+    name = f"{settings.name}-{trained_as(row, settings.recipe) or variant}-s{seed}"
     values = pipeline.fit_lists(replace(pipeline.values_of(name, settings.recipe, row.model), home=home,
                                         train_list=settings.train_list), layout)
     values = replace(values, alphas=values.alphas if crf else (), measured=settings.measured or values.measured)
-    own = flags.defaults(pipeline.settings_of_models()[row.model], settings.recipe)
-    known = {f"--{flag}" for flag in catalog.models()[row.model].starts_from}       # pipeline.cams says those
-    words = [word for flag, (value, _) in own.items() if str(value).startswith("{name}/") and f"--{flag}" not in known
-             for word in (f"--{flag}", value.replace("{name}", home))]
-    words += [word.replace("{home}", home) for word in row.flags]
-    if row.least_epochs:
-        words += [row.least_epochs, str(own["max_epochs"][0])]
     train, maps, *evaluations = pipeline.cams(values, "classifier", values.measured)
     asked = {path: flag for path, flag in maps.writes.items() if "--vis" not in flag}
+    words = _own_flags(row, settings.recipe, home)
     return name, [replace(train, flags=(*train.flags, *words)), replace(maps, writes=asked), *evaluations]

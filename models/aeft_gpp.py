@@ -55,16 +55,22 @@ def schedule_steps(settings, images):
 
 
 def notes(settings, labels):
+    cells = settings.crop // settings.output_stride
+    idle = [str(bins) for bins in settings.bins if bins >= cells]
+    found = [f"--bins {' '.join(idle)}: a crop of {settings.crop} pixels makes maps of {cells} cells a side, of which "
+             "such a level pools none together"] if idle else []
     if settings.max_epochs <= settings.T:
-        return [f"--T {settings.T} is not below --max_epochs {settings.max_epochs}: the triplet never counts, "
+        return [*found, f"--T {settings.T} is not below --max_epochs {settings.max_epochs}: the triplet never counts, "
                 "classification alone is trained"]
     shared = labels @ labels.T > 0
     alone = int((shared | ~(labels > 0).any(1)).all(1).sum())
     if alone == len(labels):
         raise ValueError(f"every image of {settings.train_list} shares a class with every other: none has an image of "
                          "other classes to be told from. Take another --train_list, or --W 1 0.2 0 without repelling")
-    return [f"{alone} images of {settings.train_list} share a class with every other image: they have nothing to be "
-            "told from"] if alone else []
+    if alone:
+        found.append(f"{alone} images of {settings.train_list} share a class with every other image: they have nothing "
+                     "to be told from")
+    return found
 
 
 @torch.no_grad()

@@ -24,9 +24,7 @@ class LargeFOV(nn.Module):
     def __init__(self, num_classes=20, width=1.0, dropout=(0.3, 0.5), norm="frozen", blocks=PAPER_BLOCKS,
                  dilation=PAPER_DILATION, backbone=None):
         super().__init__()
-        self.backbone = ResNet38d(width, dropout, norm, blocks, dilation) if backbone is None else backbone
-        if self.backbone.norm == "frozen":
-            self.backbone.freeze(stem=False)
+        self.backbone = _with_stem(backbone or ResNet38d(width, dropout, norm, blocks, dilation))
         apart = FIELD_OF_VIEW // self.backbone.stride
         c512 = max(1, round(512 * width))
         self.b8 = nn.Conv2d(self.backbone.channels[2], c512, 3, padding=apart, dilation=apart)
@@ -53,9 +51,7 @@ class DeepLabV3(nn.Module):
         from torchvision.models.segmentation.deeplabv3 import DeepLabHead  # here: LargeFOV needs no torchvision
 
         super().__init__()
-        self.backbone = ResNet38d(width, dropout, norm, blocks, dilation) if backbone is None else backbone
-        if self.backbone.norm == "frozen":
-            self.backbone.freeze(stem=False)
+        self.backbone = _with_stem(backbone or ResNet38d(width, dropout, norm, blocks, dilation))
         rates = [rate * FIELD_OF_VIEW // self.backbone.stride for rate in (1, 2, 3)]        # 12 24 36 at stride 8
         self.classifier = DeepLabHead(self.backbone.channels[2], num_classes + 1, rates)
 
@@ -68,6 +64,13 @@ class DeepLabV3(nn.Module):
 
 
 HEADS = {"largefov": LargeFOV, "deeplabv3": DeepLabV3}
+
+
+def _with_stem(backbone):
+    """Train the first layers too, where BatchNorm is frozen: the authors freeze nothing else."""
+    if backbone.norm == "frozen":
+        backbone.freeze(stem=False)
+    return backbone
 
 
 def _pixel_logits(classify, hidden, size):

@@ -21,7 +21,7 @@ import torch
 
 from data.loader import Plan
 from models import MODELS
-from tools import flags
+from tools import flags, interrupt
 from tools.engine import Run
 
 DEMO = ("--recipe", "demo", "--name", "X", "--num_workers", 0)
@@ -165,3 +165,22 @@ def slow_miou(maps, num_classes):
         either = sum((((p == c) | (t == c)) & (t != 255)).sum() for p, t in maps)
         ious.append(100 * both / either if either else 0)
     return np.mean(ious)
+
+
+def assert_stops_change_nothing(stage, line, experiments, model, after, monkeypatch):
+    """Train two epochs whole, and stopped after some steps and started again: bit for bit, dropout and jitter included.
+
+    after  [2, 4] of steps lie in the first epoch and in the second
+    """
+    line, asked = (*line, "--jitter", 0.3, 0.3, 0.3, 0.1, "--dropout", 0.3, 0.5), iter([False] * after + [True])
+    call(stage, *line, "--name", "whole")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(interrupt, "asked", lambda: next(asked))
+        call(stage, *line, "--name", "parts")
+    assert "goes on at epoch" in call(stage, *line, "--name", "parts")
+    whole, parts = (torch.load(experiments / f"{name}/ckpt/{model}/001.pth", weights_only=True)
+                    for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    whole, parts = ([row["loss"] for row in rows_of(experiments / f"{name}/log/train_{model}.jsonl")]
+                    for name in ("whole", "parts"))
+    assert whole == parts

@@ -28,6 +28,7 @@ from tests.stages import (
     DEMO,
     add_to_list,
     assert_says,
+    assert_stops_change_nothing,
     call,
     copy_place,
     cut,
@@ -252,20 +253,7 @@ def test_nothing_is_done_twice(aff):
 
 @pytest.mark.parametrize("after", [2, 4])
 def test_stopped_and_started_it_ends_as_if_nothing_had_been(aff, monkeypatch, after):
-    """Bit for bit, dropout and jitter included; in the first epoch and in the second."""
-    line = (*TRAIN, *ELSEWHERE, "--jitter", 0.3, 0.3, 0.3, 0.1, "--dropout", 0.3, 0.5)
-    asked = iter([False] * after + [True])
-    call("train_aff", *line, "--name", "whole")
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(interrupt, "asked", lambda: next(asked))
-        call("train_aff", *line, "--name", "parts")
-    assert "goes on at epoch" in call("train_aff", *line, "--name", "parts")
-    whole, parts = (torch.load(aff / f"experiment/{name}/ckpt/aff_02_24/001.pth", weights_only=True)
-                    for name in ("whole", "parts"))
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    rows = [[row["loss"] for row in rows_of(aff / f"experiment/{name}/log/train_aff_02_24.jsonl")]
-            for name in ("whole", "parts")]
-    assert rows[0] == rows[1]
+    assert_stops_change_nothing("train_aff", (*TRAIN, *ELSEWHERE), aff / "experiment", "aff_02_24", after, monkeypatch)
 
 
 def test_a_walk_stopped_and_started(aff, monkeypatch):

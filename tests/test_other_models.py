@@ -14,7 +14,8 @@ from models import MODELS
 from tests.stages import DEMO, call, parse, refusal, rows_of
 from tools import flags
 
-AEFT = "--model", "aeft_gpp", "--batch_size", 4, "--max_epochs", 3, "--T", 1, "--batch_size_triplet", 12
+AEFT = ("--model", "aeft_gpp", "--er_init", "random", "--batch_size", 4, "--max_epochs", 3, "--T", 1,
+        "--batch_size_triplet", 12)
 
 
 def test_class_agnostic_erasing(place):
@@ -102,6 +103,14 @@ def test_a_triplet_that_never_counts_is_said(place):
     assert MODELS["aeft_gpp"].notes(settings_of(), torch.eye(3)) == []
 
 
+@pytest.mark.parametrize("words, said", [
+    ((), ""), (("--bins", 2, 40), "--bins 40: a crop of 320 pixels makes maps of 40"),
+    (("--crop", 64, "--bins", 4, 8, 16), "--bins 8 16: a crop of 64")])
+def test_levels_that_pool_nothing_are_said(words, said):
+    notes = MODELS["aeft_gpp"].notes(settings_of(*words), torch.eye(3))
+    assert len(notes) == bool(said) and said in "".join(notes)
+
+
 def test_images_that_share_a_class_with_all():
     aeft, labels = MODELS["aeft_gpp"], torch.eye(3)
     labels[0] = 1
@@ -122,5 +131,8 @@ def test_what_follows_aefts_cams_is_the_authors(place):
     assert "--crf --alphas 2 9 21" in text
     assert "train_aff.py" in text and "--low 2 --high 21 --crf_dir crf_aeft_gpp --init N/aeft_gpp" in text
     assert "--dup 19 --logt 6 --crf_iterations 1 --radius_rule aeft" in text
-    own = call("reproduce", "--recipe", "demo", "--model", "aeft_gpp", "--name", "N", "--dry_run")
+    assert "--seed 5137" in text and "--seed 4242" not in text
+    command = "reproduce", "--model", "aeft_gpp", "--name", "N", "--dry_run"
+    assert "--seed 7" in call(*command, "--recipe", "voc", "--seed=7")
+    own = call(*command, "--recipe", "demo")
     assert "--radius_rule" not in own and f"--high {flags.defaults(config.InferAff, 'demo')['high'][0]:g}" in own

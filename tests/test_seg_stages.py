@@ -20,6 +20,7 @@ from tests.conftest import assert_close
 from tests.stages import (
     DEMO,
     assert_says,
+    assert_stops_change_nothing,
     call,
     copy_place,
     cut,
@@ -195,20 +196,7 @@ def test_nothing_is_done_twice(seg):
 
 @pytest.mark.parametrize("after", [2, 4])
 def test_stopped_and_started_it_ends_as_if_nothing_had_been(seg, monkeypatch, after):
-    """Bit for bit, dropout and jitter included; in the first epoch and in the second."""
-    line = (*SEG, *ELSEWHERE, "--jitter", 0.3, 0.3, 0.3, 0.1, "--dropout", 0.3, 0.5)
-    asked = iter([False] * after + [True])
-    call("train_seg", *line, "--name", "whole")
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(interrupt, "asked", lambda: next(asked))
-        call("train_seg", *line, "--name", "parts")
-    assert "goes on at epoch" in call("train_seg", *line, "--name", "parts")
-    whole, parts = (torch.load(seg / f"experiment/{name}/ckpt/seg/001.pth", weights_only=True)
-                    for name in ("whole", "parts"))
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    rows = [[row["loss"] for row in rows_of(seg / f"experiment/{name}/log/train_seg.jsonl")]
-            for name in ("whole", "parts")]
-    assert rows[0] == rows[1]
+    assert_stops_change_nothing("train_seg", (*SEG, *ELSEWHERE), seg / "experiment", "seg", after, monkeypatch)
 
 
 def test_inference_stopped_and_started(seg, monkeypatch):

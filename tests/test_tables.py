@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+import pipeline
 import reproduce
 import results
 import tables
@@ -36,7 +37,7 @@ def small(place, monkeypatch):
                 return left.code or 0
         return 0
 
-    monkeypatch.setitem(tables.TABLES, "small", SMALL)
+    monkeypatch.setattr(tables, "TABLES", {"small": SMALL})
     monkeypatch.setattr(reproduce, "run_stage", run_stage)
     return place, commands
 
@@ -90,11 +91,31 @@ def test_seeds_have_a_spread(monkeypatch, capsys):
     other = entry | {"seed": 2, "cam": 44.0}
     settings = parse(reproduce.config.Reproduce, ["--table", "methods", "--seeds", "2"])
     results.show_table(settings, [{"title": "one", "seeds": [entry, other]}, {"title": "two", "seeds": [
-        {"seed": 1, "failed": "no memory"}]}])
-    _, head, one, two, failed = capsys.readouterr().out.strip().splitlines()
+        {"seed": 1, "experiment": "Y", "failed": "no memory"}]}, {"title": "three", "seeds": [entry, other]}])
+    _, head, one, two, failed, _, shared = capsys.readouterr().out.strip().splitlines()
     assert "42.0 +- 2.8" in one and "39.0 +- 0.0" in one and "1:01 min" in one
     assert one.split()[-1] == "-" and two.split()[1:] == ["-"] * 9
     assert failed.strip() == "seed 1 failed: no memory"
+    assert shared == "One training in this recipe: one; three"
+
+
+@pytest.mark.parametrize("table, variant, recipe, first", [
+    ("ablation_cse", "recipe", "demo", "cse"), ("ablation_cse", "ramped", "demo", "cse"),
+    ("ablation_cse", "ramped", "lite", "ramped"), ("ablation_cse", "constant", "demo", "constant"),
+    ("ablation_erasing", "uniform", "demo", "cse"), ("ablation_triplet", "none", "demo", "2_4_8_16"),
+    ("ablation_triplet", "both", "demo", "aeft"), ("ablation_gpp", "ordinary", "demo", "ordinary"),
+    ("ablation_cse", "from_classifier", "voc", "from_classifier"), ("ablation_cse", "from_classifier", "demo", "cse")])
+def test_rows_that_are_the_same_training_share_it(table, variant, recipe, first):
+    assert tables.trained_as(tables.TABLES[table][variant], recipe) == first
+
+
+@pytest.mark.parametrize("recipe, trained", [("voc", []), ("lite", []), ("demo", ["model_oc"])])
+def test_aeft_starts_from_a_classifier_where_there_are_no_weights(recipe, trained):
+    assert pipeline.before("aeft_gpp", recipe) == trained
+    chain = pipeline.chain(pipeline.values_of("X", recipe, "aeft_gpp"))
+    words = [stage.flags for stage in chain if stage.script == "train.py"]
+    assert [own[own.index("--model") + 1] for own in words] == [*trained, "aeft_gpp"]
+    assert ("X/model_oc" in words[-1]) == bool(trained)
 
 
 @pytest.mark.parametrize("name", list(tables.TABLES))
