@@ -35,8 +35,8 @@ class Common:
     num_workers: int = option(min(8, CORES), "processes that read images, and that compute the CRF", content=False,
                               least=0)
     seed: int = option(4242, "of everything random", PAPER, least=0)
-    overwrite: bool = option(False, "replace what an earlier run with other settings wrote; what has these settings "
-                             "goes on", content=False)
+    overwrite: bool = option(False, "replace what an earlier run with other settings wrote; a run with these "
+                             "settings resumes", content=False)
     traceback: bool = option(False, "show the whole traceback of an error", content=False)
 
 
@@ -223,7 +223,7 @@ class Evaluate(Common):
     task: str = option("cam", "cam: CAMs, a threshold is the background; crf: CRF maps; png: label maps",
                        PAPER, choices=("cam", "crf", "png"))
     dict_dir: str = option("dict", "folder in the experiment (dict, crf/06, rw/04_24), or any folder", PAPER)
-    gt_dir: str = option("", "folder of the truth; empty: SegmentationClass of the dataset", PAPER)
+    gt_dir: str = option("", "folder of the ground truth; empty: SegmentationClass of the dataset", PAPER)
     list: str = option("train", "split or file", PAPER)
     threshold: float = option(0.2, "the fixed background threshold whose mIoU is given beside the best")
     thresholds: tuple[float, float, float] = option((0.10, 0.39, 0.01), "LO HI STEP of the search", PAPER)
@@ -276,6 +276,16 @@ _AUTHORS_FLAGS = {
 for _settings, _script in ((Train, "train.py"), (Infer, "infer.py"), (Evaluate, "evaluation.py")):
     _settings.elsewhere = {_flag: _other for _other, _names in _AUTHORS_FLAGS.items() for _flag in _names
                            if _other != _script}
+
+# Where the authors' other script has another name for the list that a stage works on: ignored, it would work on the
+# wrong images.
+Infer.same = {"list": "infer_list"}
+Evaluate.same = {"infer_list": "list"}
+
+# An unknown flag of a stage may be one of these.
+Common.stages = {"train.py": Train, "infer.py": Infer, "evaluation.py": Evaluate, "train_aff.py": TrainAff,
+                 "infer_aff.py": InferAff, "train_seg.py": TrainSeg, "infer_seg.py": InferSeg,
+                 "reproduce.py": Reproduce, "report.py": Report}
 
 # Under which heading --help lists a flag. What a stage or a model has alone comes first, the rest last, under "run".
 Common.headings = {

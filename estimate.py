@@ -2,7 +2,7 @@
 
 Reads   the lists of --data_root   log/reproduce.json of an earlier run, which refines the estimate
 Writes  nothing; prints the time of the whole chain and of each of its parts
-Run     python estimate.py --recipe lite --data_root photos --train_list train          (the flags of reproduce.py)
+Run     python estimate.py --recipe lite --data_root data/mine --train_list train       (the flags of reproduce.py)
 Of each training it times a step on four images, of each network a view of one; large networks are timed on smaller
 images, for the time of a convolution grows with the area. Reading images is not counted, other processes do that.
 """
@@ -41,13 +41,16 @@ def main():
     unmeasured = pipeline.not_measured(chain, layout)
     chain = [stage for stage in chain if not stage.task or stage.list not in unmeasured]
     images = {name: layout.ids(name) for name in {values.measured, values.val or values.measured, values.train_list}}
+    print("measuring a step of each training and an image of each network ...", file=sys.stderr, flush=True)
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder, without_denormals():
         predicted = predict(settings, values, chain, layout, images, Path(folder))
     seconds, left = estimate(predicted, read_times(Experiment(settings.experiment_root, settings.name)))
     parts = {part: sum(predicted[stage.title] for stage in chain if stage.part == part)
              for part in dict.fromkeys(stage.part for stage in chain)}
-    print(f"Estimated time on {len(images[settings.train_list])} images: {duration(seconds)} for a seed, "
-          f"{duration(left)} of it still to come (measured in {time.perf_counter() - STARTED:.0f} s: "
+    each = " for each seed" if settings.seeds > 1 else ""
+    rest = "" if left == seconds else f", {duration(left)} of it still to come"
+    print(f"Estimated time on {len(images[settings.train_list])} images: {duration(seconds)}{each}{rest} (measured in "
+          f"{time.perf_counter() - STARTED:.0f} s: "
           + ", ".join(f"{part} {duration(value)}" for part, value in parts.items()) + ")")
 
 

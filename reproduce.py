@@ -5,8 +5,8 @@ Writes  NAME/results.json, the rows of all seeds; report.html; what the stages w
 Run     python reproduce.py --recipe demo
         python reproduce.py --recipe demo --from affinity
         python reproduce.py --recipe voc --model model_cse          (any file of models/ may take its place)
-        python reproduce.py --recipe lite --data_root photos --train_list train -- --max_epochs 9 --batch_size 4
-        python reproduce.py --recipe lite --data_root photos --train_list train --table methods --seeds 3
+        python reproduce.py --recipe lite --data_root data/mine --train_list train -- --max_epochs 9 --batch_size 4
+        python reproduce.py --recipe lite --data_root data/mine --train_list train --table methods --seeds 3
 What follows -- goes to the trainings: each flag to those that have it. Photos without ground truth are not measured:
 the maps are written, and shown in the report. It stops at the first stage that fails, with that stage's message; the
 same command resumes there.
@@ -189,13 +189,14 @@ def print_estimate(settings, handed):
                           "num_workers")
     command = [sys.executable, Path(__file__).with_name("estimate.py"), "--recipe", settings.recipe, *words,
                *(["--", *handed] if handed else [])]
+    print("\nEstimating how long it will take, within 100 s ...", flush=True)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     except subprocess.TimeoutExpired:
-        print("\nThis machine is too slow for an estimate: its measurement was stopped after 100 s", flush=True)
+        print("This machine is too slow or too busy for an estimate: it was stopped after 100 s", flush=True)
         return
     if done.returncode == 0:            # otherwise the first stage says why
-        print(f"\n{done.stdout.strip()}", flush=True)
+        print(done.stdout.strip(), flush=True)
 
 
 def run_by_the_clock(experiment, title, command, message=None):

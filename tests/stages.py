@@ -177,7 +177,7 @@ def assert_stops_change_nothing(stage, line, experiments, model, after, monkeypa
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(interrupt, "asked", lambda: next(asked))
         call(stage, *line, "--name", "parts")
-    assert "goes on at epoch" in call(stage, *line, "--name", "parts")
+    assert "resumes at epoch" in call(stage, *line, "--name", "parts")
     whole, parts = (torch.load(experiments / f"{name}/ckpt/{model}/001.pth", weights_only=True)
                     for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)

@@ -343,6 +343,23 @@ def test_the_authors_flags_that_another_script_has_now_are_ignored_in_one_line(c
     assert flags.as_json(settings) == flags.as_json(usual) and not capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("cls", "words", "says"), [
+    (Evaluate, "--infer_list val", "--list val"), (Evaluate, "--infer_list=val --dict_dir dict", "--list val"),
+    (Infer, "--list val --dict", "--infer_list val")])
+def test_a_list_under_another_scripts_flag_is_refused(capsys, cls, words, says):
+    """Ignored, the numbers would be of another list than was asked for."""
+    assert refused(capsys, cls, [*NAME, *words.split()]).rstrip().endswith(says)
+    assert parse(cls, [*NAME, *words.split(), *says.split()])       # one line of flags for all scripts names both
+
+
+@pytest.mark.parametrize(("cls", "words", "says"), [
+    (Train, "--max_epoch 3", "did you mean --max_epochs?"), (InferSeg, "--infer_lst=val", "did you mean --infer_list?"),
+    (Infer, "--images holidays", "--images is a flag of infer_seg.py and report.py"),
+    (InferAff, "--alphas 6", "--alphas is a flag of infer.py")])
+def test_an_unknown_flag_is_explained(capsys, cls, words, says):
+    assert says in refused(capsys, cls, [*NAME, *words.split()])
+
+
 @pytest.mark.parametrize(("cls", "words"), [
     (Train, ["--vis_all"]), (Train, ["--alpha", "6"]), (Infer, ["--momentum", "0"]), (TrainAff, ["--vis"]),
     (InferAff, ["--batch_size", "8"]), (Evaluate, ["--dup", "4"])])

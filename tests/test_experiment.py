@@ -174,7 +174,7 @@ def test_room_is_asked_for_before_writing(tmp_path, monkeypatch, capsys, experim
     asked = []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or usage(9 << 30, 6 << 30, 3 << 30))
     require_space(tmp_path / "not/there/yet", 2 << 30)
-    assert "about 2.00 GiB to write, 3 GiB free" in capsys.readouterr().out and asked == [tmp_path]
+    assert "about 2.0 GiB to write, 3.0 GiB free" in capsys.readouterr().out and asked == [tmp_path]
     with pytest.raises(OSError, match=r"would take about 4.0 GiB, the disk has 3.0 GiB free: make room"):
         require_space(tmp_path, 4 << 30)
 

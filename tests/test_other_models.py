@@ -68,7 +68,7 @@ def test_a_stopped_aeft_ends_as_a_whole_one(place, monkeypatch):
         patch.setattr(MODELS["aeft_gpp"], "pictures", stop)
         with pytest.raises(SystemExit, match="stopped here"):
             call("train", *DEMO, *AEFT, "--name", "begun", "--save_minutes", 0)
-    assert "goes on at epoch 2, step 0 of 1" in call("train", *DEMO, *AEFT, "--name", "begun")
+    assert "resumes at epoch 2, step 0 of 1" in call("train", *DEMO, *AEFT, "--name", "begun")
     for name in ("000.pth", "001.pth", "002.pth"):
         whole, begun = (torch.load(place / f"experiment/{n}/ckpt/aeft_gpp/{name}", weights_only=True)
                         for n in ("whole", "begun"))

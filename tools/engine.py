@@ -123,7 +123,7 @@ def fit(objective, network, optimizer, schedule, make_loader, run, on_step=None,
     settings, plan, state = run.settings, run.plan, Progress(run, network, optimizer, schedule, on_epoch)
     with interrupt.remembered():
         if state.resume():
-            distributed.say("{}: goes on at epoch {}, step {} of {}".format(run.stage, *plan.place_of(state.step))
+            distributed.say("{}: resumes at epoch {}, step {} of {}".format(run.stage, *plan.place_of(state.step))
                             if state.step < plan.steps else
                             f"{run.stage}: complete, {plan.epochs} epochs; nothing to do")
         if state.step >= plan.steps:

@@ -217,7 +217,7 @@ def require_space(folder, size):
         raise OSError(f"{folder} would take about {_bytes(size)}, the disk has {_bytes(free)} free: make room, or "
                       "write to another disk (--experiment_root)")
     if size > 2**20:
-        print(f"{folder}: about {size / 2**30:.2f} GiB to write, {free / 2**30:.0f} GiB free")
+        print(f"{folder}: about {_bytes(size)} to write, {_bytes(free)} free")
 
 
 def _bytes(size):

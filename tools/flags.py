@@ -2,8 +2,9 @@
 
 A class of settings may hold `recipes`, {recipe: {field: (value, reason)}}: the defaults that a recipe changes;
 `elsewhere`, {flag: script}: flags that the authors' one parser took for every script and that another script has here;
-`headings`, {heading: names of flags}, under which --help lists them; and `beyond`, what an error about unknown flags
-adds, {words} being those flags.
+`same`, {flag of elsewhere: flag here}, those of them that mean what this script calls otherwise; `headings`, {heading:
+names of flags}, under which --help lists them; `stages`, {script: class of settings}, where an unknown flag is looked
+for; and `beyond`, what an error about unknown flags adds, {words} being those flags.
 """
 import argparse
 import math
@@ -11,6 +12,7 @@ import os
 import re
 import sys
 from dataclasses import MISSING, asdict, field, fields
+from difflib import get_close_matches
 
 from tools import interrupt, remedies
 from tools.files import save_text
@@ -72,13 +74,17 @@ def _read(cls, argv, models):
     found, unknown = parser.parse_known_args(argv)
     if unknown:
         beyond = getattr(cls, "beyond", "").format(words=" ".join(unknown))
-        parser.error(_explained(unknown, models or {}, getattr(known, "model", None)) + beyond)
+        parser.error(_explained(unknown, models or {}, getattr(known, "model", None), cls) + beyond)
     settings = cls(**{f.name: getattr(found, f.name) for f in fields(cls)})
     for f in fields(cls):
         value = getattr(settings, f.name)
         if isinstance(value, str) and "{name}" in value:
             setattr(settings, f.name, value.replace("{name}", settings.name))
     _check(parser, settings)
+    for flag, own in getattr(cls, "same", {}).items():
+        given = vars(found).get(f"--{flag}")
+        if given and given != [getattr(settings, own)] and not any(w.partition("=")[0] == f"--{own}" for w in argv):
+            parser.error(f"--{flag} is a flag of {elsewhere[f'--{flag}']}, here it is --{own}: --{own} {given[0]}")
     return settings, {flag: script for flag, script in elsewhere.items() if flag in vars(found)}
 
 
@@ -157,14 +163,20 @@ def _flag(f):
     return f"--{f.name.rstrip('_')}"
 
 
-def _explained(unknown, models, model):
-    """Say what is wrong with flags that a stage does not have: another model's, or nobody's."""
+def _explained(unknown, models, model, cls):
+    """Say what is wrong with flags that a stage does not have: another model's, another stage's, or nobody's."""
     for word in unknown:
         flag = word.partition("=")[0]
         owners = [name for name, cls in models.items() if flag in map(_flag, fields(cls))]
         if owners:
             return f"{flag} is a flag of --model {' and '.join(owners)}, not of {model}"
-    return f"unrecognized arguments: {' '.join(unknown)}"
+    stages, meant = getattr(cls, "stages", {}), []
+    for flag in (word.partition("=")[0] for word in unknown if word.startswith("--")):
+        if close := get_close_matches(flag, flags_of(cls), 1, 0.8):
+            meant.append(f"{flag}: did you mean {close[0]}?")
+        elif scripts := [script for script, other in stages.items() if flag in flags_of(other)]:
+            meant.append(f"{flag} is a flag of {' and '.join(scripts)}")
+    return "; ".join([f"unrecognized arguments: {' '.join(unknown)}", *meant])
 
 
 def _say_where(ignored, script):

@@ -58,7 +58,7 @@ class Progress:
         self.skipped -= 1
         self.save()
         raise ValueError(f"{text}. The last good checkpoint is {self.folder / 'last.pth'}, from before this step: the "
-                         "same command goes on there. --skip_nonfinite N leaves out up to N such batches; look at the "
+                         "same command resumes there. --skip_nonfinite N leaves out up to N such batches; look at the "
                          "images; a lower --lr, or --precision fp32, may help")
 
     def save(self):
@@ -78,7 +78,7 @@ class Progress:
             return False
         saved = load_checkpoint(path)
         if not isinstance(saved, dict) or not isinstance(saved.get("settings"), dict):
-            raise ValueError(f"{path} is not what training leaves to go on with: --overwrite starts again")
+            raise ValueError(f"{path} is not what a training saves to resume from: --overwrite starts again")
         settings, images = differing(saved, self.run.record, self.run.images)
         if settings and all(words.startswith("inputs ") for words in settings):
             changed = ", ".join(words.partition(":")[0].removeprefix("inputs ") for words in settings)
@@ -96,7 +96,7 @@ class Progress:
             self.step, self.meter, self.skipped = int(saved["step"]), Meter(saved["meter"]), int(saved["skipped"])
             self.earlier = float(saved["seconds"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise ValueError(f"{path} lacks what it takes to go on, or holds it in another form "
+            raise ValueError(f"{path} lacks what a training resumes from, or holds it in another form "
                              f"({type(error).__name__}): --overwrite with other settings, or deleting "
                              f"{self.folder}, starts again") from None
         self.saved_step = self.step
