@@ -151,7 +151,7 @@ def test_no_subfolders(place):
 WRONG = {
     "wrong column": ("file,date,place\n1.jpg,monday,x\n2.jpg,tuesday,y\n", ("--label_columns", "date")),
     "a class twice": ("file,fox,owl,Fox\n1.jpg,1,0,0\n", ("labels.csv, line 1", "'fox' is there twice")),
-    "spelled twice": ("file,label\n1.jpg,fox\n2.jpg,Fox\n", ("Fox (1 times)", "fox (1 times)")),
+    "spelled twice": ("file,label\n1.jpg,fox\n2.jpg,Fox\n", ("--labels", "Fox (of 1 photos)", "fox (of 1 photos)")),
     "a photo twice": ("file,fox,owl\n1.jpg,1,0\n1.jpg,0,1\n", ("labels.csv, line 3", "1.jpg")),
     "two in one": ("file,label\n1.jpg,fox owl\n2.jpg,fox\n3.jpg,owl\n", ("'fox owl'", "separate", ";")),
     "numbers": ("file,label\n1.jpg,0\n2.jpg,1\n", ("numbers", "names of the classes")),
@@ -345,11 +345,16 @@ def test_the_split_depends_on_the_seed_alone(place):
     assert not os.path.exists("out5/ImageSets/Segmentation/test.txt")
 
 
-def test_no_val_and_the_tables_own_splits(place):
+def test_no_val_and_the_tables_own_splits(place, capsys):
     write(TABLES["names"])
     layout = folder("--val_share", 0)
     assert not (layout.root / "ImageSets/Segmentation/val.txt").exists()
     assert layout.ids("train") == ["1", "2", "3", "4", "5"]     # 6 shows no object
+    assert "no class, so they are not in train (6.jpg)" in capsys.readouterr().out
+    os.rename("out", "first")
+    write("file,label\n1.jpg,fox\n2.jpg,owl\n3.jpg,fox\n4.jpg,owl\n5.jpg,owl\n6.jpg,\n")      # an empty cell
+    folder()
+    assert "no class, so they are not in train (6.jpg)" in capsys.readouterr().out
     os.rename("out", "before")
     write("file,label,split\n1.jpg,fox,train\n2.jpg,owl,Validation\n3.jpg,owl,training\n4.jpg,fox,test\n")
     layout = folder()

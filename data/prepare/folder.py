@@ -44,6 +44,7 @@ from data.prepare.writing import (
     write_lines,
 )
 from tools.files import save_image
+from tools.words import some
 
 FOLDERS = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
 LISTED = 10                                                     # of the problems that a message lists
@@ -256,6 +257,8 @@ def write_tables(args, names, ids, classes, splits, made):
         print(f"  {label:24s} " + "  ".join(f"{split} {counts[split][label]}" for split in counts))
     if bare := [label for label in classes if not any(counts[split][label] for split in counts)]:
         print(f"{len(bare)} classes have no photo, so they cannot be learned: {', '.join(bare)}")
+    if empty := [name for name, labels in names.items() if not labels]:
+        print(f"{len(empty)} photos have no class, so they are not in train ({some(empty)})")
     if renamed:
         print(f"{renamed} photos have another name there: names.csv says which")
     masked = sum(bool(made[name]) for name in names)

@@ -110,8 +110,9 @@ def choose_classes(wanted, labels, names):
         classes = [name for name in labels.classes if name not in no_object]
     folded = Counter(name.casefold() for name in classes)
     if twice := [name for name in classes if folded[name.casefold()] > 1]:
-        raise ValueError("classes that differ in nothing or in case alone: " + ", ".join(
-            f"{name} ({found[name]} times)" for name in twice[:LISTED]) + ": write each in one way")
+        raise ValueError(f"{'--classes' if wanted else '--labels'} has one class twice, or in capital and small "
+                         "letters: " + ", ".join(f"{name} (of {found[name]} photos)" for name in twice[:LISTED])
+                         + ". Write it in one way, once")
     if not classes or not any(names.values()):
         raise ValueError("no photo has a label: nothing can be learned")
     if len(classes) >= IGNORE:

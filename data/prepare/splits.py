@@ -66,9 +66,6 @@ def divide(names, given, ids, share, seed):
     result = {"train": [], "val": [], "test": []}
     for name in names:
         result[splits.get(name, "train")].append(name)
-    bare = [name for name in result["train"] if not names[name]]
-    if bare:
-        print(f"{len(bare)} photos have no object, so they stay out of train")
     result["train"] = [name for name in result["train"] if names[name]]
     if not result["train"]:
         raise ValueError("no photo with a label is left for train: a smaller --val_share, or other splits in the CSV")
