@@ -44,8 +44,9 @@ def main():
     print("measuring a step of each training and an image of each network ...", file=sys.stderr, flush=True)
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder, without_denormals():
         predicted = predict(settings, values, chain, layout, images, Path(folder))
-    seconds, left = estimate(predicted, read_times(Experiment(settings.experiment_root, settings.name)))
-    parts = {part: sum(predicted[stage.title] for stage in chain if stage.part == part)
+    expected, left = estimate(predicted, read_times(Experiment(settings.experiment_root, settings.name)))
+    seconds = sum(expected.values())
+    parts = {part: sum(expected[stage.title] for stage in chain if stage.part == part)
              for part in dict.fromkeys(stage.part for stage in chain)}
     each = " for each seed" if settings.seeds > 1 else ""
     rest = "" if left == seconds else f", {duration(left)} of it still to come"

@@ -9,14 +9,14 @@ from tools.files import write_json
 
 
 def test_without_an_earlier_run_the_prediction_counts():
-    assert estimate({"a": 10, "b": 30}, {}) == (40, 40)
+    assert estimate({"a": 10, "b": 30}, {}) == ({"a": 10, "b": 30}, 40)
 
 
 def test_completed_stages_count_what_they_took_and_correct_the_others():
     times = {"a": {"seconds": 20, "whole": True}, "b": {"seconds": 5, "whole": False},
              "of another chain": {"seconds": 1e6, "whole": True}}
-    assert estimate({"a": 10, "b": 30, "c": 50}, times) == (20 + 2 * 30 + 2 * 50, 2 * 30 - 5 + 2 * 50)
-    assert estimate({"a": 10}, {"a": {"seconds": 7, "whole": True}}) == (7, 0)
+    assert estimate({"a": 10, "b": 30, "c": 50}, times) == ({"a": 20, "b": 2 * 30, "c": 2 * 50}, 2 * 30 - 5 + 2 * 50)
+    assert estimate({"a": 10}, {"a": {"seconds": 7, "whole": True}}) == ({"a": 7}, 0)
 
 
 def test_one_odd_measurement_does_not_decide():
@@ -40,3 +40,4 @@ def test_estimate(place):
     write_json(place / "experiment/demo/log/reproduce.json", {"CGNet": {"seconds": 7200, "whole": True}})
     text = call("estimate", "--recipe", "demo", "--train_list", "train", "--seeds", "2")
     assert re.search(r"images: 2:\d\d h for each seed, .* of it still to come", text)
+    assert re.search(r"cgnet 2:\d\d h", text)          # the parts add up to the whole

@@ -14,14 +14,14 @@ def estimate(predicted, times):
 
     predicted {title: seconds};  times: see read_times
     Completed stages count what they took. The others count their prediction, times the factor by which the completed
-    ones took longer than predicted (between 1/4 and 4). Returns the seconds of the whole chain and those still to come.
+    ones took longer than predicted (between 1/4 and 4). Returns {title: seconds}, and the seconds still to come.
     """
     done = {title: times[title]["seconds"] for title in predicted if times.get(title, {}).get("whole")}
     expected = sum(predicted[title] for title in done)
     factor = min(4, max(1 / 4, sum(done.values()) / expected)) if expected else 1
     left = {title: seconds * factor for title, seconds in predicted.items() if title not in done}
     begun = sum(min(left[title], times[title]["seconds"]) for title in left if title in times)
-    return sum(done.values()) + sum(left.values()), sum(left.values()) - begun
+    return done | left, sum(left.values()) - begun
 
 
 def duration(seconds):
