@@ -1,4 +1,4 @@
-"""A method is two files and a line: one is added to a copy of the tree, and every stage of it works."""
+"""A method is two files and a name: one is added to a copy of the tree, and every stage of it works."""
 import json
 import re
 import shutil
