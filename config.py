@@ -223,7 +223,7 @@ class Evaluate(Common):
     task: str = option("cam", "cam: CAMs, a threshold is the background; crf: CRF maps; png: label maps",
                        PAPER, choices=("cam", "crf", "png"))
     dict_dir: str = option("dict", "folder in the experiment (dict, crf/06, rw/04_24), or any folder", PAPER)
-    gt_dir: str = option("", "folder of the truth; empty: SegmentationClass of the dataset", PAPER)
+    gt_dir: str = option("", "folder of the ground truth; empty: SegmentationClass of the dataset", PAPER)
     list: str = option("train", "split or file", PAPER)
     threshold: float = option(0.2, "the fixed background threshold whose mIoU is given beside the best")
     thresholds: tuple[float, float, float] = option((0.10, 0.39, 0.01), "LO HI STEP of the search", PAPER)
