@@ -17,7 +17,7 @@ from tools.provenance import digests, made_with, verify
 from tools.signatures import Stale
 
 MAKERS = {"infer": config.Infer, "infer_aff": config.InferAff, "infer_seg": config.InferSeg}
-PLACE = ("recipe", "data_root", "experiment_root")      # flags that all stages of an experiment share
+SHARED_FLAGS = ("recipe", "data_root", "experiment_root")      # flags that all stages of an experiment share
 
 
 def experiment_of(settings):
@@ -28,7 +28,7 @@ def experiment_of(settings):
 
 def command_line(settings, name, script, words):
     """Write a stage's command for an experiment on the dataset of these settings."""
-    return f"python {shlex.join([script, '--name', name, *words, *flags.changed(settings, *PLACE)])}"
+    return f"python {shlex.join([script, '--name', name, *words, *flags.changed(settings, *SHARED_FLAGS)])}"
 
 
 def command_for(settings, name, path, list_name=""):

@@ -76,11 +76,11 @@ def predict(settings, values, chain, layout, images, folder):
     torch.manual_seed(0)
     sizes = [image_size(layout.image_path(i)) for i in ten_of(images[values.train_list])]
     size, workers = np.mean(sizes, 0), max(1, settings.num_workers)
-    place = ["--recipe", settings.recipe, "--name", values.name, "--data_root", settings.data_root, "--device",
+    shared = ["--recipe", settings.recipe, "--name", values.name, "--data_root", settings.data_root, "--device",
              settings.device]
     predicted = {}
     for stage in chain:
-        words = [*place, *stage.words()]
+        words = [*shared, *stage.words()]
         count = len(images[stage.list or values.measured])
         seconds = 0.007 * count                     # of evaluation.py: it reads maps and counts
         if stage.script == "train.py":
@@ -89,14 +89,14 @@ def predict(settings, values, chain, layout, images, folder):
             seconds = _later_training(stage.script, words, layout, count, device)
         elif stage.script == "infer.py":
             run = flags.parse(config.Infer, words, dict.fromkeys(catalog.models(), config.Infer))
-            _, _, (network, *_) = _start([*place, "--model", run.model], layout, folder)
+            _, _, (network, *_) = _start([*shared, "--model", run.model], layout, folder)
             seconds = count * views(network, size, run.scales, device)
             if run.crf:
                 seconds += count * len(run.alphas) * _crf(size, run.crf_iterations) / workers
         elif stage.script == "infer_aff.py":
-            seconds = count * _walk(place, words, layout, size, device, workers)
+            seconds = count * _walk(shared, words, layout, size, device, workers)
         elif stage.script == "infer_seg.py":
-            run, training = flags.parse(config.InferSeg, words), flags.parse(config.TrainSeg, place)
+            run, training = flags.parse(config.InferSeg, words), flags.parse(config.TrainSeg, shared)
             seconds = count * views(_network(_pixel_kind(training), training, layout), size, run.scales, device)
         predicted[stage.title] = start + seconds
     return predicted
@@ -172,8 +172,8 @@ def _start(words, layout, folder):
     from tools.files import save_checkpoint, write_json
     run = flags.parse(config.Train, [*words, "--er_init", "random"], pipeline.settings_of_models())
     for flag, other in catalog.models()[run.model].starts_from.items():
-        place = words[:words.index("--model")]
-        _, _, (network, _, description, _) = _start([*place, "--model", other], layout, folder)
+        shared = words[:words.index("--model")]
+        _, _, (network, _, description, _) = _start([*shared, "--model", other], layout, folder)
         save_checkpoint(folder / other / "000.pth", official_state(network))
         write_json(folder / other / "network.json", description)
         setattr(run, flag, str(folder / other / "000.pth"))
@@ -193,24 +193,24 @@ def _later_training(script, words, layout, count, device):
     network = _network("AffinityNet" if affinity else _pixel_kind(run), run, layout)
     with torch.no_grad():
         features = network.eval()(torch.zeros(1, 3, SMALL, SMALL))
-    cell = SMALL // features.shape[-1]              # pixels of one label
+    cell = SMALL // features.shape[-1]              # pixels a side of a cell
 
     def batch(number, crop):
-        labels = torch.randint(0, 2, (number, -(-crop // cell), -(-crop // cell)))
-        return {"image": torch.randn(number, 3, crop, crop), "label" if affinity else "labels": labels}
+        label_map = torch.randint(0, 2, (number, -(-crop // cell), -(-crop // cell)))
+        return {"image": torch.randn(number, 3, crop, crop), "label_map": label_map}
 
     engine.fit_to(run, count)
     objective, size = AffinityLearning(network) if affinity else Segmentation(network, IGNORE), run.batch_size
     return run.max_epochs * (count // size * size) * step(objective, batch, run.crop, device)
 
 
-def _walk(place, words, layout, size, device, workers):
+def _walk(shared, words, layout, size, device, workers):
     """Time the random walk, and the CRF after it, of an image."""
     import torch
 
     from methods.random_walk import walk_cams
     from tools import engine
-    run, training = flags.parse(config.InferAff, words), flags.parse(config.TrainAff, place)
+    run, training = flags.parse(config.InferAff, words), flags.parse(config.TrainAff, shared)
     network = _network("AffinityNet", training, layout).eval()
     engine.to_device(network, device, inference=True)
 

@@ -20,7 +20,7 @@ from tools import catalog, flags
 from tools.files import save_text
 from tools.maps import checked_cam, checked_crf, find_maps, with_inputs
 from tools.provenance import digests, verify
-from tools.report import cam_labels, evenly, gallery_row, page
+from tools.report import cam_label_map, evenly, gallery_row, page
 
 
 def open_dataset(settings, notes):
@@ -129,6 +129,6 @@ def read_maps(layout, column, image_id, size):
             classes, scores = checked_crf(path, layout)
             return classes[scores.argmax(0)], None
         classes, scores = checked_cam(path, layout, size)
-        return cam_labels(classes, scores, column["threshold"]), scores.max(0, initial=0)
+        return cam_label_map(classes, scores, column["threshold"]), scores.max(0, initial=0)
     except (ValueError, OSError) as error:
         return str(error)

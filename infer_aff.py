@@ -30,7 +30,7 @@ from networks import build
 from networks.pretrained import load_weights, read_description
 from tools import distributed, engine, interrupt, remedies
 from tools.crf import Job, refine_all
-from tools.files import save_labels
+from tools.files import save_label_map
 from tools.map_classes import compare_with_labels
 from tools.maps import alpha_pair, checked_cam, others_maps
 from tools.provenance import digests
@@ -148,8 +148,8 @@ def save_refined(path, size, _, scores):
     save(path, size, scores.argmax(0))
 
 
-def save(path, size, labels):
-    save_labels(path, labels[:size[0], :size[1]], voc_palette())
+def save(path, size, label_map):
+    save_label_map(path, label_map[:size[0], :size[1]], voc_palette())
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from tools import distributed, engine, interrupt, remedies
 from tools.areas import write_areas
 from tools.crf import DEEPLAB_BILATERAL, Job, dense_crf, refine_all
 from tools.experiment import Experiment
-from tools.files import copy_file, read_labels, save_image, save_labels, save_zip
+from tools.files import copy_file, read_label_map, save_image, save_label_map, save_zip
 from tools.maps import lacking
 from tools.provenance import digests
 from tools.visualize import OVERLAY_SIDE, label_overlay
@@ -209,7 +209,7 @@ def label_large(settings, network, device, folder, images, ids, broken):
                 broken[image_id] = str(error)
                 continue
             labels = label_in_tiles(settings, network, image)
-            save_labels(folder / f"{image_id}.png", resized_to(labels, image_size(path)), voc_palette())
+            save_label_map(folder / f"{image_id}.png", resized_to(labels, image_size(path)), voc_palette())
             yield image_id
 
 
@@ -244,7 +244,7 @@ def load_for_crf(path, max_side, scores):
 
 def save_scores(path, size, _, scores):
     """Write the likeliest class of each pixel, the lower one on a tie, at the image's own size."""
-    save_labels(path, resized_to(scores.argmax(0).astype(np.uint8), size), voc_palette())
+    save_label_map(path, resized_to(scores.argmax(0).astype(np.uint8), size), voc_palette())
 
 
 def draw_overlays(folders, images, ids, classes):
@@ -252,9 +252,9 @@ def draw_overlays(folders, images, ids, classes):
     todo = [i for i in ids if not is_done(folders["vis"], i)]
     for image_id in interrupt.progress(todo, len(todo), "overlays"):
         image = shrink(read_image(images.image_path(image_id), OVERLAY_SIDE), OVERLAY_SIDE)
-        labels = resized_to(read_labels(folders["seg"] / f"{image_id}.png"), image.shape[:2])
+        label_map = resized_to(read_label_map(folders["seg"] / f"{image_id}.png"), image.shape[:2])
         save_image(folders["vis"] / f"{image_id}.png",
-                   label_overlay(image, labels, ["background", *classes], voc_palette()))
+                   label_overlay(image, label_map, ["background", *classes], voc_palette()))
 
 
 def report_areas(path, folder, images, classes, broken):

@@ -43,7 +43,8 @@ def main():
     if notes and not data["results"]:       # a complete chain that was run by hand needs no results.json
         notes.append({"about": "results", "what": "No results.json: the table is made of eval/. If reproduce.py began "
                       "this experiment, it resumes with all of it", "command": resuming(settings, experiment)})
-    beside = shlex.join(["report.py", "--compare", settings.name, "OTHER", *flags.changed(settings, *advice.PLACE)])
+    own = flags.changed(settings, *advice.SHARED_FLAGS)
+    beside = shlex.join(["report.py", "--compare", settings.name, "OTHER", *own])
     data |= {"notes": notes, "about": catalog.explain(trainings(experiment, chain)), "beside": f"python {beside}"}
     write_page(settings.out or experiment / "report.html", settings, layout, ids, columns, data)
 

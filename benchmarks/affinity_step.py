@@ -49,7 +49,7 @@ def make_batch(args, device):
     coarse = torch.randint(4, (args.batch_size, -(-cells // 4), -(-cells // 4)), generator=generator)
     label = torch.tensor([0, 1, 2, 255])[coarse].repeat_interleave(4, 1).repeat_interleave(4, 2)[:, :cells, :cells]
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    return {"image": image.to(device, memory_format=layout), "label": label.contiguous().to(device)}
+    return {"image": image.to(device, memory_format=layout), "label_map": label.contiguous().to(device)}
 
 
 def step(network, optimizer, batch, device, precision):
@@ -73,7 +73,7 @@ def step(network, optimizer, batch, device, precision):
         seen = features.detach().requires_grad_()
         affinity = timed("affinities", lambda: pair_affinity(seen))
         pairs = affinity.detach().requires_grad_()
-        terms = timed("labels and loss", lambda: affinity_loss(pairs, *affinity_labels(batch["label"])))
+        terms = timed("labels and loss", lambda: affinity_loss(pairs, *affinity_labels(batch["label_map"])))
     timed("labels and loss", terms["loss"].backward)
     timed("affinities", lambda: affinity.backward(pairs.grad))
     timed("network", lambda: features.backward(seen.grad))

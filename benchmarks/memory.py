@@ -189,9 +189,9 @@ def networks_of(case):
 def batch_of(case, crop):
     batch = make_batch(SimpleNamespace(batch_size=case.batch_size, crop=crop), torch.device("cpu"))
     if case.stage == "aff":
-        batch["label"] = torch.randint(3, (case.batch_size, crop // 8, crop // 8))
+        batch["label_map"] = torch.randint(3, (case.batch_size, crop // 8, crop // 8))
     if case.stage == "seg":
-        batch["labels"] = torch.randint(21, (case.batch_size, crop, crop), dtype=torch.uint8)
+        batch["label_map"] = torch.randint(21, (case.batch_size, crop, crop), dtype=torch.uint8)
     return batch
 
 

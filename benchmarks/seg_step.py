@@ -35,7 +35,7 @@ def main():
     image = torch.randn(args.batch_size, 3, args.crop, args.crop)
     labels = torch.randint(21, (args.batch_size, args.crop, args.crop), dtype=torch.uint8)
     labels[:, : args.crop // 8] = 255
-    batch = {"image": image.to(device), "labels": labels.to(device)}
+    batch = {"image": image.to(device), "label_map": labels.to(device)}
     if device.type == "cuda":
         batch["image"] = batch["image"].to(memory_format=torch.channels_last)
 
@@ -65,8 +65,8 @@ def parse():
 
 def loss_alone(batch, device):
     """Time what follows the last convolution, forward and backward, in seconds."""
-    size = batch["labels"].shape[1:]
-    cells = torch.randn(len(batch["labels"]), 21, *(-(-side // 8) for side in size), device=device, requires_grad=True)
+    size = batch["label_map"].shape[1:]
+    cells = torch.randn(len(batch["image"]), 21, *(-(-side // 8) for side in size), device=device, requires_grad=True)
     objective = Segmentation(lambda image: F.interpolate(cells, size, mode="bilinear", align_corners=False), IGNORE)
     synchronize(device)
     start = time.perf_counter()

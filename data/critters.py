@@ -94,8 +94,8 @@ def scene(rng, first_kind):
     count = 1 + (rng.random() < 0.62) + (rng.random() < 0.35)
     kinds = [first_kind] + [int(rng.random() * len(CLASSES)) for _ in range(count - 1)]
     while True:
-        herd = [Creature.place(rng, kind) for kind in kinds]
-        # Nobody covers another's middle: every creature stays visible, so the kinds in the mask are the kinds drawn.
+        herd = [Creature.random(rng, kind) for kind in kinds]
+        # No creature covers another's middle: all stay visible, so the mask has the kinds that were drawn.
         if all(a.clear_of(b) for i, a in enumerate(herd) for b in herd[:i]):
             return sorted(herd, key=lambda creature: creature.y)
 
@@ -114,7 +114,7 @@ class Creature:
     coat: np.ndarray    # the body's colour
 
     @classmethod
-    def place(cls, rng, kind):
+    def random(cls, rng, kind):
         length = between(rng, 23, 34)
         x, y = between(rng, 22, SIZE - 22), between(rng, 26, SIZE - 22)
         facing = 1 if rng.random() < 0.5 else -1

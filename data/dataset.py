@@ -42,7 +42,8 @@ class TrainSet(torch.utils.data.Dataset):
 
 class SegSet(torch.utils.data.Dataset):
     """The training images with the label maps of a folder, augmented together by
-    `augment(image, labels, rng) -> (3, S, S), (S, S)`. As of TrainSet, an item depends on (seed, epoch, index) alone.
+    `augment(image, label_map, rng) -> (3, S, S), (S, S)`. As of TrainSet, an item depends on (seed, epoch, index)
+    alone.
     """
 
     def __init__(self, layout, ids, label_dir, seed, augment):
@@ -53,13 +54,13 @@ class SegSet(torch.utils.data.Dataset):
         return len(self.ids)
 
     def __getitem__(self, key):
-        """Give {"image" float32 (3, S, S), "labels" uint8 (S, S) class ids or 255, "index" int}."""
+        """Give {"image" float32 (3, S, S), "label_map" uint8 (S, S) class ids or 255, "index" int}."""
         epoch, index = key
         image = read_picture(self.layout.image_path(self.ids[index]))
-        labels = self.layout.read_label_map(self.ids[index], self.label_dir)                # (H, W)
+        label_map = self.layout.read_label_map(self.ids[index], self.label_dir)             # (H, W)
         rng = np.random.default_rng([self.seed, epoch, index, AUGMENT_STREAM])
-        image, labels = self.augment(image, labels, rng)
-        return {"image": image, "labels": labels, "index": index}
+        image, label_map = self.augment(image, label_map, rng)
+        return {"image": image, "label_map": label_map, "index": index}
 
 
 class AffinitySet(torch.utils.data.Dataset):
@@ -81,13 +82,13 @@ class AffinitySet(torch.utils.data.Dataset):
         return len(self.ids)
 
     def __getitem__(self, key):
-        """Give {"image" float32 (3, S, S), "label" int64 (h, w): rows of the maps or 255, "index" int}."""
+        """Give {"image" float32 (3, S, S), "label_map" int64 (h, w): rows of the maps or 255, "index" int}."""
         epoch, index = key
         image_id = self.ids[index]
         image = read_picture(self.layout.image_path(image_id))
         rng = np.random.default_rng([self.seed, epoch, index, AUGMENT_STREAM])
         image, maps = self.augment(image, self._read_maps(image_id, extent_of(image)), rng)
-        return {"image": image, "label": self.merge(*maps), "index": index}
+        return {"image": image, "label_map": self.merge(*maps), "index": index}
 
     def _read_maps(self, image_id, size):
         """Read both CRF maps of an image of size (H, W): [(R, H, W), (R, H, W)], of the same classes."""

@@ -66,7 +66,7 @@ def left_out(names, classes, root):
     """Say in a sentence which names of annotated objects are no class, and so not in the labels; "" if none.
 
     names  a set of names for each image
-    ValueError where that cannot be meant: names that are classes but for their spelling (FOX for fox), no classes.txt,
+    ValueError where they cannot be right: names that are classes but for their spelling (FOX for fox), no classes.txt,
     or not one name that is a class.
     """
     unknown = Counter(name for own in names for name in own if name not in classes)

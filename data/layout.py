@@ -129,7 +129,7 @@ class VOCLayout:
         return label_matrix([self._names(image_id)], self.classes)[0]
 
     def labels(self, ids):
-        """Read the image-level labels of `ids`: float32 (N, C). ValueError where names in Annotations/ cannot be meant.
+        """Read the image-level labels of `ids`: float32 (N, C). ValueError where names in Annotations/ cannot be right.
 
         `left_out` then says in a sentence which of them were left out, being no class; it is "" if none was.
         """

@@ -101,13 +101,13 @@ def _leave_signals_to_the_parent(worker):
     """Keep reading when a signal to stop reaches the whole group of processes: the parent may need one more batch."""
     for number in (signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    # The second SIGTERM is the parent's, which ends its children so.
+    # The second SIGTERM comes from the parent, which ends its children that way.
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 @atexit.register
 def _end_workers():
-    """End the workers that still live: multiprocessing would ask them once, which they overhear, and wait for ever."""
+    """Kill the workers that still live: they ignore the first SIGTERM, so multiprocessing's own clean-up would hang."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)       # or torch would call their end an error
     for child in multiprocessing.active_children():
         if child.daemon:

@@ -33,7 +33,7 @@ class Photos:
         asked = set(why) if path.is_dir() else {path.name}
         self.unread = {_in_utf8(name): words for name, words in why.items() if words and name in asked}
         self.folders = _name_folders([p for p in there if p.is_dir()]) if path.is_dir() else ""
-        # An ID depends on the whole folder: a file alone gets the same one.
+        # An ID depends on all files of the folder; one file alone gets the ID that it has among them.
         stems = Counter(Path(name).stem for name in images)
         self.files = {Path(n).stem if stems[Path(n).stem] == 1 and Path(n).stem not in images else n: n for n in images
                       if n in asked}

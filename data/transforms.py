@@ -29,7 +29,7 @@ def augment(image, rng, resize=(256, 448), crop_size=384, jitter_amounts=(0.3, 0
     return torch.from_numpy(normalized_crop(image, crop_size, offsets))
 
 
-def augment_labelled(image, labels, rng, scale=(0.5, 1.5), crop_size=448, jitter_amounts=(0.3, 0.3, 0.3, 0.1)):
+def augment_labelled(image, label_map, rng, scale=(0.5, 1.5), crop_size=448, jitter_amounts=(0.3, 0.3, 0.3, 0.1)):
     """Give a random training view of `image`, uint8 (H, W, 3) or Pillow's, and of its label map (H, W): tensors
     (3, crop_size, crop_size) float32, normalised, and (crop_size, crop_size) uint8.
 
@@ -37,14 +37,14 @@ def augment_labelled(image, labels, rng, scale=(0.5, 1.5), crop_size=448, jitter
     colours jittered, normalised, both cropped. What lies outside the image is 0, the mean colour; its label is 255.
     """
     factor = rng.uniform(*scale)
-    height, width = (max(1, round(extent * factor)) for extent in labels.shape)
-    image, labels = _resize(image, height, width), resize_labels(labels, height, width)
+    height, width = (max(1, round(extent * factor)) for extent in label_map.shape)
+    image, label_map = _resize(image, height, width), resize_label_map(label_map, height, width)
     if rng.random() < 0.5:
-        image, labels = mirror(image), mirror(labels)
+        image, label_map = mirror(image), mirror(label_map)
     image = np.asarray(jitter(image, rng, *jitter_amounts))
     offsets = draw_crop(height, width, crop_size, rng)
     return (torch.from_numpy(normalized_crop(image, crop_size, offsets)),
-            torch.from_numpy(crop(labels, crop_size, offsets, fill=255)))
+            torch.from_numpy(crop(label_map, crop_size, offsets, fill=255)))
 
 
 def augment_mapped(image, maps, rng, crop_size=448, jitter_amounts=(0.3, 0.3, 0.3, 0.1)):
@@ -134,14 +134,14 @@ def resize_scores(scores, height, width):
     return resized
 
 
-def resize_labels(labels, height, width):
+def resize_label_map(label_map, height, width):
     """Resize a label map uint8 (H, W): each pixel gets the class of the nearest, none is mixed."""
-    return np.array(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
+    return np.array(Image.fromarray(label_map).resize((width, height), Image.Resampling.NEAREST))
 
 
-def resized_to(labels, size):
+def resized_to(label_map, size):
     """Return a label map of a size (H, W): itself if it has that size."""
-    return labels if labels.shape == tuple(size) else resize_labels(labels, *size)
+    return label_map if label_map.shape == tuple(size) else resize_label_map(label_map, *size)
 
 
 def mirror(image):
@@ -210,8 +210,8 @@ def jitter(image, rng, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1):
     return _by_pillow(image, changed)
 
 
-def turn_hue(picture, turn):
-    """Turn the hue of a Pillow RGB picture by `turn` in [-.5, .5] of the circle, in whole 1/255 as torchvision."""
-    hue, saturation, value = picture.convert("HSV").split()
+def turn_hue(image, turn):
+    """Turn the hue of a Pillow RGB image by `turn` in [-.5, .5] of the circle, in whole 1/255 as torchvision."""
+    hue, saturation, value = image.convert("HSV").split()
     hue = hue.point([(level + int(turn * 255)) % 256 for level in range(256)])
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")

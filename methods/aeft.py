@@ -121,7 +121,7 @@ def sample_negative(label, draw):
     """Choose for each image one that shares no class with it, uniformly.
 
     label (B, C); draw (B,) in [0, 1) -> (B,) rows of the batch, -1 where there is none. Images without a class have no
-    negative and are nobody's.
+    negative and are none.
     """
     some = (label > 0).any(1)
     allowed = (label @ label.T == 0) & some[:, None] & some                         # (B, B)

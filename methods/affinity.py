@@ -19,7 +19,7 @@ class AffinityLearning(nn.Module):
     net          network image -> features (B, D, h, w), trained
     global_mean  under several processes: the mean of a tensor over all of them
 
-    forward: {"image" (B, 3, H, W), "label" (B, h, w): see confident_labels}, epoch -> what affinity_loss gives, and
+    forward: {"image" (B, 3, H, W), "label_map" (B, h, w): see confident_labels}, epoch -> what affinity_loss gives, and
     "affinity_same", "affinity_different": the mean affinity of pairs that belong together and that do not (nan where
     there is none).
     """
@@ -32,7 +32,7 @@ class AffinityLearning(nn.Module):
 
     def forward(self, batch, epoch):
         affinity = pair_affinity(self.net(batch["image"]), self.radius)                 # (B, P, N)
-        bg_pos, fg_pos, neg = affinity_labels(batch["label"], self.radius)              # (B, P, N) each
+        bg_pos, fg_pos, neg = affinity_labels(batch["label_map"], self.radius)          # (B, P, N) each
         pairs = count_pairs(bg_pos, fg_pos, neg)                                        # (3,)
         if self.global_mean:            # each process divides by it, and the mean over the processes is exact
             pairs = self.global_mean(pairs)

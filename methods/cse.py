@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from methods.targets import choose, sample_target  # noqa: F401 (sample_target: its place for callers)
+from methods.targets import choose, sample_target  # noqa: F401 (callers import sample_target from here)
 
 
 class CSE(nn.Module):

@@ -56,9 +56,9 @@ def transition(affinity, h, w, radius=5, beta=8):
         raise ValueError(f"affinities {tuple(affinity.shape)} are not those of {h}x{w} cells at radius {radius}: "
                          f"{(shape[0], shape[1] * shape[2])}")
     weight = (affinity**beta).reshape(shape)
-    # A pair is a step from its first cell and one back from its second: each offset's weights lie once at the one ...
+    # A pair of cells (a, b), b = a + (y, x), adds its weight twice: at a for the step (y, x) ...
     out = [F.pad(plane, (margin, margin, 0, margin)) for plane in weight]
-    # ... and once, shifted, at the other. In this order a row's columns ascend.
+    # ... and at b for the step (-y, -x). In this order the columns of a row ascend.
     back = [F.pad(plane, (margin + x, margin - x, y, margin - y)) for plane, (y, x) in zip(weight, steps)]
     weight = torch.stack([*back[::-1], weight.new_ones(h, w), *out])                # (69, h, w)
     weight = (weight / weight.sum(0)).flatten(1).t()                                # (h w, 69)

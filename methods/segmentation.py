@@ -16,7 +16,7 @@ class Segmentation(nn.Module):
     ignore       the id of pixels that count for no class, such as the padding of a crop
     global_mean  under several processes: the mean of a tensor over all of them
 
-    forward: {"image" (B, 3, H, W), "labels" (B, H, W) class ids or ignore}, epoch -> {"loss", "accuracy",
+    forward: {"image" (B, 3, H, W), "label_map" (B, H, W) class ids or ignore}, epoch -> {"loss", "accuracy",
     "accuracy_objects"}: the share of the labelled pixels that get their label, and of those labelled an object, which
     is 0 where a network has learned to call everything background (nan where there are none).
     """
@@ -27,15 +27,15 @@ class Segmentation(nn.Module):
         self.global_mean = global_mean
 
     def forward(self, batch, epoch):
-        labels = batch["labels"].long()                                         # (B, H, W)
+        label_map = batch["label_map"].long()                                   # (B, H, W)
         logits = self.network(batch["image"])                                   # (B, C + 1, H, W)
-        known = labels != self.ignore                                              # (B, H, W)
-        pixels = torch.stack([known.sum(), (known & (labels > 0)).sum()]).float()           # (2,)
+        known = label_map != self.ignore                                        # (B, H, W)
+        pixels = torch.stack([known.sum(), (known & (label_map > 0)).sum()]).float()        # (2,)
         if self.global_mean:        # each process divides by it, and the mean over the processes is exact
             pixels = self.global_mean(pixels)
-        right = logits.detach().argmax(1) == labels                             # (B, H, W)
-        shares = torch.stack([right.sum(), (right & (labels > 0)).sum()]) / pixels
-        loss = F.cross_entropy(logits, labels, ignore_index=self.ignore, reduction="sum")
+        right = logits.detach().argmax(1) == label_map                          # (B, H, W)
+        shares = torch.stack([right.sum(), (right & (label_map > 0)).sum()]) / pixels
+        loss = F.cross_entropy(logits, label_map, ignore_index=self.ignore, reduction="sum")
         return {"loss": loss / pixels[0].clamp(min=1e-6), "accuracy": shares[0], "accuracy_objects": shares[1]}
 
 

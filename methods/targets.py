@@ -23,7 +23,7 @@ def sample_target(label, generator=None):
 
 
 def in_turn(label, turn):
-    """Take present class number turn (B,), counted round and round: (B, C), (B,) -> (B,), -1 where there is none."""
+    """Take present class number turn (B,), modulo their number: (B, C), (B,) -> (B,), -1 where there is none."""
     present = label > 0
     number = turn % present.sum(1).clamp(min=1)                             # (B,)
     chosen = (present.cumsum(1) > number[:, None]).to(torch.uint8).argmax(1)

@@ -25,10 +25,10 @@ LITE = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2
 WHEELS_FIRST = "_conv_stem.weight"      # a name in these wheels, and in no file of timm's
 LITE_PIXELS = ((127 / 255,) * 3, (128 / 255,) * 3)
 
-# How far, in pixels, features lie right of and below what they show. These filters were trained under TensorFlow's
-# asymmetric padding, and lean the other way, each network in its own way. Measured on 20 to 60 photos as half the
-# distance between the class maps of an image and of its mirror image (docs/results.md). One number a feature map, the
-# deepest last; the first two: from the response of lite0 to a small object. Others: see _shifts_of.
+# How far, in pixels, features lie right of and below what they show. TensorFlow's asymmetric padding shifts them one
+# way, and the filters trained under it undo a part of that, in each network another part. Measured on 20 to 60 photos
+# as half the distance between the class maps of an image and of its mirror image (docs/results.md). One number a
+# feature map, the deepest last; the first two are from the response of lite0 to a small object. Others: see _shifts_of.
 MEASURED_SHIFTS = {("tf_efficientnet_lite0", 32): (0, -1, -1), ("tf_efficientnet_lite0", 16): (0, -1, 5),
                    ("tf_efficientnet_lite0", 8): (0, 2, 9),
                    ("tf_efficientnet_lite1", 32): (0, -1, 0), ("tf_efficientnet_lite1", 16): (0, -1, 6),
@@ -88,7 +88,7 @@ class TimmBackbone(nn.Module):
         scale, offset = _conversion(name, self.model.model.pretrained_cfg)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("offset", offset, persistent=False)
-        # Of the filters of LITE the padding says the wrong way: at stride 32 -16 for lite0, it is -1.
+        # For LITE the shift that follows from the padding is wrong: lite0 at stride 32 gives -16, measured is -1.
         self.shifts = MEASURED_SHIFTS.get((name, output_stride)) or _shifts_of(self.model)
         if norm == "frozen":
             self.freeze()

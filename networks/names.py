@@ -8,9 +8,9 @@ import shlex
 import torch
 
 OWN = ("module.", "backbone.", "pool.", "model.model.")        # before our own names, and DistributedDataParallel's
-# Where a file holds several networks that fit, the one whose place comes first here is meant; any other is asked for.
+# Of several networks in a file that fit, the one whose prefix comes first here is taken; without one, _meant asks.
 NO_PREFIX = "the names without a prefix"
-PLACES = ("", "network.", "state_dict.", "model.", "model_state_dict.", "model_state.", "net.", "params.", "weights.")
+PREFIXES = ("", "network.", "state_dict.", "model.", "model_state_dict.", "model_state.", "net.", "params.", "weights.")
 
 
 def official(name):
@@ -25,7 +25,7 @@ def fit(given, backbone, head, where):
 
     backbone, head  the official names that the network needs;  where  the file, for errors
     Returns ({official name: name in the file}, what stands before the backbone's names there, "" where nothing does,
-    and what stands before those of other networks that fit as well: see PLACES).
+    and what stands before those of other networks that fit as well: see PREFIXES).
     Raises ValueError where several different networks fit, or a tensor is there in two forms.
     """
     wanted, places = set(backbone), {}
@@ -83,9 +83,9 @@ def _meant(given, best, places, where):
     first = best[0]
     if all(_alike(given, start, first, places) for start in best[1:]):
         return min(best, key=len)
-    known = [start for start in best if any(_is_at(start, place) for place in PLACES)]
+    known = [start for start in best if any(_is_at(start, prefix) for prefix in PREFIXES)]
     if known:
-        return min(known, key=lambda start: next(i for i, place in enumerate(PLACES) if _is_at(start, place)))
+        return min(known, key=lambda start: next(i for i, prefix in enumerate(PREFIXES) if _is_at(start, prefix)))
     there = ", ".join(start.rstrip(".") or NO_PREFIX for start in best)
     last = place_of(best[-1])
     raise ValueError(f"{where} holds {len(best)} networks that fit ({there}). Take one out: python -m "
@@ -97,9 +97,9 @@ def _alike(given, start, other, places):
     return all(_same(given[start + name], given[other + name]) for name in places[start] & places[other])
 
 
-def _is_at(start, place):
-    """Tell whether a prefix is a place of PLACES, with nothing but wrappers of ours behind it."""
-    return start.startswith(place) and _is_own(start.removeprefix(place))
+def _is_at(start, prefix):
+    """Tell whether what stands before the names is a prefix of PREFIXES and, after it, wrappers of ours alone."""
+    return start.startswith(prefix) and _is_own(start.removeprefix(prefix))
 
 
 def _is_own(prefix):

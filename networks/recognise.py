@@ -26,9 +26,9 @@ _EFFICIENTNETS = (*backbones.LITE, "tf_efficientnet_lite3", "tf_efficientnet_lit
 class Found:
     """A network in a file."""
     prefix: str         # what stands before its backbone's names
-    backbone: dict      # as networks.build's description has it; empty where it is none that is known here
+    backbone: dict      # as in networks.build's description; empty where it is not recognised
     title: str          # for people
-    head: str = ""      # class of networks.build that the whole of it is; empty: none of them
+    head: str = ""      # the network's class in networks.build; empty: it has none
     outputs: int = 0    # of its last layer; 0 where it has none
 
     @property
@@ -84,7 +84,7 @@ def state_of(found, tensors):
 
 
 def compare(tensors, description):
-    """Compare official names and shapes with a network: names that fit, that it has anew, that differ; left-overs."""
+    """Compare names and shapes with a network's: names that fit, are missing, have another shape, are left over."""
     needed = shapes_of(description)
     names = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     needed = {n: s for n, s in needed.items() if n in names or not n.endswith("num_batches_tracked")}
@@ -152,7 +152,7 @@ def _of_timm(kind, shapes, hint):
 
 
 def shapes_of(description):
-    """Give {official name: shape} of a network, or of a backbone alone (class ""), without making room for it."""
+    """Give {official name: shape} of a network, or of a backbone alone (class ""), without allocating it."""
     with torch.device("meta"):
         net = build(description) if description["class"] else backbones.build(**description["backbone"])
     return {official(name): tuple(tensor.shape) for name, tensor in net.state_dict().items()}

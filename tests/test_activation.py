@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.layout import VOCLayout
@@ -66,6 +66,7 @@ def test_what_could_not_be_measured_is_said():
     assert "precision 50.000%" in words and "no intrusion: no image with a map shows another class" in words
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_equals_pixel_after_pixel(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))

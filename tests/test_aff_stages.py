@@ -41,7 +41,7 @@ from tests.stages import (
     slow_miou,
 )
 from tools import crf, engine, interrupt
-from tools.files import read_labels
+from tools.files import read_label_map
 from tools.maps import read_cam, save_cam, save_crf
 
 PAIR = ("--low", 2, "--high", 24)
@@ -71,7 +71,7 @@ def aff(walked, tmp_path, monkeypatch):
 
 
 def label_maps(folder):
-    return {path.stem: read_labels(path) for path in folder.glob("*.png")}
+    return {path.stem: read_label_map(path) for path in folder.glob("*.png")}
 
 
 # ---- what lies on disk ----
@@ -171,10 +171,10 @@ def test_picture_and_labels_are_changed_alike(quarters):
             cells = F.avg_pool2d(image, 8)                                                          # (3, h, w)
             for c, label in enumerate((0, 1, 255)):
                 pure = cells[c] > 0.999
-                assert (item["label"][pure] == label).all()
+                assert (item["label_map"][pure] == label).all()
                 seen += int(pure.sum())
             outside = cells.sum(0) < 1e-3           # black: the crop comes before the normalisation
-            assert (item["label"][outside] == 255).all() and outside.any() == (crop > 56)
+            assert (item["label_map"][outside] == 255).all() and outside.any() == (crop > 56)
             flipped.add(item["image"].numpy().tobytes())
         assert seen > 20 and len(flipped) > 2
 
@@ -183,7 +183,7 @@ def test_an_item_depends_on_seed_epoch_and_index_alone(quarters):
     a, b = quarters(56), quarters(56)
     for item in (a[3, 0], a[4, 0]), (b[3, 0], b[4, 0]):
         assert not torch.equal(item[0]["image"], item[1]["image"])
-    assert torch.equal(a[3, 0]["image"], b[3, 0]["image"]) and torch.equal(a[3, 0]["label"], b[3, 0]["label"])
+    assert torch.equal(a[3, 0]["image"], b[3, 0]["image"]) and torch.equal(a[3, 0]["label_map"], b[3, 0]["label_map"])
 
 
 def test_the_label_maps_are_those_of_a_slow_walk(walked):
@@ -219,7 +219,7 @@ def test_what_is_written_is_what_wins(walked):
         image = torch.from_numpy(normalize(read_image(layout.image_path(image_id))))
         scores = walk_cams(network, image.permute(2, 0, 1)[None].contiguous(), torch.from_numpy(scores), 3, 8, 4)
         labels = np.array([0, *classes])[scores.argmax(0)]
-        assert (labels == read_labels(folder / f"rw/02_24/{image_id}.png")).mean() > 0.999
+        assert (labels == read_label_map(folder / f"rw/02_24/{image_id}.png")).mean() > 0.999
 
 
 def test_evaluation(aff):
@@ -586,5 +586,5 @@ def test_a_large_picture_needs_no_dense_matrix(aff):
     done = subprocess.run([sys.executable, "-c", script, ROOT / "infer_aff.py", *map(str, words)], check=True,
                           env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True,
                           text=True)
-    assert read_labels("experiment/X/rw/new/large.png").shape == (1024, 1024)
+    assert read_label_map("experiment/X/rw/new/large.png").shape == (1024, 1024)
     assert int(re.search(r"VmHWM:\s+(\d+) kB", done.stdout)[1]) < 1.5 * 2**20

@@ -47,7 +47,7 @@ def batch():
     generator = torch.Generator().manual_seed(3)
     label = torch.tensor([0, 1, 2, 255])[torch.randint(4, (4, 12, 14), generator=generator)]
     label[1, 2:] = 255
-    return {"image": torch.randn(4, 3, 12, 14, generator=generator), "label": label}
+    return {"image": torch.randn(4, 3, 12, 14, generator=generator), "label_map": label}
 
 
 def pairs_of_cells(h, w, radius):
@@ -255,8 +255,8 @@ def test_the_offsets_and_their_mirror_images_make_the_disc():
 
 
 def test_labels_of_a_batch_are_those_of_each(batch):
-    together = affinity_labels(batch["label"])
-    for i, label in enumerate(batch["label"]):
+    together = affinity_labels(batch["label_map"])
+    for i, label in enumerate(batch["label_map"]):
         assert all(torch.equal(kinds[i], kind) for kinds, kind in zip(together, affinity_labels(label)))
 
 
@@ -339,7 +339,7 @@ def gradient(objective, batches):
 def test_the_objective_is_the_loss_of_its_pairs(batch):
     objective = AffinityLearning(Features())
     terms = objective(batch, epoch=3)
-    affinity, kinds = pair_affinity(objective.net(batch["image"])), affinity_labels(batch["label"])
+    affinity, kinds = pair_affinity(objective.net(batch["image"])), affinity_labels(batch["label_map"])
     for name, value in affinity_loss(affinity, *kinds).items():
         torch.testing.assert_close(terms[name], value)
     torch.testing.assert_close(terms["affinity_same"], affinity[(kinds[0] + kinds[1]) > 0].mean())
@@ -366,7 +366,7 @@ def test_each_kind_weighs_by_its_pairs_not_by_its_share():
 def test_processes_with_few_and_many_pairs_are_one(batch):
     whole = gradient(AffinityLearning(Features()), [batch])
     shares = [{name: value[i::2] for name, value in batch.items()} for i in range(2)]      # the second one's are few
-    pairs = torch.stack([torch.stack([kind.sum() for kind in affinity_labels(share["label"])]) for share in shares])
+    pairs = torch.stack([torch.stack([kind.sum() for kind in affinity_labels(share["label_map"])]) for share in shares])
     assert (pairs[0] > 1.5 * pairs[1]).all()
     together = gradient(AffinityLearning(Features(), global_mean=lambda pairs_here: pairs.mean(0)), shares)
     for mine, theirs in zip(whole, together):
@@ -384,7 +384,7 @@ def test_parts_of_a_batch_are_the_whole(batch):
 
 
 def test_a_batch_without_any_pair_has_a_finite_loss(batch):
-    batch["label"][:] = 255
+    batch["label_map"][:] = 255
     objective = AffinityLearning(Features())
     terms = objective(batch, 0)
     terms["loss"].backward()
@@ -400,7 +400,7 @@ def test_training_separates_two_colours():
     optimizer = torch.optim.SGD(objective.parameters(), 1.0)
     found = []
     for _ in range(40):
-        terms = objective({"image": image, "label": label}, 0)
+        terms = objective({"image": image, "label_map": label}, 0)
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()

@@ -92,9 +92,9 @@ def batch_of(name, network):
     batch = {"image": torch.rand(BATCH, 3, CROP, CROP), "index": torch.arange(BATCH)}
     cells = CROP // getattr(network, "stride", 1)
     return batch | {
-        "AffinityNet": {"label": torch.zeros(BATCH, cells, cells, dtype=torch.int64)},
-        "LargeFOV": {"labels": torch.zeros(BATCH, CROP, CROP, dtype=torch.uint8)},
-        "DeepLabV3": {"labels": torch.zeros(BATCH, CROP, CROP, dtype=torch.uint8)},
+        "AffinityNet": {"label_map": torch.zeros(BATCH, cells, cells, dtype=torch.int64)},
+        "LargeFOV": {"label_map": torch.zeros(BATCH, CROP, CROP, dtype=torch.uint8)},
+        "DeepLabV3": {"label_map": torch.zeros(BATCH, CROP, CROP, dtype=torch.uint8)},
         "aeft_gpp": {"label": torch.ones(BATCH, len(CLASSES)), "target": torch.rand(BATCH)},
     }.get(name, {"label": torch.ones(BATCH, len(CLASSES)), "target": torch.zeros(BATCH, dtype=torch.int64)})
 

@@ -22,7 +22,7 @@ from tools.files import (
     save_animation,
     save_checkpoint,
     save_image,
-    save_labels,
+    save_label_map,
     write_json,
     written_aside,
 )
@@ -53,7 +53,7 @@ def test_a_file_is_whole_or_absent(tmp_path):
     ("a.npy", lambda path: save_cam(path, [1, 2], np.random.rand(2, 30, 40), "npy")),
     ("a.npy", lambda path: save_cam(path, [], np.zeros((0, 30, 40)), "npy")),
     ("a.png", lambda path: save_image(path, np.zeros((30, 40, 3), np.uint8))),
-    ("a.png", lambda path: save_labels(path, np.eye(30), bytes(768))),
+    ("a.png", lambda path: save_label_map(path, np.eye(30), bytes(768))),
     ("a.gif", lambda path: save_animation(path, [np.zeros((30, 40, 3), np.uint8), np.ones((30, 40, 3), np.uint8)])),
 ])
 def test_what_a_power_cut_leaves_is_deleted(tmp_path, name, save):

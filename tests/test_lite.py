@@ -13,7 +13,7 @@ from data.layout import VOCLayout
 from examples import one_image
 from tests.stages import call, refusal
 from tools import flags
-from tools.files import read_labels
+from tools.files import read_label_map
 from tools.maps import read_cam, read_crf
 
 LITE = ("--recipe", "lite", "--data_root", "data/critters", "--name", "X", "--num_workers", 0)
@@ -125,9 +125,9 @@ def test_one_image_through_the_stages(chain, monkeypatch, capsys):
             assert np.abs(read_cam(home / f"dict/{image_id}.npz")[1].max(0) - found["CGNet's CAM"][1]).max() < 1e-3
             classes, scores = read_crf(home / f"crf/06/{image_id}.npz")
             assert (classes[scores.argmax(0)] == found["CRF, alpha 6"][0]).mean() > 0.99
-            assert (read_labels(home / f"rw/02_06/{image_id}.png") == found["random walk"][0]).mean() > 0.99
+            assert (read_label_map(home / f"rw/02_06/{image_id}.png") == found["random walk"][0]).mean() > 0.99
         else:
-            assert (read_labels(home / f"seg/{image_id}.png") == found["DeepLab"][0]).mean() > 0.99
+            assert (read_label_map(home / f"seg/{image_id}.png") == found["DeepLab"][0]).mean() > 0.99
 
     monkeypatch.setattr("sys.argv", ["one_image", *line])
     one_image.main()

@@ -33,7 +33,7 @@ from tests.stages import (
     slow_miou,
 )
 from tools import crf, engine, interrupt
-from tools.files import save_labels, write_json
+from tools.files import save_label_map, write_json
 from tools.maps import read_crf
 
 SEG = (*DEMO, "--label_dir", "rw/02_24", "--batch_size", 4, "--max_epochs", 2)
@@ -46,7 +46,7 @@ def write_labels(place, folder="rw/02_24"):
     """Write what infer_aff.py would: here the likeliest class of the CRF maps."""
     for path in (place / "experiment/X/crf/02").glob("*.npz"):
         classes, scores = read_crf(path)
-        save_labels(place / f"experiment/X/{folder}/{path.stem}.png", classes[scores.argmax(0)], voc_palette())
+        save_label_map(place / f"experiment/X/{folder}/{path.stem}.png", classes[scores.argmax(0)], voc_palette())
 
 
 def see_many_classes(path):
@@ -288,7 +288,7 @@ def test_labels_that_have_changed_are_other_labels(seg):
     path = seg / "experiment/X/rw/02_24/train_0003.png"
     labels = label_map(path)
     labels[:4] = 255
-    save_labels(path, labels, voc_palette())
+    save_label_map(path, labels, voc_palette())
     assert_says(refusal("train_seg", *SEG), "last.pth was trained from other files", ": labels changed", "--overwrite",
                 "--init X/seg", "--label_dir experiment/X/rw/02_24", "--name X_2")
 

@@ -40,7 +40,7 @@ def batch_of(images=4, seed=0):
     labels[0, :3] = 255
     labels[1, 1:] = 255
     labels[2] = 255
-    return {"image": torch.randn(images, 3, 6, 5, generator=generator), "labels": labels}
+    return {"image": torch.randn(images, 3, 6, 5, generator=generator), "label_map": labels}
 
 
 # ---- the objective ----
@@ -49,8 +49,8 @@ def test_the_loss_is_the_mean_over_the_labelled_pixels():
     net, batch = Linear(), batch_of()
     terms = Segmentation(net, 255)(batch, 0)
     logits, total, right, objects = net(batch["image"]), 0, [], []
-    for i, y, x in np.argwhere(batch["labels"].numpy() != 255):
-        label = int(batch["labels"][i, y, x])
+    for i, y, x in np.argwhere(batch["label_map"].numpy() != 255):
+        label = int(batch["label_map"][i, y, x])
         total -= torch.log_softmax(logits[i, :, y, x], 0)[label]
         right.append(int(logits[i, :, y, x].argmax()) == label)
         objects.append(label > 0)
@@ -65,15 +65,15 @@ def test_a_network_that_calls_everything_background_shows():
         net.conv.bias[0] = 100.
     batch = batch_of()
     terms = Segmentation(net, 255)(batch, 0)
-    labels = batch["labels"]
+    labels = batch["label_map"]
     assert terms["accuracy_objects"] == 0 and terms["accuracy"] == (labels == 0).sum() / (labels != 255).sum()
-    batch["labels"].fill_(0)
+    batch["label_map"].fill_(0)
     assert torch.isnan(Segmentation(net, 255)(batch, 0)["accuracy_objects"])
 
 
 def test_a_batch_without_a_label_teaches_nothing():
     net, batch = Linear(), batch_of()
-    batch["labels"].fill_(255)
+    batch["label_map"].fill_(255)
     terms = Segmentation(net, 255)(batch, 0)
     terms["loss"].backward()
     assert terms["loss"] == 0 and torch.isnan(terms["accuracy"])
@@ -99,7 +99,7 @@ def test_processes_make_the_same_step():
     Segmentation(whole, 255)(batch, 0)["loss"].backward()
     halves = [{k: v[rank::2] for k, v in batch.items()} for rank in range(2)]
     counts = [torch.stack([(x != 255).sum(), ((x != 255) & (x > 0)).sum()]).float() for x in
-              (half["labels"] for half in halves)]
+              (half["label_map"] for half in halves)]
     assert counts[0][0] != counts[1][0]
     gradients = []
     for half in halves:
@@ -208,10 +208,10 @@ def test_an_item_depends_on_seed_epoch_and_index_alone(layout):
         return SegSet(layout, ["one", "two"], layout.root / "labels", seed, augment_labelled)[key]
 
     first, again = item(1, (0, 0)), item(1, (0, 0))
-    assert set(first) == {"image", "labels", "index"} and first["index"] == 0
-    assert torch.equal(first["image"], again["image"]) and torch.equal(first["labels"], again["labels"])
+    assert set(first) == {"image", "label_map", "index"} and first["index"] == 0
+    assert torch.equal(first["image"], again["image"]) and torch.equal(first["label_map"], again["label_map"])
     for seed, key in ((2, (0, 0)), (1, (1, 0)), (1, (0, 1))):
-        assert not torch.equal(first["labels"], item(seed, key)["labels"])
+        assert not torch.equal(first["label_map"], item(seed, key)["label_map"])
 
 
 # ---- any pictures ----

@@ -73,12 +73,12 @@ CHANGES = [(relabel, "the label of 1 image (b)", "Annotations"),
 def test_a_changed_image_is_named(layout, tmp_path, change, words, place):
     old = now(layout).of
     folder = make_file(tmp_path / "maps/b.npz").parent
-    records.record(folder, now(layout))
-    records.record(folder, now(layout))         # nothing has changed
+    records.write(folder, now(layout))
+    records.write(folder, now(layout))         # nothing has changed
     records.check(folder, now(layout))
     change(layout)
     assert len(found := records.training_changes(old, now(layout))) == 1 and words in found[0] and place in found[0]
-    for act in (records.record, records.check):
+    for act in (records.write, records.check):
         with pytest.raises(records.StaleImages, match="maps is stale.*--overwrite") as error:
             act(folder, now(layout))
         assert words in str(error.value) and place in str(error.value) and error.value.folder == folder
@@ -169,13 +169,13 @@ def test_others_maps_that_are_made_anew_are_no_copy(layout, tmp_path):
 def test_overwrite_makes_the_maps_of_changed_images_again_and_only_theirs(layout, tmp_path):
     for name in ("a.npz", "b.npz", "b.npy", "b.png", "b_cam_cat.png", "made_by.json"):
         folder = make_file(tmp_path / "maps" / name).parent
-    records.record(folder, now(layout))
+    records.write(folder, now(layout))
     relabel(layout)
-    records.record(folder, now(layout), overwrite=True)
+    records.write(folder, now(layout), overwrite=True)
     assert sorted(os.listdir(folder)) == ["a.npz", "made_by.images.json", "made_by.json"]
     records.check(folder, now(layout))
     replace_photo(layout)                       # b has no map that could be stale
-    records.record(folder, now(layout))
+    records.write(folder, now(layout))
     records.check(folder, now(layout))
 
 
@@ -183,16 +183,16 @@ def test_lists_of_several_runs_and_shards_are_one_record(layout, tmp_path):
     folder = tmp_path / "maps"
     for i in IDS:
         make_file(folder / f"{i}.npz")
-    records.record(folder, now(layout, ["a"]))
-    records.record(folder, now(layout, ["b", "c"]), "1/2")
-    records.record(folder, now(layout, ["d"]), "2/2")
+    records.write(folder, now(layout, ["a"]))
+    records.write(folder, now(layout, ["b", "c"]), "1/2")
+    records.write(folder, now(layout, ["d"]), "2/2")
     assert records.read(folder) == now(layout).of
     assert sorted(path.name for path in folder.glob("*.json")) == [
         "made_by.images.1_2.json", "made_by.images.2_2.json", "made_by.images.json"]
     relabel(layout)
     with pytest.raises(records.StaleImages, match=r"1 image \(b\)"):
-        records.record(folder, now(layout))
-    records.record(folder, now(layout), overwrite=True)
+        records.write(folder, now(layout))
+    records.write(folder, now(layout), overwrite=True)
     assert records.read(folder) == now(layout).of
     assert [path.name for path in folder.glob("*.json")] == ["made_by.images.json"]
 
@@ -202,7 +202,7 @@ def test_what_is_not_known_is_not_compared(layout, tmp_path):
     folder = make_file(tmp_path / "maps/b.npz").parent
     assert records.read(folder) == {}
     records.check(folder, now(layout))
-    records.record(folder, now(layout, labels=False))
+    records.write(folder, now(layout, labels=False))
     relabel(layout)
     records.check(folder, now(layout))
     shutil.rmtree(layout.root / "Annotations")
@@ -225,7 +225,7 @@ def test_ten_thousand_images_are_read_in_a_moment(tmp_path):
     make_file(tmp_path / "labels.json", json.dumps(dict.fromkeys(ids, ["cat"])))
     started = time.process_time()
     found = signatures(VOCLayout(tmp_path), ids)
-    records.record(tmp_path, found)
+    records.write(tmp_path, found)
     records.check(tmp_path, found)
     assert time.process_time() - started < 5
 

@@ -1,7 +1,7 @@
 """Which classes photos show and how large they are there: areas.json beside the label maps."""
 import numpy as np
 
-from tools.files import read_json, read_labels, write_json
+from tools.files import read_json, read_label_map, write_json
 
 
 def write_areas(path, folder, files, names, not_read):
@@ -21,7 +21,7 @@ def write_areas(path, folder, files, names, not_read):
         if place.exists():
             old, file = known.get(image_id), named[image_id]
             fresh = old and old["file"] == file and place.stat().st_mtime < written
-            images[image_id] = old if fresh else _measure(file, read_labels(place), names)
+            images[image_id] = old if fresh else _measure(file, read_label_map(place), names)
     areas = {"classes": names, "images": dict(sorted(images.items())), "not_read": not_read}
     if _read(path) != areas:
         write_json(path, areas)

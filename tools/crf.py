@@ -160,7 +160,7 @@ class _Pool:
         for child in self.children:
             child.wait()
             for pipe in (child.stdin, child.stdout):
-                with contextlib.suppress(OSError):  # what was not yet flushed has no reader any more
+                with contextlib.suppress(OSError):  # nobody reads what is still to be flushed
                     pipe.close()
 
     def _work(self, child):

@@ -110,7 +110,7 @@ def run_training(objective, network, groups, train_loader, run, schedule_steps=N
 
 
 def fit(objective, network, optimizer, schedule, make_loader, run, on_step=None, on_epoch=None):
-    """Train `network` through `objective` until the plan's end; called again on the same folder, resume.
+    """Train `network` through `objective` until the plan's end; called again on the same folder, it resumes.
 
     objective    nn.Module: (batch, epoch) -> dict of 0-d tensors with the key "loss"; the others are logged
     make_loader  start step -> batches from there to the end

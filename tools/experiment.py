@@ -239,7 +239,8 @@ class Experiment:
 
         settings  whatever changes the content, for JSON;  inputs  paths: files, or folders with a made_by.json
         shared    other shards may write there at the same time
-        by_image  signatures.record is called next: where it has signatures, they stand for the dataset's files
+        by_image  signatures.write is called next, which compares the images one by one: their dataset's files need not
+                  be equal
         Raises ValueError, naming the differences, if the folder was written otherwise; overwrite empties it instead.
         """
         alone = self.lock(folder, shared)
@@ -267,7 +268,7 @@ class Experiment:
             print(f"{folder}: {len(broken)} files were empty or cut off, as after a power cut, and are deleted to be "
                   f"made again ({', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''})")
         if shared:
-            lock.share(self._lock_path(name))
+            lock.admit_others(self._lock_path(name))
         return folder
 
     def open_outputs(self, name, settings, outputs, size, text, images=None, again=False):
@@ -287,7 +288,7 @@ class Experiment:
                    for key, output in outputs.items()}
         require_space(self / main[0], size(folders))
         for folder in folders.values() if images else ():
-            signatures.record(folder, images, settings["shard"], overwrite or again)
+            signatures.write(folder, images, settings["shard"], overwrite or again)
         self.save_config(name, settings)
         self.log(name, text)
         return folders

@@ -58,16 +58,16 @@ def save_animation(path, frames, seconds=1.0):
         first.save(aside, format="GIF", save_all=True, append_images=others, duration=round(1000 * seconds), loop=0)
 
 
-def save_labels(path, labels, palette):
+def save_label_map(path, label_map, palette):
     """Write a label map, class ids (H, W), as PNG. palette: 256 colours as 768 bytes."""
     from PIL import Image
-    image = Image.fromarray(np.asarray(labels, np.uint8))
+    image = Image.fromarray(np.asarray(label_map, np.uint8))
     image.putpalette(palette)
     with written_aside(path) as aside:
         image.save(aside, format="PNG")
 
 
-def read_labels(path):
+def read_label_map(path):
     """Read a label map that a stage wrote: uint8 (H, W)."""
     from PIL import Image
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None        # the map of a large photo is as large

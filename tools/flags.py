@@ -25,7 +25,7 @@ def option(default, help, source=OURS, content=True, **kw):
     """Define a field. kw: choices, least, above, most.
 
     content=False  the flag changes no number, so a run may resume with another value of it; "where set": its default is
-                   what earlier runs did that did not know it, so it is content with another value only
+                   what runs did before the flag existed, so only another value than that changes numbers
     """
     return field(default=default, metadata={"help": help, "source": source, "content": content, **kw})
 

@@ -24,7 +24,7 @@ def hold(path, what, shared=False):
     """Lock a file until this process ends or calls release; return whether no other process holds it.
 
     what    the folder that it protects, named in the error
-    shared  several processes may hold it, once the first has called share
+    shared  several processes may hold it, once the first has called admit_others
     Raises ValueError, naming the holder, if another run holds it. A disk without locks gets a warning.
     """
     if path in _held:
@@ -53,7 +53,7 @@ def hold(path, what, shared=False):
     return alone
 
 
-def share(path):
+def admit_others(path):
     """Let other processes hold the lock too, if they ask for a shared one."""
     _try(_held[path], fcntl.LOCK_SH)
 

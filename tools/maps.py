@@ -81,8 +81,8 @@ def checked_crf(path, layout, size=None, remedy=""):
 def require_kind(folder, kind):
     """Raise ValueError if a folder holds something else than `kind` (cam, crf or png).
 
-    Its record says so; of a folder without one the files' endings tell label maps from others. The folder above those
-    of alphas holds none at all.
+    Its record tells; in a folder without one the files' endings tell label maps from the others. A folder that holds
+    a folder for each alpha (crf/) holds no maps itself.
     """
     found = kind_of(folder)
     if not found and is_foreign(folder):

@@ -8,7 +8,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4     # of glibc's malloc.h
 
 
 def keep_freed_memory():
-    """Let freed memory stay with this process, where the C library is glibc. What the user has set himself wins.
+    """Let freed memory stay with this process, where the C library is glibc. The user's own settings win.
 
     By default glibc gives every large block back when it is freed, and the system clears its pages again at the next
     step: up to a quarter of the processor's time in training on a CPU (BENCHMARKS.md, with the peaks of memory).

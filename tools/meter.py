@@ -19,7 +19,8 @@ class Meter:
         for name, value in terms.items():
             value = value.detach().double()
             known = torch.ones_like(value) if name == "loss" else (~value.isnan()).double()
-            # A checkpoint's sums are on the CPU. Added to a GPU's as they are they go along; .to would wait for it.
+            # Sums from a checkpoint are on the CPU, the values maybe on a GPU. torch adds 0-d tensors of both without
+            # waiting for the GPU; .to would wait.
             self.sums[name] = self.sums.get(name, 0) + (value if name == "loss" else value.nan_to_num())
             self.counts[name] = self.counts.get(name, 0) + known
 

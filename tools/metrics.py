@@ -8,25 +8,25 @@ IGNORE = 255                # in a label map: a pixel that counts for no class
 
 
 class ConfusionMatrix:
-    """Count pixels by (truth, prediction) in `matrix`, int64 (C+1, C+1)."""
+    """Count pixels by (ground truth, prediction) in `matrix`, int64 (C+1, C+1)."""
 
     def __init__(self, num_classes):
         _check_num_classes(num_classes)
         self.matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)    # 32 bits overflow on COCO
 
     def add(self, prediction, truth):
-        """Count one image: two integer arrays of one shape. ValueError on ids outside 0..C (and 255 in the truth)."""
+        """Count one image: two integer arrays of one shape. ValueError on ids but 0..C (ground truth: and 255)."""
         n = len(self.matrix)
         prediction, row = np.asarray(prediction), _truth_rows(truth, n - 1)
         if prediction.shape != row.shape:
-            raise ValueError(f"the prediction is {prediction.shape}, the truth {row.shape}")
+            raise ValueError(f"the prediction is {prediction.shape}, the ground truth {row.shape}")
         _check_ids(prediction, 0, n - 1, "the prediction")
         index = row * np.int32(n) + prediction.astype(np.int32)
         self.matrix += np.bincount(index.ravel(), minlength=(n + 1) * n).reshape(n + 1, n)[:n]
         return self
 
     def iou(self):
-        """Give the IoU of each class, (C+1,) percent; 0 for a class absent from truth and prediction."""
+        """Give the IoU of each class, (C+1,) percent; 0 for a class absent from both ground truth and prediction."""
         return iou(self.matrix)
 
     def miou(self):
@@ -34,7 +34,7 @@ class ConfusionMatrix:
         return float(self.iou().mean())
 
     def occurring(self):
-        """Say which classes occur in truth or prediction: (C+1,) bool; iou()[occurring()].mean() is over these."""
+        """Say which classes occur in ground truth or prediction: (C+1,) bool; average those: iou()[occurring()]."""
         return self.matrix.sum(0) + self.matrix.sum(1) > 0
 
 
@@ -63,8 +63,8 @@ def threshold_range(low, high, step):
 
 
 class ThresholdHistogram:
-    """Count pixels by (truth, class of the highest score, thresholds that score exceeds): enough for a confusion matrix
-    at every threshold. `counts`, int64, of several processes may simply be added."""
+    """Count pixels by (ground truth, class of the highest score, thresholds that score exceeds): enough for a confusion
+    matrix at every threshold. `counts`, int64, of several processes may simply be added."""
 
     def __init__(self, num_classes, thresholds):
         _check_num_classes(num_classes)
@@ -125,15 +125,15 @@ def _best(classes, scores):
 
 
 def _truth_rows(truth, num_classes):
-    """Number the rows of a truth map: ids 0..C as they are, 255 as C+1."""
+    """Number the rows of a ground truth map: ids 0..C as they are, 255 as C+1."""
     truth = np.asarray(truth)
-    _check_ids(truth, 0, IGNORE, "the truth")
+    _check_ids(truth, 0, IGNORE, "the ground truth")
     row_of = np.full(IGNORE + 1, -1, np.int32)                      # a third of the time of int64
     row_of[:num_classes + 1] = np.arange(num_classes + 1)
     row_of[IGNORE] = num_classes + 1
     row = row_of.take(truth)
     if row.min() < 0:
-        raise ValueError(f"the truth holds {truth[row < 0][0]}: neither 0..{num_classes} nor {IGNORE}")
+        raise ValueError(f"the ground truth holds {truth[row < 0][0]}: neither 0..{num_classes} nor {IGNORE}")
     return row
 
 

@@ -72,7 +72,7 @@ class Progress:
         self.saved, self.saved_step = time.monotonic(), self.step
 
     def resume(self):
-        """Load last.pth; returns whether there was one. An epoch cut off while it was closed is closed."""
+        """Load last.pth; returns whether there was one. An epoch whose end was interrupted is ended now."""
         path = self.folder / "last.pth"
         if not path.exists():
             return False
@@ -111,7 +111,7 @@ class Progress:
         start = next((flag for flag in ("er_init", "init") if flag in settings), None)
         if not start or not any(p.stem.isdecimal() for p in self.folder.glob("*.pth")):
             return words
-        # What stands relative to this experiment would be the new one's.
+        # The advised command has another --name: paths relative to this experiment have to be written out.
         own = {flag: value for flag, value in settings.items() if flag.endswith("_init") and isinstance(value, str)}
         own |= {flag: str(run.experiment.find_folder(settings[flag])) for flag in FOLDERS if flag in settings}
         own |= {start: f"{run.experiment.name}/{run.model}", "name": f"{run.experiment.name}_2"}

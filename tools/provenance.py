@@ -18,8 +18,8 @@ FOLDERS = ("crf_dir", "label_dir")                          # of a training's in
 def verify(folder, home, data=None, above=(), images=None):
     """Raise signatures.Stale if a folder's inputs have changed since it was written; nothing without made_by.json.
 
-    home    the folder of this experiment. Inputs are named relative to that in which the folder lies, often the same;
-            of a folder that lies in none, those with relative names are not found
+    home    the folder of this experiment. A relative input is looked up in the experiment in which the folder lies,
+            which is this one or another; of a folder outside of any experiment relative inputs are not compared
     data    {name: digest} of the dataset's files, compared with those in made_by.json
     above   folders that were written from this one
     images  data.signatures.Signatures of the images whose maps are read, compared with those they were made of
@@ -56,7 +56,7 @@ def unknown_inputs(folder, home):
 
 
 def _inputs(folder, record, home):
-    """List the inputs in a folder's record whose place is known: (path, digest). home: see verify."""
+    """List the inputs in a folder's record that can be looked up: (path, digest). home: see verify."""
     own = _experiment_around(folder, Path(home))
     return [((own or folder) / name, digest) for name, digest in record.get("inputs", {}).items()
             if own or os.path.isabs(name)]          # an absolute name stays absolute

@@ -111,7 +111,7 @@ def evenly(items, count):
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def cam_labels(classes, scores, threshold):
+def cam_label_map(classes, scores, threshold):
     """Return the label map of a CAM at a background threshold: argmax of [threshold, scores], as evaluation.py does.
 
     classes (K,) ids 1..C ascending, scores (K, H, W) -> (H, W) int64
@@ -143,20 +143,20 @@ def gallery_row(image_id, image, truth, present, maps, palette, long=LONG):
         if isinstance(found, str):
             row["stages"][folder] = {"error": found}
             continue
-        labels, activation = found
+        label_map, activation = found
         row["stages"][folder] = {
-            "labels": _label_png(labels, palette, long),
+            "labels": _label_png(label_map, palette, long),
             "heat": None if activation is None else _jpeg(jet()[(activation.clip(0, 1) * 255).astype(np.uint8)], long),
-            **(_score(labels, truth, len(palette) - 1) if truth is not None else {})}
+            **(_score(label_map, truth, len(palette) - 1) if truth is not None else {})}
     if len(json.dumps(row)) > LARGEST and long > LONG // 4:
         return gallery_row(image_id, image, truth, present, maps, palette, long * 3 // 4)
     return row
 
 
-def _score(labels, truth, num_classes):
+def _score(label_map, truth, num_classes):
     """Return {"miou", "iou": {class id: IoU}} over the classes in an image's ground truth or prediction."""
     try:
-        confusion = ConfusionMatrix(num_classes).add(labels, truth)
+        confusion = ConfusionMatrix(num_classes).add(label_map, truth)
     except ValueError as error:                 # a label map may hold 255 where a stage is not sure
         return {"error": str(error)}
     iou, occurring = confusion.iou(), np.flatnonzero(confusion.occurring())
@@ -168,10 +168,10 @@ def _jpeg(image, long):
     return _data_url(_small(Image.fromarray(image), long, Image.Resampling.LANCZOS), "JPEG", quality=80)
 
 
-def _label_png(labels, palette, long):
+def _label_png(label_map, palette, long):
     """Draw class ids in their colours. The last colour is that of 255: few colours make a small file."""
     ignore = len(palette)
-    small = np.where(labels == IGNORE, ignore, np.minimum(labels, ignore)).astype(np.uint8)
+    small = np.where(label_map == IGNORE, ignore, np.minimum(label_map, ignore)).astype(np.uint8)
     image = Image.fromarray(small)
     image.putpalette(bytes(palette) + bytes((224, 224, 192)))           # VOC's colour of 255
     return _data_url(_small(image, long, Image.Resampling.NEAREST), "PNG", optimize=True)

@@ -86,7 +86,7 @@ def _read_legacy_torch(content):
     found, keys = reader.load_checked(), _ArraysOnly(file).load_checked()
     for key in keys:
         count, storage = struct.unpack("<q", file.read(8))[0], reader.storages[key]
-        storage.content = file.read(count * storage.itemsize)       # what is missing, the tensor misses
+        storage.content = file.read(count * storage.itemsize)       # too few bytes: see the tensor's error
     return found
 
 

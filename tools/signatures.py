@@ -41,7 +41,7 @@ def recorded(folder):
     return any(Path(folder).glob(f"{NAME}*.json"))
 
 
-def record(folder, images, shard="1/1", overwrite=False):
+def write(folder, images, shard="1/1", overwrite=False):
     """Write the signatures of images whose maps a run is about to write into a folder.
 
     Raises StaleImages if it holds maps of images that have changed since; overwrite deletes these maps.

@@ -20,19 +20,19 @@ def overlay(image, score, title, share=0.55):
     return np.concatenate([blend, _legend(width, title)])
 
 
-def label_overlay(image, labels, names, palette, share=0.55):
+def label_overlay(image, label_map, names, palette, share=0.55):
     """Lay a label map over an image, each class in its colour, and name below those that occur.
 
-    image uint8 (H, W, 3); labels (H, W) class ids; names in the order of the ids; palette: 256 colours as 768 bytes
+    image uint8 (H, W, 3); label_map (H, W) class ids; names in the order of the ids; palette: 256 colours as 768 bytes
     -> uint8 (H', W', 3); a small image is enlarged to be legible.
     """
     colours = np.frombuffer(palette, np.uint8).reshape(256, 3)
-    object_ = (labels > 0)[..., None]                                           # (H, W, 1)
-    blend = np.where(object_, (1 - share) * image + share * colours[labels], image).astype(np.uint8)
-    height, width = (max(1, -(-240 // max(labels.shape))) * extent for extent in labels.shape)
+    object_ = (label_map > 0)[..., None]                                           # (H, W, 1)
+    blend = np.where(object_, (1 - share) * image + share * colours[label_map], image).astype(np.uint8)
+    height, width = (max(1, -(-240 // max(label_map.shape))) * extent for extent in label_map.shape)
     blend = np.asarray(Image.fromarray(blend).resize((width, height), Image.NEAREST))
     blend = np.pad(blend, ((0, 0), (0, max(0, 200 - width)), (0, 0)), constant_values=255)
-    found = [c for c in np.unique(labels).tolist() if 0 < c < len(names)]
+    found = [c for c in np.unique(label_map).tolist() if 0 < c < len(names)]
     legend = Image.fromarray(np.full((22 * max(1, len(found)) + 6, blend.shape[1], 3), 255, np.uint8))
     draw = ImageDraw.Draw(legend)
     for i, c in enumerate(found):

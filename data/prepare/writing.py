@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from data.images import voc_palette
-from tools.files import save_labels, save_text, writer_is_dead, written_aside
+from tools.files import save_label_map, save_text, writer_is_dead, written_aside
 
 
 def write_lines(path, lines):
@@ -21,7 +21,7 @@ def write_json(path, value):
 
 def write_labels(path, labels):
     """Write a label map, uint8 (H, W), as a PNG in VOC's colours."""
-    save_labels(path, labels, _palette())
+    save_label_map(path, labels, _palette())
 
 
 _palette = cache(voc_palette)
