@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "models": {"models", "networks", "methods", "data", "tools", "config", "config_models"},
     "pipeline": {"models", "tools", "config", "config_models"},
     "advice": {"pipeline", "tools", "config"},
-    "tables": {"pipeline", "tools"},
+    "tables": {"pipeline", "tools", "config"},
     "results": {"pipeline", "tools"},
     "gallery": {"pipeline", "advice", "data", "tools", "config"},
     "comparison": {"pipeline", "advice", "tables", "gallery", "tools", "config"},
