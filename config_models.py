@@ -91,6 +91,7 @@ class ModelAEFT(Train):
             "max_epochs": (8, "minutes, not hours"),
             "least_steps": (0, "epochs are the triplet's measure: --T"),
             "T": (4, "half of the epochs"),
+            "lr_new": (1, "AEFT's; at 10 a CAM on MSRC is 4 points less"),
         },
         "demo": {
             "er_init": ("{name}/model_oc", "no ImageNet weights; from scratch four of six classes stay below zero"),
