@@ -251,9 +251,9 @@ def print_places(experiment, chain):
     print("\nLook at")
     for path, what in (*((path, f"{stage.title} (overlays)") for stage in chain for path in stage.writes
                          if stage.writes[path] == ("--vis",)),
-                       ("train", "what the training looked at every --vis_freq steps"),
-                       ("eval", "tables and curves"), ("rw", "pseudo labels"), ("results.json", "the table above"),
-                       ("report.html", "all of it for the eye")):
+                       ("train", "what was erased, every --vis_freq steps"),
+                       ("eval", "tables and curves"), ("rw", "pseudo labels"), ("seg", "masks"),
+                       ("results.json", "the table above"), ("report.html", "all of it on one page")):
         if (experiment / path).exists():
             print(f"  {experiment / path}  {what}")
 

@@ -422,7 +422,8 @@ def test_a_folder_that_may_not_be_written(place):
 
 def test_broken_json(place):
     cut(place / "experiment/X/dict/made_by.json")
-    assert_says(refusal("infer", *DEMO, "--dict"), "dict/made_by.json is not complete JSON", "delete it")
+    assert_says(refusal("infer", *DEMO, "--dict"), "dict/made_by.json is not complete JSON",
+                "delete the folder experiment/X/dict")
     cut(place / "experiment/X/ckpt/model_cse/network.json")
     assert_says(refusal("infer", *DEMO, "--dict", "--dict_dir", "new"), "ckpt/model_cse/network.json is damaged",
                 "delete it and repeat the command that trained")

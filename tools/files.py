@@ -22,16 +22,15 @@ def require_file(path):
                              "name one")
 
 
-def read_json(path):
-    """Read a JSON file; ValueError if it is damaged."""
+def read_json(path, remedy="delete it and run the stage that writes it again"):
+    """Read a JSON file; ValueError with the remedy if it is damaged."""
     require_file(path)
     try:
         return json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise unread(path, error) from None
     except (ValueError, RecursionError) as error:       # not only JSONDecodeError: a number may be too long
-        raise ValueError(f"{path} is not complete JSON ({error}): delete it and run the stage that writes it again"
-                         ) from None
+        raise ValueError(f"{path} is not complete JSON ({error}): {remedy}") from None
 
 
 def write_json(path, value):

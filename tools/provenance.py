@@ -97,12 +97,11 @@ def digests(paths):
 
 def read_made_by(folder):
     """Read a folder's made_by.json; an empty dict if it has none."""
-    path = Path(folder) / MADE_BY
-    record = read_json(path) if path.exists() else {}
+    path, remedy = Path(folder) / MADE_BY, f"delete the folder {folder}, and run the stage that makes it again"
+    record = read_json(path, remedy) if path.exists() else {}
     parts = [record.get(part, {}) for part in ("settings", "inputs")] if isinstance(record, dict) else [None]
     if not all(isinstance(part, dict) for part in parts) or not isinstance(parts[0].get("data", {}), dict):
-        raise ValueError(f"{path} is not what a stage writes there: delete the folder, and run the stage that makes it "
-                         "again")
+        raise ValueError(f"{path} is not what a stage writes there: {remedy}")
     return record
 
 
