@@ -94,7 +94,7 @@ class ModelAEFT(Train):
             "lr_new": (1, "AEFT's; at 10 a CAM on MSRC is 4 points less"),
         },
         "demo": {
-            "er_init": ("{name}/model_oc", "no ImageNet weights; from scratch four of six classes stay below zero"),
+            "er_init": ("{name}/model_oc", "no ImageNet weights; from scratch two of six classes stay below zero"),
             "norm": ("train", "the pooling is new to the classifier; frozen, the loss falls to .61, not to .11"),
             "val_every": (0, "measuring costs as much as two epochs; evaluation.py follows"),
             "max_epochs": (8, "starts from the ordinary classifier"),

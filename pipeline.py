@@ -91,7 +91,7 @@ def chain(values):
            evaluation("deeplab", "DeepLab", "png", "seg", values.val, published.get("DeepLab"))] if values.val else ()),
         Stage("deeplab", f"DeepLab, maps of {values.measured}", "infer_seg.py", (), {"seg": ()} if values.val else seg,
               ("ckpt/seg",), look, values.measured),
-        evaluation("deeplab", "DeepLab on its own pictures", "png", "seg", values.measured),
+        evaluation("deeplab", "DeepLab on its own images", "png", "seg", values.measured),
     ]
 
 

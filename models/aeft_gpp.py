@@ -14,6 +14,8 @@ from tools import distributed, engine
 
 TITLE = "AEFT"
 SUFFIX = "_aeft_gpp"
+ABOUT = ("is trained to find complete objects. What it is surest of is darkened, and the rest should still look like "
+         "the class; images of other classes should not look like it.")
 PUBLISHED = {
     "CAM": (56.0, "AEFT, README"),
     "random walk": (71.0, "AEFT, README and abstract"),

@@ -127,7 +127,7 @@ def test_the_chain_takes_a_new_model(run):
     rows = {row["stage"]: row for row in json.loads((home / "results.json").read_text())["rows"]}
     alphas = ("4", "6", "10", "24")
     assert list(rows) == ["quiet classifier, CAM", *(f"quiet classifier, CAM + CRF, alpha {a}" for a in alphas),
-                          "quiet classifier, random walk", "DeepLab", "DeepLab on its own pictures"]
+                          "quiet classifier, random walk", "DeepLab", "DeepLab on its own images"]
     assert rows["quiet classifier, CAM"]["init"] == "random" and rows["DeepLab"]["init"] == "Y/quiet"
     assert {row["backbone"] for row in rows.values()} == {"resnet38d, width 0.125, blocks 1 1 1 1 1 0, stride 8"}
     assert not (home / "ckpt/model_oc").exists() and "missing" not in run.said.splitlines()[-1]

@@ -248,7 +248,7 @@ def test_reproduce(tmp_path, monkeypatch):
     assert "Each class's own map at threshold 0.2" in text and f" {own[0]['recall']:.1f} " in text
     assert [row["stage"] for row in rows] == ["ordinary classifier, CAM", "CGNet, CAM",
                                               *(f"CGNet, CAM + CRF, alpha {alpha}" for alpha in ALPHAS),
-                                              "CGNet, random walk", "DeepLab", "DeepLab on its own pictures"]
+                                              "CGNet, random walk", "DeepLab", "DeepLab on its own images"]
     assert [row["split"] for row in rows] == ["train"] * (len(rows) - 2) + ["val", "train"]
     assert (tmp_path / "experiment/demo/report.html").stat().st_size > 20_000
     for row in rows:
