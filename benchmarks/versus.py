@@ -1,7 +1,7 @@
 """How fast is this revision, and how much memory does it need, beside an earlier one? The same work in both, in turn.
 
 Prints  for each line the processor's seconds (user and system, children too) in both, their ratio (above 1: this
-        revision is faster), the peak memory of both; medians, one core, one thread
+        revision is faster), the peak memory of both; medians, one thread
 Run     python -m benchmarks.versus --revision 74e460b [--lines cam walk --repeats 3 --photos JPEGImages]
 The earlier revision is a git worktree in a temporary folder, removed at the end. Each figure comes from a process of
 its own, after a warm-up. A line that a revision cannot do says so and is left out.
@@ -29,8 +29,8 @@ def main():
         measure(LINES[args.measure][1], Path(args.data)) if args.measure else make_data(Path(args.data), args.photos)
         return
     root = Path(__file__).resolve().parent.parent
-    print(f"{args.revision} and this revision, medians of {args.repeats} in turn, one core of {os.cpu_count()}, "
-          f"one thread; {strftime('%Y-%m-%d %H:%M')}, load {load()} at the start")
+    print(f"{args.revision} and this revision, medians of {args.repeats} in turn, one thread, "
+          f"{os.cpu_count()} cores, {strftime('%Y-%m-%d %H:%M')}, load {load()} at the start")
     print(f"{'line':<48} {'before':>9} {'now':>9} {'ratio':>6} {'before':>9} {'now':>9}", flush=True)
     with tempfile.TemporaryDirectory() as folder, checked_out(root, args.revision, folder) as before:
         if not READ_NOTHING.issuperset(args.lines):
@@ -107,9 +107,7 @@ def run_line(line, tree, folder):
 
 
 def measure(prepare, data):
-    """Print what a line costs in this process and its children, on one core."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+    """Print what a line costs in this process and its children."""
     try:
         call = prepare(data)
     except (ImportError, AttributeError, TypeError) as error:
