@@ -90,24 +90,28 @@ def make_table(settings, seeds, handed):
     rows, layout = tables.rows_of(settings.table, settings.recipe), VOCLayout(settings.data_root)
     experiments = {(variant, seed): tables.stages(settings, layout, row, variant, seed, bool(find_spec("pydensecrf")))
                    for seed in seeds for variant, row in rows.items()}
-    failures = {}
+    ended = {}          # {name of an experiment: why it failed, "" where it did not}; rows may share one
     with TemporaryDirectory() as folder:
-        for (variant, seed), (name, chain) in experiments.items():
-            message = Path(folder, name)
+        for (_, seed), (name, chain) in experiments.items():
+            if name in ended:
+                continue
+            message, ended[name] = Path(folder, name), ""
             try:
                 if reasons := pipeline.not_measured(chain, layout):
                     raise ValueError(f"{next(iter(reasons.values()))}. --measured names another list")
                 run_stages(settings, name, commands(settings, name, seed, pipeline.hand_on(chain, handed)),
                            message=message)
             except ValueError as error:
-                failures[variant, seed] = message.read_text("utf-8") if message.exists() else str(error)
+                ended[name] = message.read_text("utf-8") if message.exists() else str(error)
+    failures = {key: ended[name] for key, (name, _) in experiments.items() if ended[name]}
     if not settings.dry_run:
         table = results.collect_table(settings, rows, experiments, failures)
         results.show_table(settings, table)
         path = Experiment(settings.experiment_root, settings.name) / f"table_{settings.table}.json"
         write_json(path, {"table": settings.table, "recipe": settings.recipe, "rows": table})
         print(path)
-        if made := [name for key, (name, _) in experiments.items() if key not in failures and key[1] == settings.seed]:
+        if made := list(dict.fromkeys(name for key, (name, _) in experiments.items()
+                                      if key not in failures and key[1] == settings.seed)):
             words = flags.changed(settings, "recipe", "data_root", "experiment_root")
             words += ["--list", settings.measured] if settings.measured else []
             print(f"The same images under each: python {shlex.join(['report.py', '--compare', *made, *words])}")

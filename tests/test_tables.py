@@ -8,13 +8,14 @@ import reproduce
 import results
 import tables
 from models import MODELS
-from tests.stages import DEMO, call, files, parse, refusal
+from tests.stages import ALPHAS, DEMO, call, files, parse, refusal
 from tools import flags
 from tools.activation import FIGURES
 
 SMALL = {
     "ordinary": tables.Row("ordinary classifier", "model_oc"),
     "cse": tables.Row("class-specific erasing", "model_cse", ("--sampling", "largest")),
+    "again": tables.Row("the same training", "model_cse", ("--sampling", "largest")),
     "diverges": tables.Row("a rate that is too high", "aeft_gpp", ("--lr", "1e30", "--T", "1")),
     "gpp": tables.Row("pooling alone", "aeft_gpp", ("--lr", "0.01"), "--T"),
 }
@@ -55,7 +56,12 @@ def test_a_table(small):
         assert 0 < row["fixed"] <= row["cam"] < 100 and 0 < row["crf"] < 100
         assert all(row[figure] is not None for figure in FIGURES)
     trained = [command for command in commands if command[0] == "train.py"]
-    assert len(trained) == 4
+    assert len(trained) == 4 and rows["again"] == rows["cse"]
+    assert "One training in this recipe: class-specific erasing; the same training" in text
+    measured = [word for command in commands for word in command if command[0] == "evaluation.py" and "-cse-" in word]
+    assert len(measured) == 1 + len(ALPHAS)     # its CAMs and CRF maps once, not once a row
+    compared, = [line.split("--compare ")[1].split(" --")[0] for line in text.splitlines() if "--compare" in line]
+    assert len(set(compared.split())) == len(compared.split()) == 3
     # The CGNet starts from the table's own classifier, and pooling alone knows no triplet.
     assert [word for word in trained[1] if word == "X-ordinary-s4242/model_oc"] == ["X-ordinary-s4242/model_oc"] * 2
     assert trained[3][trained[3].index("--T") + 1] == str(flags.defaults(MODELS["aeft_gpp"].Settings, "demo")[
