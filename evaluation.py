@@ -23,7 +23,8 @@ from data.signatures import signatures
 from pipeline import result_file
 from tools import flags
 from tools.activation import FIGURES, Activation, in_words, percent
-from tools.files import write_json, written_aside
+from tools.aside import written_aside
+from tools.files import write_json
 from tools.map_classes import compare_with_labels
 from tools.maps import checked_cam, checked_crf, find_maps, lacking, require_kind
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range

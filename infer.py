@@ -30,6 +30,7 @@ from methods.erase_rounds import erase_rounds
 from networks import CAM_NETWORKS, build
 from networks.pretrained import describe_file, load_weights, read_description
 from tools import distributed, engine, interrupt, remedies, rounds
+from tools.aside import in_batches, waits
 from tools.crf import Job, import_pydensecrf, refine_all
 from tools.files import save_image, write_json
 from tools.map_classes import compare_with_labels
@@ -81,8 +82,10 @@ def main():
     with interrupt.remembered():
         if wants_cams(settings):
             make_maps(settings, layout, device, network, folders, own)
-        for image_id in interrupt.progress(own, len(own), "overlays") if settings.vis else ():
-            draw_overlays(settings, layout, folders, image_id)
+        if settings.vis:
+            with in_batches():
+                for image_id in interrupt.progress(own, len(own), "overlays"):
+                    draw_overlays(settings, layout, folders, image_id)
         if settings.erase_rounds:
             write_rounds(settings, layout, device, network, folders, own)
             measure_rounds(settings, experiment, layout, folders, ids, own)
@@ -113,15 +116,22 @@ def make_maps(settings, layout, device, network, folders, ids):
     if lacking:
         jobs = (crf_job(settings, layout, folders, i, lacking[i]) for i in chain(cams, there) if i in lacking)
         refined = refine_all(jobs, max(1, settings.num_workers // distributed.world()), settings.crf_iterations)
-        for _ in interrupt.progress(refined, len(lacking), "CRF"):
-            pass
+        with in_batches():
+            for _ in interrupt.progress(refined, len(lacking), "CRF"):
+                pass
 
 
 def write_cams(settings, layout, device, network, folder, ids):
     """Compute and write the CAMs of images; yield the ID of each when they are on disk."""
-    for image_id, classes, scores in located(settings, layout, device, network, ids, "CAM"):
-        save_cam(folder / f"{image_id}.{settings.format}", classes, scores, settings.format)
-        yield image_id
+    written = {}
+    with in_batches():
+        for image_id, classes, scores in located(settings, layout, device, network, ids, "CAM"):
+            written[image_id] = folder / f"{image_id}.{settings.format}"
+            save_cam(written[image_id], classes, scores, settings.format)
+            for done in [i for i, path in written.items() if not waits(path)]:
+                del written[done]
+                yield done
+    yield from written
 
 
 def located(settings, layout, device, network, ids, name, locate=multi_scale_cam):
@@ -148,11 +158,12 @@ def write_rounds(settings, layout, device, network, folders, ids):
     """Erase and infer: write the maps of each round, a strip and an animation of the images that lack any of them."""
     todo = rounds.incomplete(folders, ids)
     locate = partial(erase_rounds, rounds=settings.erase_rounds, threshold=settings.erase_t)
-    for image_id, classes, maps in located(settings, layout, device, network, todo, "erase and infer", locate):
-        rounds.save_rounds(folders, image_id, classes, maps, settings.format)
-        image = shrink(read_image(layout.image_path(image_id), rounds.TILE), rounds.TILE)
-        rounds.save_strip(folders, image_id, image, [layout.classes[c - 1] for c in classes],
-                          resized(maps, image.shape[:2]), settings.erase_t)
+    with in_batches():
+        for image_id, classes, maps in located(settings, layout, device, network, todo, "erase and infer", locate):
+            rounds.save_rounds(folders, image_id, classes, maps, settings.format)
+            image = shrink(read_image(layout.image_path(image_id), rounds.TILE), rounds.TILE)
+            rounds.save_strip(folders, image_id, image, [layout.classes[c - 1] for c in classes],
+                              resized(maps, image.shape[:2]), settings.erase_t)
 
 
 def measure_rounds(settings, experiment, layout, folders, ids, own):

@@ -29,6 +29,7 @@ from methods.random_walk import walk_cams
 from networks import build
 from networks.pretrained import load_weights, read_description
 from tools import distributed, engine, interrupt, remedies
+from tools.aside import in_batches
 from tools.crf import Job, refine_all
 from tools.files import save_label_map
 from tools.map_classes import compare_with_labels
@@ -52,7 +53,7 @@ def main():
 
     todo = unfinished(folder, ids)
     distributed.say(f"{folder}: {len(ids) - len(todo)} of {len(ids)} images are finished")
-    with interrupt.remembered():
+    with interrupt.remembered(), in_batches():
         if mine := distributed.share(todo):
             engine.to_device(network.eval(), device, inference=True)
             write_labels(settings, layout, network, device, folder, {i: cams[i] for i in mine})

@@ -34,6 +34,7 @@ from networks import PIXEL_NETWORKS, build
 from networks.pretrained import load_weights, read_description
 from tools import distributed, engine, interrupt, remedies
 from tools.areas import write_areas
+from tools.aside import in_batches
 from tools.crf import DEEPLAB_BILATERAL, Job, dense_crf, refine_all
 from tools.experiment import Experiment
 from tools.files import copy_file, read_label_map, save_image, save_label_map, save_zip
@@ -64,9 +65,11 @@ def main():
     distributed.say(f"{folders['seg']}: {done} of {len(ids)} images are finished")
     mine = distributed.share(ids)
     with interrupt.remembered():
-        broken = make_labels(settings, network, device, folders["seg"], images, mine)
+        with in_batches():
+            broken = make_labels(settings, network, device, folders["seg"], images, mine)
         if "vis" in folders:
-            draw_overlays(folders, images, [i for i in mine if i not in broken], classes)
+            with in_batches():
+                draw_overlays(folders, images, [i for i in mine if i not in broken], classes)
     broken = {k: v for part in distributed.gather(broken) for k, v in part.items()}
     if settings.images:
         distributed.on_main(lambda: report_areas(experiment / names["areas"], folders["seg"], images, classes, broken))

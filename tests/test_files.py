@@ -15,6 +15,7 @@ from data.prepare.label_arrays import read_label_arrays
 from data.prepare.masks import read_colours
 from data.prepare.tables import read_labels
 from tests.conftest import Program
+from tools.aside import written_aside
 from tools.files import (
     delete_incomplete,
     load_checkpoint,
@@ -24,7 +25,6 @@ from tools.files import (
     save_image,
     save_label_map,
     write_json,
-    written_aside,
 )
 from tools.maps import read_cam, save_cam, save_crf
 from tools.provenance import digest

@@ -27,16 +27,15 @@ from datetime import datetime
 from pathlib import Path
 
 from tools import lock, signatures
+from tools.aside import explained, written_aside
 from tools.files import (
     delete_incomplete,
     discard,
-    explained,
     load_checkpoint,
     require_space,
     sweep,
     write_json,
     writer_is_dead,
-    written_aside,
 )
 from tools.maps import find_alike
 from tools.provenance import MADE_BY, differences, differing, digest, read_made_by, revision, versions

@@ -1,4 +1,4 @@
-"""Reading and writing files. A file is written under a temporary name and renamed: it is complete or absent."""
+"""Reading and writing files: JSON, images, label maps, zips, checkpoints. What is written is complete or absent."""
 import errno
 import json
 import os
@@ -6,12 +6,13 @@ import re
 import shutil
 import socket
 import stat
-import threading
 import zipfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+
+from tools.aside import ENDS, written_aside
 
 
 def require_file(path):
@@ -125,30 +126,6 @@ def unread(path, error):
                        "command again")
 
 
-@contextmanager
-def written_aside(path):
-    """Give a temporary path beside `path`, renamed to it at the end."""
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}@{socket.gethostname()}.tmp")
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield aside
-            os.replace(aside, path)
-        finally:
-            with suppress(OSError):         # an unmounted disk: the temporary file is gone too
-                aside.unlink(missing_ok=True)
-
-
-@contextmanager
-def explained(path):
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{path} was not written ({error}): make room or fix the folder, then run the same command again"
-                      ) from None
-
-
 def discard(folder):
     """Delete a folder. It is renamed first, so that an interrupted deletion leaves no incomplete folder."""
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -167,10 +144,6 @@ def sweep(folder):
         path.unlink(missing_ok=True)
     for path in folder.parent.glob(f".{folder.name}.*.old"):
         shutil.rmtree(path)
-
-
-# The last bytes of a complete file: of a zip without a comment the 22 of its end record, of a pickle one.
-ENDS = {".npz": (22, b"PK\5\6"), ".npy": (1, b"."), ".png": (12, b"\0\0\0\0IEND\xaeB`\x82"), ".gif": (1, b";")}
 
 
 def delete_incomplete(folder):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.files import require_file, unread, written_aside
+from tools.aside import written_aside
+from tools.files import require_file, unread
 from tools.provenance import MADE_BY, made_with, read_made_by, unknown_inputs
 from tools.safe_npy import read_table
 

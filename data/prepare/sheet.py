@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data.images import open_image, read_image, voc_palette
 from data.layout import IGNORE
-from tools.files import written_aside
+from tools.aside import written_aside
 
 TILE, TEXT, COLUMNS, SHOWN = 240, 34, 6, 24
 

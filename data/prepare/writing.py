@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 
 from data.images import voc_palette
-from tools.files import save_label_map, save_text, writer_is_dead, written_aside
+from tools.aside import written_aside
+from tools.files import save_label_map, save_text, writer_is_dead
 
 
 def write_lines(path, lines):
