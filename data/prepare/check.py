@@ -272,8 +272,8 @@ def check_masks(root, looks, labels, classes, lists, masks, images, found):
     if binary:
         words = (f"{counted(len(binary), 'mask', 'holds')} 0 and 255 alone, though there is a label: 255 means ignore, "
                  "so no object is left. ")
-        words += (f"Such masks cannot tell {len(classes)} classes apart: put masks of the ids 1..{len(classes)} there, or "
-                  "remove them" if len(classes) > 1 else
+        words += (f"Such masks cannot tell {len(classes)} classes apart: put masks of the ids 1..{len(classes)} there, "
+                  "or remove them" if len(classes) > 1 else
                   "If it stands for the object, write the lines \"0 background\" and \"255 "
                   f"{classes[0] if classes else 'NAME'}\" into colours.txt, and: {convert(root, 'colours.txt')}")
         (found.error if len(binary) > len(seen) / 2 else found.warning)(words, binary)
