@@ -134,7 +134,7 @@ def test_a_stage_that_is_killed_could_not_say_why(photos, monkeypatch):
     assert_says(refusal("reproduce", *OWN, "--from", "deeplab"), "was killed", "memory",
                 "--num_workers", "same command")
     monkeypatch.setattr("reproduce.run_stage", lambda *words: 1)
-    assert_says(refusal("reproduce", *OWN, "--from", "report"), "report.py stopped with the message above")
+    assert_says(refusal("reproduce", *OWN, "--from", "report"), "report.py stopped")
 
 
 def test_a_list_that_is_missing_is_named_by_the_first_stage(photos):

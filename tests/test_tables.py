@@ -1,5 +1,6 @@
 """reproduce.py --table: rows of flags, trained once a seed, measured alike; what fails is shown with its reason."""
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from models import MODELS
 from tests.stages import ALPHAS, DEMO, call, files, parse, refusal
 from tools import flags
 from tools.activation import FIGURES
+from tools.files import write_json
 
 SMALL = {
     "ordinary": tables.Row("ordinary classifier", "model_oc"),
@@ -103,6 +105,16 @@ def test_seeds_have_a_spread(monkeypatch, capsys):
     assert one.split()[-1] == "-" and two.split()[1:] == ["-"] * 9
     assert failed.strip() == "seed 1 failed: no memory"
     assert shared == "One training in this recipe: one; three"
+
+
+def test_of_several_crfs_the_best_is_shown(tmp_path):
+    stages = []
+    for alpha, miou in (("02", 40.0), ("08", 45.0), ("24", 43.0)):
+        write_json(tmp_path / f"X/eval/{alpha}.json", {"miou": miou})
+        stages.append(SimpleNamespace(task="crf", writes=[f"eval/{alpha}.json"], reads=[f"crf/{alpha}"]))
+    row, = results.collect_table(SimpleNamespace(experiment_root=tmp_path), {"cse": SMALL["cse"]},
+                                 {("cse", 1): ("X", stages)}, {})
+    assert (row["seeds"][0]["crf"], row["seeds"][0]["crf_alpha"]) == (45.0, "08")
 
 
 @pytest.mark.parametrize("table, variant, recipe, first", [
