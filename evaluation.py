@@ -187,12 +187,13 @@ class GroundTruth:
     def read(self, image_id):
         """Return the label map (H, W) of an image, and note what it shows."""
         truth = self.layout.ground_truth(image_id, self.settings.gt_dir)
-        self.pixels, self.ignored = self.pixels + truth.size, self.ignored + int((truth == IGNORE).sum())
-        shown = set(np.unique(truth).tolist()) - {0, IGNORE}
+        counts = np.bincount(truth.ravel(), minlength=IGNORE + 1)           # a third of np.unique's time
+        self.pixels, self.ignored = self.pixels + truth.size, self.ignored + int(counts[IGNORE])
+        shown = set(np.flatnonzero(counts).tolist()) - {0, IGNORE}
         said = set((np.flatnonzero(self.labels.get(image_id, ())) + 1).tolist())
         if not shown:
             self.empty.append(image_id)
-            if IGNORE in truth and (said or not self.labels):
+            if counts[IGNORE] and (said or not self.labels):
                 self.hidden.append(image_id)
         elif said and not shown & said:
             self.contrary[image_id] = said, shown

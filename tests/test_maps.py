@@ -42,6 +42,19 @@ def test_on_disk_they_are_as_said(tmp_path, maps):
     assert all(m.dtype == np.float32 and m.shape == (9, 11) for m in (*cam.values(), *crf.values()))
 
 
+def test_crf_maps_are_deflated_and_any_program_can_read_them(tmp_path):
+    scores = np.zeros((2, 100, 120), np.float32)
+    scores[0, :, :60] = scores[1, :, 60:] = 1
+    save_crf(tmp_path / "a.npz", [0, 7], scores[:, :, ::-1])
+    save_cam(tmp_path / "cam.npz", [3, 7], scores)
+    with np.load(tmp_path / "a.npz") as file:
+        assert (file["classes"].dtype, file["scores"].dtype) == (np.uint8, np.float16)
+        assert file["classes"].tolist() == [0, 7] and (file["scores"] == scores[:, :, ::-1]).all()
+    assert 10 * (tmp_path / "a.npz").stat().st_size < (tmp_path / "cam.npz").stat().st_size
+    save_crf(tmp_path / "b.npz", [0, 7], scores[:, :, ::-1])
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()      # no time of day in it
+
+
 @pytest.mark.parametrize("format", ["npz", "npy"])
 def test_a_picture_of_no_class(tmp_path, format):
     save_cam(tmp_path / f"a.{format}", np.zeros(0, np.int64), np.zeros((0, 4, 5), np.float32), format)

