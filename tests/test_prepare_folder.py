@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import unicodedata
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 from data import prepare
 from data.images import read_image, voc_palette
 from data.layout import VOCLayout
+from data.prepare.splits import divide
 from tests.conftest import ROOT, Program, leftover
 from tests.stages import assert_says
 
@@ -343,6 +345,16 @@ def test_the_split_depends_on_the_seed_alone(place):
         os.rename("out", f"out{len(lists)}")
     assert lists[0] == lists[1] and len(set(lists)) > 1
     assert not os.path.exists("out5/ImageSets/Segmentation/test.txt")
+
+
+def test_each_class_gives_its_share_to_val():
+    """Photos of two classes count for both: what the rare one has given, the other need not give again."""
+    names = {f"{i}": [["rare", "often"], ["often"], []][i % 3] for i in range(60)}
+    for seed in range(5):
+        split = divide(names, {}, {name: name for name in names}, 0.2, seed)
+        count = {part: Counter(label for name in split[part] for label in names[name]) for part in ("train", "val")}
+        assert count["val"] == {"rare": 4, "often": 8} and count["train"] == {"rare": 16, "often": 32}
+        assert sum(not names[name] for name in split["val"]) == 4 and split["train_aug"] == split["train"]
 
 
 def test_no_val_and_the_tables_own_splits(place, capsys):
