@@ -138,9 +138,9 @@ def test_the_second_ctrl_c_stops_at_once(whole, zygote, tmp_path):
 
 
 @pytest.mark.parametrize("number, at, unfinished", [
-    (signal.SIGTERM, "rename experiment/X/dict/val_0000.npz", "dict"),
-    (signal.SIGUSR1, "rename experiment/X/crf/02/val_0000.npz", "crf/24"),
-    (signal.SIGINT, "rename experiment/X/infer/val_0000_", "infer")])
+    (signal.SIGTERM, "write experiment/X/dict/.val_0000.npz", "dict"),
+    (signal.SIGUSR1, "write experiment/X/crf/02/.val_0000.npz", "crf/24"),
+    (signal.SIGINT, "write experiment/X/infer/.val_0000_", "infer")])
 def test_inference_that_is_asked_to_stop(whole, zygote, tmp_path, number, at, unfinished):
     run, place = whole["infer"], prepared(tmp_path, whole["infer"])
     result = zygote.start(*run.words, cwd=place, signals={at: number}).wait()
@@ -277,8 +277,8 @@ def mount():
 
 
 MOMENTS = [("model_cse", DRAWN), ("model_cse", "rename experiment/X/ckpt/model_cse/000.pth"),
-           ("infer", "rename experiment/X/dict/val_0000.npz"), ("infer", "rename experiment/X/crf/02/val_0000.npz"),
-           ("infer", "rename experiment/X/infer/val_0000_"), ("cam", "read data/critters/SegmentationClass/val_0001")]
+           ("infer", "write experiment/X/dict/.val_0000.npz"), ("infer", "write experiment/X/crf/02/.val_0000.npz"),
+           ("infer", "write experiment/X/infer/.val_0000_"), ("cam", "read data/critters/SegmentationClass/val_0001")]
 
 
 @pytest.mark.parametrize("stage, at", MOMENTS)
@@ -371,8 +371,8 @@ def test_maps_that_can_no_longer_be_read(runs, zygote, tmp_path):
     ("steps", DRAWN, 0, vanish, "JPEGImages/train_"), ("steps", DRAWN, 2, vanish, "JPEGImages/"),
     ("steps", DRAWN, 2, fail, "JPEGImages/"),
     ("model_cse", "read data/critters/SegmentationClass/val_0000.png", 0, fail, "SegmentationClass/val_0000.png"),
-    ("maps", "rename experiment/X/dict/train_0000.npz", 0, fail, "JPEGImages/train_0001.png"),
-    ("maps", "rename experiment/X/crf/24/train_0000.npz", 0, vanish, "JPEGImages/train_000"),
+    ("maps", "write experiment/X/dict/.train_0000.npz", 0, fail, "JPEGImages/train_0001.png"),
+    ("maps", "write experiment/X/crf/24/.train_0000.npz", 0, vanish, "JPEGImages/train_000"),
     ("cam", "read data/critters/SegmentationClass/val_0001.png", 0, vanish, "SegmentationClass/val_0001.png"),
     ("crf", "read data/critters/SegmentationClass/val_0001.png", 0, fail, "SegmentationClass/val_0001.png")])
 def test_pictures_that_can_no_longer_be_read(runs, zygote, tmp_path, stage, at, workers, harm, file):
