@@ -116,7 +116,7 @@ def test_a_triplet_that_never_counts_is_said(place):
 
 
 @pytest.mark.parametrize("words, said", [
-    ((), ""), (("--bins", 2, 40), "--bins 40: a crop of 320 pixels makes maps of 40"),
+    ((), ""), (("--bins", 2, 40), "--bins 40: a crop of 320"),
     (("--crop", 64, "--bins", 4, 8, 16), "--bins 8 16: a crop of 64")])
 def test_levels_that_pool_nothing_are_said(words, said):
     notes = MODELS["aeft_gpp"].notes(settings_of(*words), torch.eye(3))

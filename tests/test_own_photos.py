@@ -84,8 +84,8 @@ def test_the_whole_chain_without_ground_truth_on_fewer_photos_than_a_batch(photo
     shown = [column["folder"].split("/")[0] for column in data["columns"]]
     assert shown == ["dict_model_oc", "dict", "crf", "rw", "seg"]
     assert len(data["rows"]) == 10 and all(len(row["stages"]) == 5 for row in data["rows"])
-    said = [note["what"] for note in data["notes"]]
-    assert said == ["No ground truth in data/m/SegmentationClass: nothing is scored"]
+    said, = [note["what"] for note in data["notes"]]
+    assert "No ground truth in data/m/SegmentationClass" in said
     stored = json.loads((folder / "config/train_model_cse.json").read_text())["settings"]
     assert stored["batch_size"] == 10
     monkeypatch.setattr("reproduce.print_estimate", lambda *_: None)        # it measures: once is enough
