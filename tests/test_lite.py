@@ -135,5 +135,5 @@ def test_one_image_through_the_stages(chain, monkeypatch, capsys):
     with Image.open("one_image.png") as drawn:
         assert drawn.width > 6 * 128
     settings.name = "Y"
-    with pytest.raises(ValueError, match="To make it, run: python infer.py --name Y --model model_cse --dict"):
+    with pytest.raises(ValueError, match="python infer.py --name Y --model model_cse --dict"):
         list(one_image.steps(settings, layout, read_image(layout.image_path("val_0001"))))

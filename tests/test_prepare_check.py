@@ -213,7 +213,7 @@ def test_wrong_labels_do_not_hide_other_faults(root, check):
     mask(root / "SegmentationClass/4.png", labels_of(["owl"]))
     printed, code = check()
     assert_says("\n".join(errors(printed)), "'FOX'", "1 image has no label", "(2)")
-    assert "none of the classes that the label names (4)" in "\n".join(warnings(printed))
+    assert "none of the classes" in "\n".join(warnings(printed))
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "3", '{"1": [["fox"]]}', '{"1": ["fox"], "1": ["owl"]}'])
@@ -347,7 +347,7 @@ def test_masks_and_labels_that_differ(root, check):
     printed, code = check()
     assert code == 0
     found = "\n".join(warnings(printed))
-    assert_says(found, "1 mask shows a class that the label lacks (1)", "does not show (3)",
+    assert_says(found, "1 mask shows a class", "lacks (1)", "does not show (3)",
                 "1 mask has no image (7)", "val: 1 image has no mask", "(5)")
 
 

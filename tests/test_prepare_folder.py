@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import unicodedata
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 from data import prepare
 from data.images import read_image, voc_palette
 from data.layout import VOCLayout
+from data.prepare.splits import divide
 from tests.conftest import ROOT, Program, leftover
 from tests.stages import assert_says
 
@@ -345,16 +347,26 @@ def test_the_split_depends_on_the_seed_alone(place):
     assert not os.path.exists("out5/ImageSets/Segmentation/test.txt")
 
 
+def test_each_class_gives_its_share_to_val():
+    """Photos of two classes count for both: what the rare one has given, the other need not give again."""
+    names = {f"{i}": [["rare", "often"], ["often"], []][i % 3] for i in range(60)}
+    for seed in range(5):
+        split = divide(names, {}, {name: name for name in names}, 0.2, seed)
+        count = {part: Counter(label for name in split[part] for label in names[name]) for part in ("train", "val")}
+        assert count["val"] == {"rare": 4, "often": 8} and count["train"] == {"rare": 16, "often": 32}
+        assert sum(not names[name] for name in split["val"]) == 4 and split["train_aug"] == split["train"]
+
+
 def test_no_val_and_the_tables_own_splits(place, capsys):
     write(TABLES["names"])
     layout = folder("--val_share", 0)
     assert not (layout.root / "ImageSets/Segmentation/val.txt").exists()
     assert layout.ids("train") == ["1", "2", "3", "4", "5"]     # 6 shows no object
-    assert "1 photo has no class, so not in train (6.jpg)" in capsys.readouterr().out
+    assert "not in train (6.jpg)" in capsys.readouterr().out
     os.rename("out", "first")
     write("file,label\n1.jpg,fox\n2.jpg,owl\n3.jpg,fox\n4.jpg,owl\n5.jpg,owl\n6.jpg,\n")      # an empty cell
     folder()
-    assert "1 photo has no class, so not in train (6.jpg)" in capsys.readouterr().out
+    assert "not in train (6.jpg)" in capsys.readouterr().out
     os.rename("out", "before")
     write("file,label,split\n1.jpg,fox,train\n2.jpg,owl,Validation\n3.jpg,owl,training\n4.jpg,fox,test\n")
     layout = folder()

@@ -258,7 +258,7 @@ def test_damaged_values_and_nothing_is_copied(net, state, tmp_path, name, value,
 
 def test_a_double_too_large_for_a_float_is_not_finite(net, state):
     state["conv1a.weight"] = state["conv1a.weight"].double() + 1e300
-    with pytest.raises(ValueError, match="conv1a.weight has values that are not finite"):
+    with pytest.raises(ValueError, match="conv1a.weight .*not finite"):
         load_weights(net, state)
 
 
