@@ -652,6 +652,7 @@ def test_clicks_filter_enlarge_and_hide(made, browser):
     browser.point(".row .cell:nth-child(3) .frame", click=True)
     browser.wait("document.querySelector('dialog').open")
     assert browser.ask("document.querySelectorAll('dialog .cell').length") == 7
+    assert "owl" in browser.ask("document.querySelector('dialog .chips').innerText")
     browser.press("Escape")
     bars = browser.ask("document.querySelectorAll('rect.value').length")
     browser.point(".keys button[aria-pressed=true]", click=True)

@@ -27,7 +27,6 @@ function make(name, attributes = {}, ...children) {
 }
 
 const one = value => value == null ? "–" : value.toFixed(1).replace("-", "−");
-const signed = value => (value > 0 ? "+" : "") + one(value);
 const mean = values => values.length ? values.reduce((sum, v) => sum + v, 0) / values.length : null;
 const known = values => values.filter(v => v != null);
 const colour = i => `var(--s${i % SERIES})`;
@@ -509,7 +508,8 @@ function cells(row, linked = false) {
       const file = linked ? fileLink(stage?.file) : null;
       if (!stage?.labels) return cell(column.stage, none(stage?.error ?? "not there yet"), file);
       const [now, change] = [score(row, column.folder), gain(row, column)];
-      const arrow = change == null ? null : make("span", {class: change < -.05 ? "down" : change > .05 ? "up" : ""},
+      const against = data.columns.find(c => c.folder === column.before)?.stage;
+      const arrow = change == null ? null : make("span", {class: change < -.05 ? "down" : change > .05 ? "up" : "", title: `against ${against}`},
         change < -.05 ? `▼ ${one(-change)}` : change > .05 ? `▲ ${one(change)}` : "=");
       return cell(column.stage, frame(row, stage.heat ? "has-heat" : "", base(),
         picture(stage.labels, "labels", column.stage), stage.heat && picture(stage.heat, "heat", `${column.stage}, activation`)),
@@ -517,10 +517,12 @@ function cells(row, linked = false) {
     })];
 }
 
+/** Name the classes of an image, each with its colour. */
+const chips = row => row.classes.map(id => make("div", {class: "chip"}, swatch(id), make("b", {title: classOf(id)}, classOf(id))));
+
 function about(row, open) {
   return make("div", {class: "about"}, make("button", {onclick: open, "aria-label": `${row.id}, enlarge`,
-    ...tipped(() => scores(row))}, row.id),
-  row.classes.map(id => make("div", {class: "chip"}, swatch(id), make("b", {title: classOf(id)}, classOf(id)))));
+    ...tipped(() => scores(row))}, row.id), chips(row));
 }
 
 function drawGallery() {
@@ -620,7 +622,7 @@ function enlarge(rows, i) {
       make("button", {name: "previous", onclick: () => go(-1), disabled: i === 0}, "← previous"),
       make("button", {name: "next", onclick: () => go(1), disabled: i === rows.length - 1}, "next →"),
       make("button", {name: "close", onclick: () => large.close(), autofocus: true}, "close"))),
-    make("div", {class: "views"}, cells(row, true)), make("div", {class: "scroll"}, scores(row)));
+    make("div", {class: "chips"}, chips(row)), make("div", {class: "views"}, cells(row, true)), make("div", {class: "scroll"}, scores(row)));
   large.onkeydown = event => ({ArrowLeft: () => go(-1), ArrowRight: () => go(1)}[event.key]?.());
   if (!large.open) large.showModal();
   // The button that had the focus is gone; without one in the dialog it would hear no key.
