@@ -99,8 +99,8 @@ def steps(settings, layout, image):
                        made["radius_rule"])                                             # (K + 1, H', W')
     features = affinity_net(view[:1, :, :size[0] // 8 * 8, :size[1] // 8 * 8])          # (1, D, h, w)
     affinity = pair_affinity(features, effective_radius(*features.shape[2:]))[0]        # (P, N)
-    yield ("affinities", f"of {affinity.shape[1]} of {features.shape[2]}x{features.shape[3]} cells with "
-           f"{affinity.shape[0]} neighbours each, mean {affinity.mean():.2f}", None, None)
+    yield ("affinities", f"{affinity.shape[1]} of the {features.shape[2]}x{features.shape[3]} cells with "
+           f"{affinity.shape[0]} neighbours each; mean {affinity.mean():.2f}", None, None)
     labels, rounds = ids[walked.argmax(0)], made["crf_iterations"]
     if rounds:
         labels = dense_crf(*load_for_crf(layout, settings.id, ids, walked.numpy()), rounds).argmax(0)

@@ -751,6 +751,7 @@ def test_light_and_dark(made, browser, tmp_path):
         assert paper < 40 and contrast > 150
     assert brightness("#theme=dark", True, "print")[0] > 240            # ink is dear
     assert browser.ask("getComputedStyle(document.querySelector('.controls label')).display") == "none"
+    assert browser.ask("getComputedStyle(document.querySelector('.row .stage')).display") == "block"     # on any page
 
 
 def test_a_narrow_window_needs_no_scrolling_sideways(made, browser):
