@@ -59,7 +59,10 @@ def test_sweep_equals_the_authors_search(golden):
 @settings(deadline=None)
 @given(st.data())
 def test_sweep_is_bit_equal_to_one_threshold_at_a_time(data):
-    thresholds = data.draw(st.lists(st.sampled_from([*np.arange(0.1, 0.4, 0.01).tolist(), 0.0, -0.1, 1.0]), min_size=1))
+    some = st.lists(st.sampled_from([*np.arange(0.1, 0.4, 0.01).tolist(), 0.0, -0.1, 1.0]), min_size=1)
+    even = st.builds(lambda first, step, count: [first + i * step for i in range(count)],
+                     st.sampled_from([-0.1, 0.0, 0.1]), st.sampled_from([0.001, 0.01, 0.25]), st.integers(2, 20))
+    thresholds = data.draw(some | even)
     t = np.asarray(thresholds, np.float32)
     values = np.concatenate([t, np.nextafter(t, np.float32(2)), np.nextafter(t, np.float32(-2)), [0, 0.5, 1]])
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))

@@ -94,7 +94,7 @@ class ThresholdHistogram:
             best, winner = _best(classes, scores)                                         # (H, W), (H, W)
             index += winner
             index *= np.int32(bins)
-            index += np.searchsorted(self.edges, best).astype(np.int32)                   # edges below: best > t
+            index += _exceeded(self.edges, best)
         else:
             index *= np.int32(bins)
         self.counts += np.bincount(index.ravel(), minlength=rows * columns * bins).reshape(rows, columns, bins)[:-1]
@@ -122,6 +122,20 @@ def _best(classes, scores):
         np.copyto(winner, classes[k], where=scores[k] > best)
         np.maximum(best, scores[k], out=best)
     return best, winner
+
+
+def _exceeded(edges, best):
+    """Count the edges, float32 ascending, that each score exceeds: (E,), (H, W) -> (H, W) int32.
+
+    Those below the nearest edge are exceeded, those above it are not: where edges lie evenly this takes a fourth of the
+    time of a search.
+    """
+    first, last, steps = edges[0], edges[-1], np.float32(len(edges) - 1)
+    if not steps or not np.allclose(edges, np.linspace(first, last, len(edges)), rtol=0, atol=(last - first) / steps / 4):
+        return np.searchsorted(edges, best).astype(np.int32)
+    nearest = np.rint((best.clip(first, last) - first) * (steps / (last - first))).astype(np.int32)
+    nearest += best > edges.take(nearest)
+    return nearest
 
 
 def _truth_rows(truth, num_classes):

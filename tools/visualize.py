@@ -95,7 +95,7 @@ def draw_curve(path, curve, title, marks=()):
     """Write a PNG of mIoU against threshold: curve [[t, mIoU], ...]; marks (t, mIoU, name) are pointed at."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4))
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="background threshold", ylabel="mIoU in percent", title=title)
     axes.plot([t for t, _ in curve], [m for _, m in curve])
