@@ -1,8 +1,8 @@
 """How many bytes of tensors live at once in a CSE step, and what are they?
 
-Prints  the largest sum over the step, with weights, gradients and momentum, and what it consists of. On fake tensors, which have shapes
-        and no values: any batch and crop in seconds, in no memory. A process needs more: itself, the workspace of
-        the convolutions, gaps between blocks (benchmarks.memory measures all of it)
+Prints  the largest sum over the step, with weights, gradients and momentum, and what it consists of. On fake tensors,
+        which have shapes and no values: any batch and crop in seconds, in no memory. A process needs more: itself, the
+        workspace of the convolutions, gaps between blocks (benchmarks.memory measures all of it)
 Run     python -m benchmarks.live --batch_size 8 --crop 384
 """
 import argparse

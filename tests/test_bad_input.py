@@ -214,7 +214,7 @@ def test_a_cut_params_file(place):
     write_params(place / "imagenet.params", {"arg:conv1a_weight": np.zeros((8, 3, 3, 3), np.float32)})
     assert_says(refusal("train", *NEW, "--er_init", "imagenet.params"), "imagenet.params", "missing")
     cut(place / "imagenet.params")
-    assert_says(refusal("train", *NEW, "--er_init", "imagenet.params"), "imagenet.params", "no whole .params file",
+    assert_says(refusal("train", *NEW, "--er_init", "imagenet.params"), "imagenet.params", "no complete .params file",
                 "fetch it again")
 
 

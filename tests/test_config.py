@@ -285,18 +285,19 @@ def test_help_shows_every_flag_with_default_and_source(capsys, cls, recipe):
         default = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in (
             value if isinstance(value, tuple) else (value,)))
         assert f"--{name.rstrip('_')}" in text
-        if value not in ("", False) and "MISSING" not in default:
+        if value is not False and value not in ("", ()) and "MISSING" not in default:
             assert f"(default {default}; {source})".replace(" ", "") in text, name
         elif name != "name":
             assert f"({source})".replace(" ", "") in text, name
 
 
-def test_help_lists_a_models_own_flags_first_and_the_others_by_what_they_are_for(capsys):
+@pytest.mark.parametrize("model", ["model_cse", "model_agnostic"])
+def test_help_lists_a_models_own_flags_first_and_the_others_by_what_they_are_for(capsys, model):
     with pytest.raises(SystemExit):
-        parse(Train, ["--help", "--model", "model_cse"])
+        parse(Train, ["--help", "--model", model])
     text = capsys.readouterr().out.split("options:")[1]
     places = [text.index(words) for words in (
-        "\nof --model model_cse:\n", "\n  --cc_init ", "\n  --cl_init ", "\ndata:\n", "\n  --train_list ",
+        f"\nof --model {model}:\n", "\n  --cc_init ", "\n  --cl_init ", "\ndata:\n", "\n  --train_list ",
         "\nnetwork:\n", "\n  --backbone ", "\noptimisation:\n", "\n  --lr ", "\nrun:\n", "\n  --device ")]
     assert places == sorted(places)
 

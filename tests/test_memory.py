@@ -5,7 +5,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from benchmarks.live import Live
 from tests.conftest import ROOT
 from tools import memory
 
@@ -72,3 +74,18 @@ def test_what_the_user_set_stays(name, value, monkeypatch):
     monkeypatch.delenv(name)
     memory.keep_freed_memory()
     assert changed or sys.platform != "linux"
+
+
+def test_what_lives_at_once():
+    """A view is no memory of its own, and what nobody holds is gone."""
+    with Live() as live:
+        live.phase = "first"
+        kept = torch.zeros(1000)
+        live.phase = "second"
+        large = torch.ones(5000) + 1
+        view = large[10:]
+        del large
+        assert live.now == 4 * 6000 and live.peak == 4 * 11000 and live.at == "second, aten.add"
+        del view
+        kept + 1
+    assert live.now == 4 * 1000 and live.most["first, aten.zeros (1000,)"] == 4 * 1000

@@ -136,7 +136,7 @@ def test_subfolders(place, capsys):
     layout = folder("--val_share", 0, labels="from-subfolders")
     assert labels_of(layout) == {"fox_1": ["fox"], "owl_1": ["owl"], "2": ["owl"], "3": ["fox", "owl"], "5": ["owl"],
                                  "7": []}
-    assert_says(capsys.readouterr().out, "2 photos lie in no subfolder", "4.jpg", "1 photos lie in several",
+    assert_says(capsys.readouterr().out, "2 photos lie in no subfolder", "4.jpg", "1 photo lies in several",
                 "background is no object class")
 
 
@@ -158,7 +158,7 @@ WRONG = {
     "two in one": ("file,label\n1.jpg,fox owl\n2.jpg,fox\n3.jpg,owl\n", ("'fox owl'", "separate", ";")),
     "numbers": ("file,label\n1.jpg,0\n2.jpg,1\n", ("numbers", "names of the classes")),
     "no photo of it": ("file,label\nx.jpg,fox\ny.jpg,fox\n", ("names a photo", "'x.jpg'", "--images", "--file_column")),
-    "some are absent": ("file,label\n1.jpg,fox\nx.jpg,fox\n", ("1 photos or masks cannot be used", "--leave_out")),
+    "some are absent": ("file,label\n1.jpg,fox\nx.jpg,fox\n", ("1 file cannot be used", "--leave_out")),
     "a probability": ("file,fox,owl\n1.jpg,1,0\n2.jpg,0.7,0\n", ("line 3", "'0.7'", "'fox'")),
     "uncertain": ("file,fox,owl\n1.jpg,1,-1\n", ("line 2", "'-1'", "'owl'")),
     "empty": ("", ("labels.csv is empty",)),
@@ -300,7 +300,7 @@ def test_unusable_photos_are_all_named(place, capsys):
     os.remove("photos/4.jpg")
     os.symlink("nowhere.jpg", "photos/4.jpg")
     write(TABLES["names"])
-    assert_says(refused(), "3 photos or masks", "--leave_out")
+    assert_says(refused(), "3 files cannot be used", "--leave_out")
     assert_says(capsys.readouterr().out, "2.jpg", "3.jpg", "4.jpg")
     assert labels_of(folder("--leave_out")) == {k: v for k, v in FOX_OWL.items() if k not in "234"}
 
@@ -516,7 +516,7 @@ def test_masks_of_0_and_255(place, capsys):
 def test_masks_in_colour_without_a_word_what_they_mean(place, capsys):
     write(TABLES["names"])
     masks_of(place, as_rgb)
-    assert_says(refused("--masks", "masks"), "6 photos or masks")
+    assert_says(refused("--masks", "masks"), "6 files cannot be used")
     assert_says(capsys.readouterr().out, "1.png is in colour", "--mask_colours voc or FILE")
 
 

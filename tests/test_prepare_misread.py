@@ -72,7 +72,7 @@ def test_a_list_with_a_photo_that_has_no_label(place, capsys):
     os.mkdir("lists")
     write("1\n2\n3\n5\n", "lists/train.txt")
     assert folder("--lists", "lists").ids("train") == ["1", "2"]
-    assert_says(capsys.readouterr().out, "2 photos of lists/train.txt", "left out (3.jpg, 5.jpg)")
+    assert_says(capsys.readouterr().out, "lists/train.txt: 2 photos", "left out (3.jpg, 5.jpg)")
 
 
 # ---- the first line ----

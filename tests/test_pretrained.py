@@ -117,7 +117,7 @@ DAMAGE = {
     "huge dimension": ("legacy1", 32, "q", 2**62, "bytes are announced"),
     "huge dimension of 2016": ("legacy0", 28, "I", 2**32 - 1, "bytes are announced"),
     "unknown type": ("legacy0", 52, "i", 99, "unknown type 99"),
-    "more arrays": ("legacy0", 16, "Q", 2**64 - 1, "no whole"),
+    "more arrays": ("legacy0", 16, "Q", 2**64 - 1, "no complete"),
     "fewer arrays": ("legacy0", 16, "Q", 12, "one name for each array"),
 }
 
@@ -343,7 +343,7 @@ def test_a_cut_safetensors(net, state, tmp_path):
     data = path.read_bytes()
     for length in (0, 5, 100, len(data) - 4):
         path.write_bytes(data[:length])
-        with pytest.raises(ValueError, match="w.safetensors: not a whole"):
+        with pytest.raises(ValueError, match="w.safetensors: not a complete"):
             load_weights(net, path)
 
 
