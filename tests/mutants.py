@@ -172,8 +172,9 @@ MUTANTS = [
            "test_signatures.py::test_overwrite_makes_the_maps_of_changed_images_again_and_only_theirs"),
     # ---- scores: tools/, and the stages that write them ----
     Mutant("threshold: a score equal to it is an object", "tools/metrics.py",
-           "np.searchsorted(self.edges, best)", 'np.searchsorted(self.edges, best, side="right")',
-           "test_metrics.py::test_sweep_is_bit_equal_to_one_threshold_at_a_time"),
+           "np.searchsorted(edges, best)", 'np.searchsorted(edges, best, side="right")', "test_metrics.py"),
+    Mutant("threshold: a score equal to one of many even ones is an object", "tools/metrics.py",
+           "best > edges.take(nearest)", "best >= edges.take(nearest)", "test_metrics.py"),
     Mutant("argmax: on a tie the higher class", "tools/metrics.py",
            "where=scores[k] > best", "where=scores[k] >= best",
            "test_metrics.py::test_sweep_is_bit_equal_to_one_threshold_at_a_time"),
