@@ -131,7 +131,8 @@ def _exceeded(edges, best):
     time of a search.
     """
     first, last, steps = edges[0], edges[-1], np.float32(len(edges) - 1)
-    if not steps or not np.allclose(edges, np.linspace(first, last, len(edges)), rtol=0, atol=(last - first) / steps / 4):
+    even = np.linspace(first, last, len(edges))
+    if not steps or not np.allclose(edges, even, rtol=0, atol=(last - first) / steps / 4):
         return np.searchsorted(edges, best).astype(np.int32)
     nearest = np.rint((best.clip(first, last) - first) * (steps / (last - first))).astype(np.int32)
     nearest += best > edges.take(nearest)
