@@ -395,6 +395,7 @@ def run_tests(tree, *words):
 
     It is forked from this one, which has loaded what takes seconds and nothing of the product.
     """
+    import hypothesis  # noqa: F401
     import pytest
     import torch  # noqa: F401
 
