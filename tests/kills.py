@@ -6,10 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from PIL import Image
 
-from data import prepare
-from tests.stages import DEMO
+from tests.stages import DEMO, small_critters
 
 TINY = ("--batch_size", 3, "--max_epochs", 2, "--val_every", 1, "--val_list", "val", "--save_minutes", 0, "--lr", 0.01,
         "--crop", 32, "--resize", 32, 40, "--width", 0.0625, "--dropout", 0.3, 0.5, "--jitter", 0.3, 0.3, 0.3, 0.1)
@@ -65,10 +63,7 @@ def difference(place, expected):
 def make_whole(zygote):
     """Run each stage without a break in the current folder, and write whole.pickle: what load_whole returns."""
     place, runs = Path.cwd(), {}
-    prepare.main(["critters", "--train", "6", "--val", "2"])
-    for path in place.glob("data/critters/[JS]*/*.png"):        # half the size is measured in a quarter of the time
-        with Image.open(path) as picture:
-            picture.resize((64, 64), Image.NEAREST).save(path)
+    small_critters(place / "data/critters", 6, 2)
     (place / "experiment").mkdir()
     for stage, words in STAGES.items():
         run = SimpleNamespace(words=words, data=place / "data", before=place / f"before {stage}", after=place / stage)
