@@ -17,7 +17,8 @@ ON_TWO = ("--train_list", "val", "--batch_size", 2, "--max_epochs", 2, "--save_m
 STAGES = {      # in the order in which they need each other
     "model_oc": ("train", *DEMO, "--model", "model_oc", *TINY),
     "model_cse": ("train", *DEMO, "--model", "model_cse", *TINY, "--vis_freq", 2),
-    "infer": ("infer", *DEMO, "--dict", "--crf", "--alphas", 2, 24, "--vis", "--infer_list", "val"),
+    "infer": ("infer", *DEMO, "--dict", "--crf", "--alphas", 2, 24, "--crf_iterations", 2, "--scales", 0.5, 1, "--vis",
+              "--infer_list", "val"),
     "train_aff": ("train_aff", *DEMO, *PAIR, *ON_TWO, "--crop", 72),
     "infer_aff": ("infer_aff", *DEMO, *PAIR, "--infer_list", "val", "--crf_iterations", 0),
     "train_seg": ("train_seg", *DEMO, "--label_dir", "rw/02_24", *ON_TWO, "--crop", 32),
