@@ -35,8 +35,8 @@ class ModelOC(Train):
 
 
 @dataclass
-class ModelCSE(Train):
-    """train.py --model model_cse"""
+class Erasing(Train):
+    """What models have that learn from erasing."""
     recipes = {
         "lite": {
             "max_epochs": (2, "starts from the ordinary classifier"),
@@ -61,15 +61,20 @@ class ModelCSE(Train):
     cc_slope: float = option(0.05, "see --cc_init", PAPER)
     mask_norm: str = option("batch", "divide the mask by its maximum over the batch, as the code does, or over the "
                             "image, as the paper's text says", PAPER, choices=("batch", "image"))
-    sampling: str = option("uniform", "the class that is erased: drawn from those present, each in turn, or the one "
-                           "with the largest CAM", PAPER, content="where set",
-                           choices=("uniform", "in_turn", "largest"))
     cl_init: str = option("cam", "the ordinary classifier: as --er_init; cam is the one that AffinityNet's authors "
                           "released", PAPER)
 
 
 @dataclass
-class ModelAgnostic(ModelCSE):
+class ModelCSE(Erasing):
+    """train.py --model model_cse"""
+    sampling: str = option("uniform", "the class that is erased: drawn from those present, each in turn, or the one "
+                           "with the largest CAM", PAPER, content="where set",
+                           choices=("uniform", "in_turn", "largest"))
+
+
+@dataclass
+class ModelAgnostic(Erasing):
     """train.py --model model_agnostic"""
 
 
@@ -105,16 +110,16 @@ class ModelAEFT(Train):
     }
 
     T: int = option(18, "epoch from which the triplet counts", AEFT, least=0)
-    batch_size_triplet: int = option(32, "--batch_size from epoch T on; the classification counts the first "
-                                     "--batch_size of them", AEFT, least=1)
+    batch_size_triplet: int = option(32, "images a batch from epoch T on; the first --batch_size of them count for "
+                                     "the classification", AEFT, least=1)
     M: float = option(0.5, "margin of the repelling term: images farther apart are left alone", AEFT, least=0)
-    TH: tuple[float, float] = option((0.6, 0.2), "the foreground above the first is erased, below the second is "
-                                     "background", AEFT, least=0)
+    TH: tuple[float, float] = option((0.6, 0.2), "thresholds: foreground above the first is erased, below the "
+                                     "second it is background", AEFT, least=0)
     W: tuple[float, float, float] = option((1.0, 0.2, 0.15), "weights of classification, attract, repel; 0 leaves a "
                                            "term out", AEFT, least=0)
     jitter_probability: float = option(1.0, "share of images whose colours are jittered", least=0, most=1)
-    bins: tuple[int, ...] = option((2, 4, 8, 16), "cells a side of the levels of gated pyramid pooling", AEFT, least=1)
-    gpp_order: str = option("coarse_to_fine", "in which the levels gate each other; averaged: no gates", AEFT,
+    bins: tuple[int, ...] = option((2, 4, 8, 16), "levels of gated pyramid pooling: cells along a side", AEFT, least=1)
+    gpp_order: str = option("coarse_to_fine", "order in which the levels gate each other; averaged: no gates", AEFT,
                             choices=("coarse_to_fine", "fine_to_coarse", "averaged"))
     triplet_on: str = option("gpp", "what is compared: what gated pyramid pooling makes of the CAMs, or the CAMs",
                              AEFT, choices=("gpp", "cam"))

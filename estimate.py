@@ -25,6 +25,7 @@ from data.layout import IGNORE, VOCLayout
 from tools import catalog, flags
 from tools.clock import duration, estimate, read_times
 from tools.experiment import Experiment
+from tools.words import counted
 
 SMALL, LONGEST = 96, 2.0            # pixels: the first measurement; seconds: longer ones are made on a part of the area
 STARTED = time.perf_counter()
@@ -50,8 +51,8 @@ def main():
              for part in dict.fromkeys(stage.part for stage in chain)}
     each = " for each seed" if settings.seeds > 1 else ""
     rest = "" if left == seconds else f", {duration(left)} of it still to come"
-    print(f"Estimated time on {len(images[settings.train_list])} images: {duration(seconds)}{each}{rest} (measured in "
-          f"{time.perf_counter() - STARTED:.0f} s: "
+    print(f"Estimated time on {counted(len(images[settings.train_list]), 'image')}: {duration(seconds)}{each}{rest} "
+          f"(measured in {time.perf_counter() - STARTED:.0f} s: "
           + ", ".join(f"{part} {duration(value)}" for part, value in parts.items()) + ")")
 
 

@@ -30,7 +30,7 @@ from tools.maps import checked_cam, checked_crf, find_maps, lacking, require_kin
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range
 from tools.provenance import digest
 from tools.visualize import draw_curve
-from tools.words import some
+from tools.words import counted, some
 
 WHOLE_RANGE = [t / 100 for t in range(101)]
 
@@ -54,7 +54,8 @@ def main():
     result |= {"images": len(ids), "list": settings.list, "truth": truth, "made_by": digest(folder)}
     if kind := layout.ground_truth_kind(settings.gt_dir):
         result["ground_truth"], truth = kind, f"{truth} ({kind})"
-    print_report(result, f"{settings.task} of {folder} on {settings.list}: {len(ids)} images, ground truth {truth}")
+    print_report(result, f"{settings.task} of {folder} on {settings.list}: {counted(len(ids), 'image')}, ground "
+                         f"truth {truth}")
 
     path = experiment / result_file(settings.task, settings.dict_dir, settings.list)
     write_json(path, result)

@@ -21,6 +21,7 @@ from tools.files import save_text
 from tools.maps import checked_cam, checked_crf, find_maps, with_inputs
 from tools.provenance import digests, verify
 from tools.report import cam_label_map, evenly, gallery_row, page
+from tools.words import counted
 
 
 def open_dataset(settings, notes):
@@ -90,7 +91,7 @@ def write_page(path, settings, layout, ids, columns, data):
                          for column in columns],
              "rows": [row for row in rows if row], "when": f"{datetime.now():%Y-%m-%d %H:%M}"}
     save_text(path, page(data))
-    print(f"{path}: {len(data['rows'])} images, {path.stat().st_size / 1e6:.1f} MB"
+    print(f"{path}: {counted(len(data['rows']), 'image')}, {path.stat().st_size / 1e6:.1f} MB"
           + (f"; missing, unfinished or not readable: {len(notes)}, named at its top" if notes else ""))
 
 

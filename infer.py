@@ -47,6 +47,7 @@ from tools.maps import (
 )
 from tools.provenance import digests
 from tools.visualize import OVERLAY_SIDE, overlay
+from tools.words import counted
 
 CRF_SHRINKS_TO = 0.3        # a deflated CRF map beside plain float16; .20 to .32 on the critters
 SAME_COMMAND = "Then run the same command again"
@@ -270,7 +271,7 @@ def open_outputs(settings, experiment, layout, source, images):
         outputs["vis"] = (settings.vis_dir or f"infer{suffix}", "infer vis", {}, [cams])
     return experiment.open_outputs(f"infer_{settings.model}", flags.as_json(settings), outputs,
                                    partial(size_of_missing, settings, layout, ids, given),
-                                   f"{len(ids)} images of {settings.infer_list} with {source}",
+                                   f"{counted(len(ids), 'image')} of {settings.infer_list} with {source}",
                                    images.with_maps(others_maps(given, ids)))
 
 

@@ -35,6 +35,7 @@ from tools.files import save_label_map
 from tools.map_classes import compare_with_labels
 from tools.maps import alpha_pair, checked_cam, others_maps
 from tools.provenance import digests
+from tools.words import counted
 
 LESS_MEMORY = "--precision bf16 needs less, and so does a smaller copy of the image in JPEGImages/ (and of its maps)"
 
@@ -81,7 +82,7 @@ def open_outputs(settings, experiment, layout, weights, pair, images):
     return experiment.open_outputs("infer_aff", flags.as_json(settings),
                                    {"rw": (settings.rw_dir or f"rw/{pair}", "infer_aff", made, inputs)},
                                    partial(size_of_missing, layout, ids),
-                                   f"{len(ids)} images of {settings.infer_list} with {weights}",
+                                   f"{counted(len(ids), 'image')} of {settings.infer_list} with {weights}",
                                    images.with_maps(others_maps(cams, ids)))
 
 

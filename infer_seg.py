@@ -41,6 +41,7 @@ from tools.files import copy_file, read_label_map, save_image, save_label_map, s
 from tools.maps import lacking
 from tools.provenance import digests
 from tools.visualize import OVERLAY_SIDE, label_overlay
+from tools.words import counted
 
 SERVER = "results/VOC2012/Segmentation/comp6_test_cls"
 LESS_MEMORY = {True: "a smaller --max_side or --tile shows the network less at a time, --scales 1 looks once, and "
@@ -136,7 +137,8 @@ def open_outputs(settings, experiment, names, layout, weights, classes, ids, ima
         outputs["vis"] = (names["vis"], "infer_seg vis", {}, [experiment / names["seg"]])
     return experiment.open_outputs("infer_seg", flags.as_json(settings), outputs,
                                    partial(size_of_missing, settings, images, ids),
-                                   f"{len(ids)} images of {settings.images or settings.infer_list} with {weights}",
+                                   f"{counted(len(ids), 'image')} of {settings.images or settings.infer_list} with "
+                                   f"{weights}",
                                    signatures(layout, ids, settings.infer_list, labels=False) if layout else
                                    signatures_of_photos(images), again=bool(settings.images))
 

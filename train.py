@@ -34,6 +34,7 @@ from networks.pretrained import official_state
 from tools import distributed, engine, interrupt, remedies
 from tools.metrics import ThresholdHistogram, iou, threshold_range
 from tools.provenance import digests
+from tools.words import counted
 
 
 def main():
@@ -58,7 +59,7 @@ def main():
     engine.run_training(
         objective, network, groups, partial(train_loader, dataset, plan), run,
         schedule_steps=own["schedule_steps"](settings, len(dataset)) if "schedule_steps" in own else plan.steps,
-        on_step=partial(own["pictures"], settings, experiment, objective, layout) if "pictures" in own else None,
+        on_step=partial(own["figures"], settings, experiment, objective, layout) if "figures" in own else None,
         on_epoch=partial(measure_cams, settings, network, layout, device, plan, listed) if listed else None)
     if distributed.is_first():
         warn_if_little_is_learned(experiment, settings)
@@ -71,7 +72,7 @@ def train_set(settings, model, layout):
     dataset = TrainSet(layout, ids, settings.seed, change, getattr(model, "SAMPLE_TARGET", None), settings.max_side)
     notes = check_learnable(dataset.labels, layout.classes, settings.train_list, layout.root)
     notes += model.notes(settings, dataset.labels) if hasattr(model, "notes") else []
-    distributed.say(f"{len(ids)} images of {settings.train_list}, {len(layout.classes)} classes")
+    distributed.say(f"{counted(len(ids), 'image')} of {settings.train_list}, {counted(len(layout.classes), 'class')}")
     for words in filter(None, (*notes, layout.left_out)):
         distributed.say(words)
     return dataset

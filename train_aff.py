@@ -43,6 +43,7 @@ from tools.maps import (
     require_kind,
 )
 from tools.provenance import digest, digests, made_with
+from tools.words import counted
 
 
 def main():
@@ -61,7 +62,8 @@ def main():
         if doubt := compare_with_labels(folder, {i: pair[side] for i, pair in pairs.items()}, layout, "crf"):
             distributed.say(f"warning: {doubt}")
     remedy = to_make(settings, settings.crf_dir, settings.train_list, "crf", [settings.low, settings.high])
-    distributed.say(f"{len(ids)} images of {settings.train_list}, labels from {' and '.join(map(str, folders))}")
+    distributed.say(f"{counted(len(ids), 'image')} of {settings.train_list}, labels from "
+                    f"{' and '.join(map(str, folders))}")
 
     torch.manual_seed(settings.seed)
     description = describe("AffinityNet", layout.classes, settings, init=settings.init)

@@ -35,6 +35,7 @@ from networks.deeplab import HEADS
 from networks.pretrained import load_start, named_weights, official_state
 from tools import distributed, engine
 from tools.maps import lacking, require_kind
+from tools.words import counted
 
 
 def main():
@@ -98,7 +99,7 @@ def check_labels(folder, layout, ids):
     names = ["background", *layout.classes]
     share = 100 * pixels / max(1, pixels.sum())
     rows = [*zip(names, share, images), ("without a label", share[IGNORE], images[IGNORE])]
-    print(f"labels of {folder}, {len(ids)} images\n{'class':>16} {'pixels':>8} {'images':>7}")
+    print(f"labels of {folder}, {counted(len(ids), 'image')}\n{'class':>16} {'pixels':>8} {'images':>7}")
     for name, percent, count in rows:
         print(f"{name:>16} {percent:7.3f}% {count:7d}")
     there = [name for name, count in zip(names, pixels) if count]

@@ -34,16 +34,16 @@ def main():
 
     files = sorted(args.images.glob("*.jpg"))[:args.count] if args.images else [None] * args.count
     loads = [partial(load, file, args.classes, seed) for seed, file in enumerate(files)]
-    pictures = [call() for call in loads]
-    height, width = np.median([image.shape[:2] for image, _ in pictures], axis=0).astype(int)
+    samples = [call() for call in loads]
+    height, width = np.median([image.shape[:2] for image, _ in samples], axis=0).astype(int)
     print(f"{len(loads)} {'photos' if args.images else 'drawn images'}, median {width}x{height}, "
           f"{args.classes} classes + background, alphas {args.alphas}, {args.iterations} iterations, "
           f"medians of {args.repeats}")
 
     shared, separate, one, many, bare = [], [], [], [], []
     for _ in range(args.repeats):                   # in turn, so that a busy machine is busy for all of them
-        shared.append(timed(lambda: [each_alpha(*picture, args, together=True) for picture in pictures])[0])
-        separate.append(timed(lambda: [each_alpha(*picture, args, together=False) for picture in pictures])[0])
+        shared.append(timed(lambda: [each_alpha(*sample, args, together=True) for sample in samples])[0])
+        separate.append(timed(lambda: [each_alpha(*sample, args, together=False) for sample in samples])[0])
         one.append(pool_seconds(1, loads, args))
         many.append(pool_seconds(args.workers, loads, args))
         bare.append(args.workers * bare_loops(1) / bare_loops(args.workers))
@@ -53,7 +53,7 @@ def main():
     print(f"pool of 1 process             {one:6.3f} s an image   {1 / one:.2f} images/s")
     print(f"pool of {args.workers} processes           {many:6.3f} s an image   {1 / many:.2f} images/s   "
           f"gain {one / many:.2f}  (of {np.median(bare):.2f} that a bare loop gains on this machine now)")
-    shares(pictures, args, shared)
+    shares(samples, args, shared)
 
 
 def each_alpha(image, scores, args, together):
@@ -88,11 +88,11 @@ def bare_loops(processes):
     return time.perf_counter() - start
 
 
-def shares(pictures, args, seconds):
+def shares(samples, args, seconds):
     """Print where the time of one process goes: `seconds` an image, plus the pipes of a pool."""
-    lattice = np.mean([timed(partial(build_lattice, image, len(scores) + 1))[0] for image, scores in pictures])
+    lattice = np.mean([timed(partial(build_lattice, image, len(scores) + 1))[0] for image, scores in samples])
     echo = subprocess.Popen([sys.executable, "-c", ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    transfers = [timed(partial(transfer, echo, *picture, len(args.alphas)))[0] for picture in [pictures[0], *pictures]]
+    transfers = [timed(partial(transfer, echo, *sample, len(args.alphas)))[0] for sample in [samples[0], *samples]]
     echo.communicate()
     pipes = np.mean(transfers[1:])                  # the first waits for the process to start
     total = seconds + pipes

@@ -60,7 +60,7 @@ def samples(folder):
 
 
 def write_sample(folder, i):
-    """Write smooth class maps, float16 as infer.py does, and a truth that roughly agrees with them."""
+    """Write smooth class maps, float16 as infer.py does, and ground truth that roughly agrees with them."""
     rng = np.random.default_rng(i)
     classes = np.sort(rng.choice(np.arange(1, NUM_CLASSES + 1), rng.integers(1, 5), replace=False)).astype(np.uint8)
     scores = np.stack([smooth(rng) for _ in classes])                                    # (K, 375, 500)

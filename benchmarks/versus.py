@@ -1,7 +1,8 @@
 """How fast is this revision, and how much memory does it need, beside an earlier one? The same work in both, in turn.
 
 Prints  for each line the processor's seconds (user and system, children too) in both, their ratio (above 1: this
-        revision is faster), the peak memory of both; medians, one thread
+        revision is faster), the peak memory of both; medians, one thread. "least": the ratio of the least seconds of
+        both, which other programs disturb least
 Run     python -m benchmarks.versus --revision 74e460b [--lines cam walk --repeats 3 --photos JPEGImages]
 The earlier revision is a git worktree in a temporary folder, removed at the end. Each figure comes from a process of
 its own, after a warm-up. A line that a revision cannot do says so and is left out.
@@ -31,7 +32,7 @@ def main():
     root = Path(__file__).resolve().parent.parent
     print(f"{args.revision} and this revision, medians of {args.repeats} in turn, one thread, "
           f"{os.cpu_count()} cores, {strftime('%Y-%m-%d %H:%M')}, load {load()} at the start")
-    print(f"{'line':<48} {'before':>9} {'now':>9} {'ratio':>6} {'before':>9} {'now':>9}", flush=True)
+    print(f"{'line':<48} {'before':>9} {'now':>9} {'ratio':>6} {'least':>6} {'before':>9} {'now':>9}", flush=True)
     with tempfile.TemporaryDirectory() as folder, checked_out(root, args.revision, folder) as before:
         if not READ_NOTHING.issuperset(args.lines):
             photos = ["--photos", args.photos] if args.photos else []       # in a child: a process hands its peak on
@@ -130,8 +131,9 @@ def print_line(line, before, now):
             return
     (old, new), (old_kib, new_kib) = ([statistics.median(r[key] for r in results) for results in (before, now)]
                                       for key in ("seconds", "kib"))
-    print(f"{LINES[line][0]:<48} {old:7.2f} s {new:7.2f} s {old / new:6.2f} {old_kib / 2**20:5.2f} GiB "
-          f"{new_kib / 2**20:5.2f} GiB", flush=True)
+    least_old, least_new = (min(r["seconds"] for r in results) for results in (before, now))
+    print(f"{LINES[line][0]:<48} {old:7.2f} s {new:7.2f} s {old / new:6.2f} {least_old / least_new:6.2f} "
+          f"{old_kib / 2**20:5.2f} GiB {new_kib / 2**20:5.2f} GiB", flush=True)
 
 
 def load():

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from data.images import read_picture
+from data.images import read_pillow
 from data.transforms import extent_of, shrink
 
 AUGMENT_STREAM, TARGET_STREAM = 1, 2                # last number of a sample's seed; 0 is the order of an epoch
@@ -30,7 +30,7 @@ class TrainSet(torch.utils.data.Dataset):
         """Give {"image" float32 (3, S, S), "label" float32 (C,), "index" int}, and "target" int64 () if sampled."""
         epoch, index = key
         path = self.layout.image_path(self.ids[index])
-        image = shrink(read_picture(path, self.max_side), self.max_side)
+        image = shrink(read_pillow(path, self.max_side), self.max_side)
         rng = np.random.default_rng([self.seed, epoch, index, AUGMENT_STREAM])
         item = {"image": self.augment(image, rng), "label": self.labels[index], "index": index}
         if self.sample_target is not None:
@@ -56,7 +56,7 @@ class SegSet(torch.utils.data.Dataset):
     def __getitem__(self, key):
         """Give {"image" float32 (3, S, S), "label_map" uint8 (S, S) class ids or 255, "index" int}."""
         epoch, index = key
-        image = read_picture(self.layout.image_path(self.ids[index]))
+        image = read_pillow(self.layout.image_path(self.ids[index]))
         label_map = self.layout.read_label_map(self.ids[index], self.label_dir)             # (H, W)
         rng = np.random.default_rng([self.seed, epoch, index, AUGMENT_STREAM])
         image, label_map = self.augment(image, label_map, rng)
@@ -85,7 +85,7 @@ class AffinitySet(torch.utils.data.Dataset):
         """Give {"image" float32 (3, S, S), "label_map" int64 (h, w): rows of the maps or 255, "index" int}."""
         epoch, index = key
         image_id = self.ids[index]
-        image = read_picture(self.layout.image_path(image_id))
+        image = read_pillow(self.layout.image_path(image_id))
         rng = np.random.default_rng([self.seed, epoch, index, AUGMENT_STREAM])
         image, maps = self.augment(image, self._read_maps(image_id, extent_of(image)), rng)
         return {"image": image, "label_map": self.merge(*maps), "index": index}

@@ -66,10 +66,10 @@ def read_image(path, max_side=None):
               --max_side for it; None: it has none
     Raises OSError if the file cannot be read now, ValueError if it is damaged, incomplete or no image.
     """
-    return np.array(read_picture(path, max_side))
+    return np.array(read_pillow(path, max_side))
 
 
-def read_picture(path, max_side=None):
+def read_pillow(path, max_side=None):
     """Read an image as read_image does, as Pillow's image in RGB: what Pillow changes next needs no array."""
     with decoded(path, max_side=max_side) as image:
         if image.mode.startswith("I"):                # 16-bit gray: Pillow's own conversion cuts at 255

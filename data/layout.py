@@ -35,7 +35,7 @@ from data.labels import (
 )
 from tools.files import require_file
 from tools.metrics import IGNORE
-from tools.words import some
+from tools.words import counted, some
 
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
                "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
@@ -88,7 +88,8 @@ class VOCLayout:
         if not ids:
             raise ValueError(f"{path} lists no image: write one ID a line")
         if twice := repeated(ids):
-            raise ValueError(f"{path} lists {len(twice)} images more than once ({some(twice)}): keep one line of each")
+            raise ValueError(f"{path} lists {counted(len(twice), 'image')} more than once ({some(twice)}): keep "
+                             "one line of each")
         return ids
 
     def chosen(self, list_name, only="", shard="1/1"):

@@ -21,7 +21,7 @@ SAMPLE_TARGET                           label (C,), generator -> what is drawn f
 notes(settings, labels)                 sentences on what these labels (N, C) mean for this model
 plan(settings, images)                  data.loader.Plan, the batches
 schedule_steps(settings, images)        steps over which the learning rate falls
-pictures(settings, experiment, objective, layout, step, batch)      called before each update
+figures(settings, experiment, objective, layout, step, batch)       called before each update
 """
 from models import aeft_gpp, model_agnostic, model_cse, model_oc
 

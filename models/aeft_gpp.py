@@ -11,6 +11,7 @@ from models import model_cse
 from networks import build, describe
 from networks.pretrained import load_start, named_weights
 from tools import distributed, engine
+from tools.words import counted
 
 TITLE = "AEFT"
 SUFFIX = "_aeft_gpp"
@@ -46,7 +47,7 @@ def plan(settings, images):
     large = min(settings.batch_size_triplet, images // parts * parts)
     if large < settings.batch_size_triplet:
         distributed.say(f"--batch_size_triplet {settings.batch_size_triplet} becomes {large}: {settings.train_list} "
-                        f"has {images} images")
+                        f"has {counted(images, 'image')}")
     sizes = [settings.batch_size if epoch < settings.T else large for epoch in range(settings.max_epochs)]
     return Plan(images, sizes, settings.seed)
 
@@ -70,8 +71,8 @@ def notes(settings, labels):
         raise ValueError(f"every image of {settings.train_list} shares a class with every other: none has an image of "
                          "other classes to be told from. Take another --train_list, or --W 1 0.2 0 without repelling")
     if alone:
-        found.append(f"{alone} images of {settings.train_list} share a class with every other image: they have nothing "
-                     "to be told from")
+        found.append(f"{settings.train_list}: {counted(alone, 'image', 'shares')} a class with every other image, "
+                     "so repelling has nothing to tell it from")
     return found
 
 
@@ -88,4 +89,4 @@ def look(objective, batch):
     return {"erased": image * mask, "mask": 1 - mask, "before": torch.sigmoid(before), "after": torch.sigmoid(after)}
 
 
-pictures = partial(model_cse.pictures, look=look)
+figures = partial(model_cse.figures, look=look)

@@ -38,4 +38,4 @@ def look(objective, batch):
     return {"erased": erased, "mask": mask, "before": before, "after": after}
 
 
-pictures = partial(model_cse.pictures, look=look)
+figures = partial(model_cse.figures, look=look)

@@ -85,7 +85,7 @@ def look(objective, batch):
     return {"erased": erased, "mask": mask, "before": before, "after": after, "target": target}
 
 
-def pictures(settings, experiment, objective, layout, step, batch, look=look):
+def figures(settings, experiment, objective, layout, step, batch, look=look):
     """Draw train/STEP.png every --vis_freq steps: the erasing in up to four images of the batch.
 
     look  (objective, batch) -> what it does to them, as look returns it; without "target" no class was chosen

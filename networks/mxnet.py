@@ -50,7 +50,7 @@ class _Reader:
         self.file, self.path, self.left = file, path, size
 
     def error(self, what):
-        return ValueError(f"{self.path} is no whole .params file of dense arrays: {what}; fetch it again")
+        return ValueError(f"{self.path} is no complete .params file of dense arrays: {what}; fetch it again")
 
     def claim(self, size):
         if size > self.left:

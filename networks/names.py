@@ -68,7 +68,7 @@ def without_wrappers(name):
     return re.sub(r"^((module|backbone|pool|model)\.)+", "", name)
 
 
-def place_of(prefix):
+def taken_from(prefix):
     """Name the place of a network in a file, as --take of networks.pretrained takes it, by its backbone's prefix."""
     return home_of(prefix).rstrip(".") or prefix.rstrip(".")
 
@@ -87,7 +87,7 @@ def _meant(given, best, places, where):
     if known:
         return min(known, key=lambda start: next(i for i, prefix in enumerate(PREFIXES) if _is_at(start, prefix)))
     there = ", ".join(start.rstrip(".") or NO_PREFIX for start in best)
-    last = place_of(best[-1])
+    last = taken_from(best[-1])
     raise ValueError(f"{where} holds {len(best)} networks that fit ({there}). Take one out: python -m "
                      f"networks.pretrained {shlex.quote(str(where))} --take {last} --to {last.split('.')[-1]}.pth")
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from networks import CAM_NETWORKS, PIXEL_NETWORKS, backbones, weight_files
-from networks.names import NO_PREFIX, fit, home_of, official, place_of
+from networks.names import NO_PREFIX, fit, home_of, official, taken_from
 from networks.recognise import explain, networks_in, shapes_of
 from networks.weight_files import read_params  # noqa: F401 (callers import it from here)
 
@@ -86,8 +86,8 @@ class Loaded(dict):
 
     def __init__(self, prefix, others, where, **lists):
         super().__init__(lists)
-        self.prefix, there = home_of(prefix), [place_of(other) for other in others]
-        taken = place_of(prefix) if others else self.prefix.rstrip(".")
+        self.prefix, there = home_of(prefix), [taken_from(other) for other in others]
+        taken = taken_from(prefix) if others else self.prefix.rstrip(".")
         self.place = f"those under {taken}" if taken else NO_PREFIX if others else ""
         if others:
             self.place += f"; {' and '.join(name or NO_PREFIX for name in there)} would fit as well"

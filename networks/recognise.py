@@ -1,4 +1,4 @@
-"""Which network tensors are of, by their names and shapes alone: the way back from a file to networks.build.
+"""Which network a file's tensors belong to, by names and shapes alone: the way back from a file to networks.build.
 
 Backbones: ours, and those of timm and torchvision that people bring most, ResNets and EfficientNets.
 """

@@ -120,7 +120,7 @@ class Block(nn.Module):
         skip = x if self.conv_branch1 is None else self.conv_branch1(activated)
         y = self.conv_branch2a(activated)
         y = relu(self.bn_branch2b1(y), self.conv_branch2b1)
-        return self.conv_branch2b1(y) + skip, activated
+        return self.conv_branch2b1(y).add_(skip), activated         # in place: a map less at the peak
 
 
 class Bottleneck(nn.Module):
@@ -145,7 +145,7 @@ class Bottleneck(nn.Module):
         y = relu(self.dropout_2b1(self.bn_branch2b1(y)), self.conv_branch2b1)
         y = self.conv_branch2b1(y)
         y = relu(self.dropout_2b2(self.bn_branch2b2(y)), self.conv_branch2b2)
-        return self.conv_branch2b2(y) + skip, activated
+        return self.conv_branch2b2(y).add_(skip), activated
 
 
 def _conv3x3(c_in, c_out, stride, dilation):

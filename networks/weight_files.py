@@ -137,7 +137,7 @@ def _read_safetensors(path):
     try:
         return load_file(path)
     except Exception as error:      # SafetensorError and whatever a damaged header leads to
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); fetch it again") from error
+        raise ValueError(f"{path}: not a complete safetensors file ({error}); fetch it again") from error
 
 
 # ---- torch.save ----

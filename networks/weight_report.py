@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from networks import weight_files, weight_flags
-from networks.names import home_of, official, place_of
+from networks.names import home_of, official, taken_from
 from networks.pretrained import FOLDER, fault_of, read_description
 from networks.recognise import compare, networks_in, state_of
 
@@ -69,7 +69,7 @@ def _about(one, tensors, path, several):
     if not one.backbone:
         return [*lines, "  fits      none of our networks"]
     if several:
-        own = place_of(one.prefix)
+        own = taken_from(one.prefix)
         return [*lines, f"            python -m networks.pretrained {shlex.quote(path)} --take {own} --to "
                 f"{own.split('.')[-1]}.pth       (then name that file)"]
     state, name, file = state_of(one, tensors), one.backbone["name"], shlex.quote(path)
@@ -122,7 +122,7 @@ def convert(content, found, path, target):
         raise ValueError(f"there is no folder {target.parent}: make it first, or name another")
     homes = {home_of(one.prefix): one for one in found}
     if len(homes) > 1:
-        places = [place_of(one.prefix) for one in homes.values()]
+        places = [taken_from(one.prefix) for one in homes.values()]
         raise ValueError(f"{path} holds {len(places)} networks ({', '.join(places)}): --take {places[0]} takes the "
                          "first")
     state = {official(name): tensor for name, tensor in content.tensors.items()}

@@ -63,7 +63,7 @@ def test_what_could_not_be_measured_is_said():
     assert [nothing[figure] for figure in FIGURES] == [None] * 4
     assert "%" not in in_words(nothing, 1) and in_words(nothing, 1).count("no ") >= 4
     words = in_words(summary(([1], [[[.9, .9]]], [[1, 0]])), 1)
-    assert "precision 50.000%" in words and "no intrusion: no image with a map shows another class" in words
+    assert "precision 50.000%" in words and "no intrusion: " in words
 
 
 @settings(deadline=None)

@@ -119,11 +119,11 @@ def test_what_is_stale_or_not_there_is_left_out_with_a_note(own):
     data = compare("X", "Y", "N-ordinary-s4242")
     assert [c["stage"] for c in data["columns"]] == ["Y"] and len(data["compared"]) == 3
     said = notes(data)
-    assert "X: CGNet, CAM is left out: experiment/X/dict is stale: the dataset's classes.txt has changed" in said
+    assert "X: CGNet, CAM is left out: experiment/X/dict is stale: " in said and "classes.txt" in said
     assert ("N-ordinary-s4242: no dict_model_oc/ | python infer.py --name N-ordinary-s4242 --model model_oc --dict"
             in said)
     assert "Y: dict/ is not evaluated on train | python evaluation.py --name Y --task cam --dict_dir dict" in said
-    assert "Y: dict/ holds the maps of 3 of the 4 images of train. To make it, run: python infer.py --name Y" in said
+    assert "Y: dict/ holds the maps of 3 of the 4" in said and "python infer.py --name Y" in said
 
 
 def test_without_ground_truth_the_maps_are_shown(own):
@@ -137,7 +137,7 @@ def test_maps_of_other_classes_are_refused(own):
     write_json(own / "experiment/Y/dict/made_by.json", {"stage": "infer model_cse", "settings": {
         "classes": ["car", "bus", "van", "tram"]}})
     said = refusal("report", *DATA, "--compare", "X", "Y")
-    assert "experiment/Y/dict holds maps of other classes (4: car, bus, van and 1 more) than data has (3: cat" in said
+    assert "experiment/Y/dict" in said and "(4: car, bus, van and 1 more)" in said and "(3: cat" in said
     assert "--data_root" in said
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from methods.cse import CSE, erase, sample_target, without
+from methods.targets import choose
 from models.model_cse import look
 from networks import parameter_groups
 from networks.cam import CAMNet
@@ -281,6 +282,18 @@ def test_targets_come_from_the_generator_alone():
     state = torch.get_rng_state()
     sample_target(label, torch.Generator().manual_seed(1))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_each_epoch_the_next_class_or_the_largest():
+    """The first image has the classes 0, 2 and 3, the second none; its index says with which of them it begins."""
+    label = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0]], dtype=torch.float32)
+    batch = {"label": label, "index": torch.tensor([4, 5, 6]), "target": torch.tensor([0, -1, 1])}
+    chosen = [choose("in_turn", batch, None, epoch).tolist() for epoch in range(4)]
+    assert chosen == [[c, -1, 1] for c in (2, 3, 0, 2)]
+    cam = torch.zeros(3, 4, 2, 2)
+    cam[0, :, 0] = torch.tensor([[1, 1], [9, 9], [3, 0], [-9, 2]])         # of 0, 2 and 3: sums 2, 3 and 2 above 0
+    assert choose("largest", batch, cam, 0).tolist() == [2, -1, 1]
+    assert choose("uniform", batch, cam, 0) is batch["target"]
 
 
 def test_the_remaining_labels_lack_the_target_alone(batch):

@@ -287,7 +287,7 @@ def test_damaged_pictures_are_refused(tmp_path, name):
     whole = path.read_bytes()
     for damaged in (b"", b"GIF89a", b"no picture", whole[: len(whole) // 2], whole[:-40], whole[:30]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=rf"{name} is truncated or not an image: fetch it again or take it off"):
+        with pytest.raises(ValueError, match=rf"{name} is truncated or not an image: .*take it off"):
             read_image(path)
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "nothing.jpg")

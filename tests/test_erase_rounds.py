@@ -194,7 +194,7 @@ def test_two_processes_and_shards_write_the_same(own, erased, zygote):
     assert {n: digest for n, (_, digest) in files(own / HOME).items()} == expected
     shutil.rmtree(own / HOME)
     for shard in ("1/2", "2/2"):
-        assert "the same command without --shard measures it" in call("infer", *ERASE, "--shard", shard)
+        assert "without --shard" in call("infer", *ERASE, "--shard", shard)
     assert not (own / HOME / "miou_val.json").exists()
     call("infer", *ERASE)
     assert {n: digest for n, (_, digest) in files(own / HOME).items()} == expected
@@ -216,7 +216,7 @@ def test_without_ground_truth_the_numbers_are_left_out_with_a_word(own):
     shutil.copytree(shared, data)
     shutil.rmtree(data / "SegmentationClass")
     shutil.rmtree(own / HOME)
-    assert "is not measured: 6 of the 6 images have no ground truth" in call("infer", *ERASE)
+    assert "not measured: 6 of the 6" in call("infer", *ERASE)
     assert not (own / HOME / "miou_val.json").exists() and len(list((own / HOME / "strips").glob("*.png"))) == 6
 
 
@@ -225,7 +225,7 @@ def test_what_it_cannot_do_without_is_said(own):
     theirs = own / "theirs"
     theirs.mkdir()
     shutil.copy(own / f"{HOME}/round_0/val_0000.npz", theirs)
-    assert "leave out one of --dict_dir and --erase_rounds" in refusal(
+    assert "one of --dict_dir and --erase_rounds" in refusal(
         "infer", *ERASE, "--dict_dir", theirs, "--crf", "--only", "val_0000")
     data = own / "data/critters"
     shared = data.resolve()

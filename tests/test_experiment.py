@@ -79,7 +79,7 @@ def test_starting_weights(trained, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="python train.py --name X --model model_cse"):
         trained.find_init("X/model_cse", "er_init")
     for model, command in (("seg", "train_seg.py --name X"), ("aff_04_24", "train_aff.py --name X --low 4 --high 24")):
-        with pytest.raises(ValueError, match=f"ckpt/{model} holds no weights. To make them, run: python {command}"):
+        with pytest.raises(ValueError, match=f"ckpt/{model} .*: python {command}"):
             trained.find_init(f"X/{model}", "er_init")
     with pytest.raises(ValueError, match="no epoch 7"):
         trained.find_init("X/model_oc/7", "er_init")
@@ -175,7 +175,7 @@ def test_room_is_asked_for_before_writing(tmp_path, monkeypatch, capsys, experim
     monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or usage(9 << 30, 6 << 30, 3 << 30))
     require_space(tmp_path / "not/there/yet", 2 << 30)
     assert "about 2.0 GiB to write, 3.0 GiB free" in capsys.readouterr().out and asked == [tmp_path]
-    with pytest.raises(OSError, match=r"would take about 4.0 GiB, the disk has 3.0 GiB free: make room"):
+    with pytest.raises(OSError, match=r"4.0 GiB.* 3.0 GiB free: make room"):
         require_space(tmp_path, 4 << 30)
 
     # A training: the weights of each epoch, and four times as much for last.pth.

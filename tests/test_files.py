@@ -89,7 +89,7 @@ def test_a_checkpoint_comes_back_and_runs_nothing(tmp_path):
     found = load_checkpoint(tmp_path / "a.pth")
     assert torch.equal(found["weights"].pop("a"), value["weights"].pop("a")) and found == value
     torch.save({"a": Program(tmp_path / "ran")}, tmp_path / "b.pth")
-    with pytest.raises(ValueError, match="b.pth is cut off or damaged, or holds a program"):
+    with pytest.raises(ValueError, match="b.pth .* holds a program"):
         load_checkpoint(tmp_path / "b.pth")
     assert not (tmp_path / "ran").exists()
     with pytest.raises(FileNotFoundError):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import Program
+from tools.map_classes import compare_with_labels
 from tools.maps import (
     alpha_name,
     checked_cam,
@@ -287,7 +288,7 @@ def test_cams_outside_of_0_to_1(tmp_path, low, high):
     assert "delete" not in str(caught.value)
     record(tmp_path / "dict", "infer model_oc")
     save_cam(tmp_path / "dict/a.npz", [2], maps)
-    with pytest.raises(ValueError, match="outside 0 .. 1 .*delete it and run infer.py again"):
+    with pytest.raises(ValueError, match="outside 0 .. 1 .*delete it .*infer.py"):
         checked_cam(tmp_path / "dict/a.npz", SIX)
 
 
@@ -326,6 +327,16 @@ def test_whose_a_folder_is(tmp_path):
     assert not is_foreign(tmp_path / "none") and not is_foreign(tmp_path)
     save_cam(tmp_path / "theirs/a.npz", [1], MAPS[:1])
     assert is_foreign(tmp_path / "theirs") and not is_foreign(record(tmp_path / "theirs", "infer model_oc"))
+
+
+def test_no_label_names_the_background(tmp_path):
+    """CRF maps of others are not doubted for it; those of classes that the labels lack are."""
+    for name in "abcd":
+        save_npy(tmp_path / name, dict(zip((0, 2, 3), crf_like(3))))
+    paths = {name: find_maps(tmp_path, name) for name in "abcd"}
+    for label, doubted in (([0, 1, 1, 0, 0, 0], False), ([0, 0, 1, 1, 0, 0], True)):
+        layout = SimpleNamespace(root=tmp_path, classes=list("abcdef"), label=lambda image_id, label=label: label)
+        assert bool(compare_with_labels(tmp_path, paths, layout, "crf")) == doubted
 
 
 # ---- the names of folders ----

@@ -86,7 +86,7 @@ def test_crf_maps_of_others_cams(place, cams):
                 "another folder")
     (place / "theirs/train_0005.npy").unlink()
     message = refusal("infer", *line, "--dict_dir", "theirs", "--name", "N")
-    assert_says(message, "1 of the 12 images of train have no CAMs in theirs", "train_0005", "No stage wrote that")
+    assert_says(message, "1 of the 12", "no CAMs in theirs", "train_0005", "No stage")
     assert "delete" not in message
 
 
@@ -299,7 +299,7 @@ def test_others_cams_that_change_are_named(place, cams):
     call(*crf)
     assert files(place / "experiment/X/new") == before
     touch_again(place / "theirs/train_0003.npy")
-    assert_says(refusal(*crf), "new/02 is stale", "the map of 1 image (train_0003) changed in theirs", "--overwrite")
+    assert_says(refusal(*crf), "new/02 is stale", "1 image (train_0003) changed in theirs", "--overwrite")
     call(*crf, "--overwrite")
     after = files(place / "experiment/X/new")
     assert [name for name in before if before[name] != after[name]] == ["02/train_0003.npz"]
@@ -316,7 +316,7 @@ def test_what_was_made_of_others_cams_that_change_is_stale(place, cams):
     for folder, (stage, *words) in {"new/02": score, "new/24": ("train_aff", *AFF, "--crf_dir", "new", "--train_list",
                                                                 "train")}.items():
         said = refusal(stage, *words)
-        assert_says(said, f"{folder} is stale", "the map of 1 image (train_0003) changed in", "/theirs --overwrite")
+        assert_says(said, f"{folder} is stale", "map of 1 image (train_0003)", "/theirs --overwrite")
         call("infer", *shlex.split(said.rpartition("infer.py ")[2]))
     call(*score)
     shutil.move(place / "theirs", place / "away")
@@ -333,7 +333,7 @@ def test_others_crf_maps_that_change_are_named(place):
     call(*line)
     touch_again(place / "theirs/24/train_0003.npz")
     said = refusal(*line)
-    assert_says(said, "the map of 1 image (train_0003) changed in theirs/02 and theirs/24", "--init NEW/aff_02_24",
+    assert_says(said, "1 image (train_0003) changed in theirs/02 and theirs/24", "--init NEW/aff_02_24",
                 "--crf_dir theirs", "--name NEW_2")
     call("train_aff", *shlex.split(said.rpartition("train_aff.py ")[2]))
     assert (place / "experiment/NEW_2/ckpt/aff_02_24/000.pth").exists()
@@ -351,7 +351,7 @@ def test_crf_maps_made_of_others_cams_that_change_are_named_by_the_training(plac
     assert "nothing to do" in call(*aff)
     save_npy(place / "theirs/train_0003", {int(c) - 1: s / 2 for c, s in zip(*cams["train_0003"])})
     call(*crf, "--overwrite")
-    assert_says(refusal(*aff), "the map of 1 image (train_0003) changed in", "new/02")
+    assert_says(refusal(*aff), "map of 1 image (train_0003)", "new/02")
 
 
 def test_label_maps_and_folders_of_alphas_are_no_cams(place):

@@ -77,7 +77,7 @@ def test_objects_that_are_hidden_in_many_masks_are_refused(place, labelled):
         (data / "labels.json").unlink()
         (place / "experiment/X/dict/made_by.json").unlink()
     said = refusal("evaluation", *DEMO[:4], "--task", "cam", "--dict_dir", "dict")
-    assert "4 of the 12 images of train show no object" in said and "255" in said and "train_0000" in said
+    assert "4 of the 12" in said and "255" in said and "train_0000" in said
     assert "data.prepare check" in said
 
 
@@ -87,7 +87,7 @@ def test_objects_that_are_hidden_in_many_masks_are_refused(place, labelled):
 def test_ground_truth_of_other_ids_is_refused(place, change, words):
     spoil(own_data(place), lambda labels: change(labels).astype(np.uint8))
     said = refusal("evaluation", *DEMO[:4], "--task", words[0], "--dict_dir", words[1])
-    assert "SegmentationClass" in said and "none of the classes of their labels" in said and "classes.txt" in said
+    assert "SegmentationClass" in said and "classes of their labels" in said and "classes.txt" in said
 
 
 def test_one_mask_that_goes_against_its_label_is_counted(place):

@@ -39,8 +39,8 @@ MAY_IMPORT = {
 # Those of networks/ and methods/ that open files, and the command that says what a file is.
 WEIGHTS = {"networks/pretrained.py", "networks/weight_files.py", "networks/weight_report.py",
            "networks/weight_flags.py"}
-WRITERS = {"tools/files.py", "tools/maps.py", "tools/experiment.py", "tools/lock.py", "data/prepare/writing.py",
-           "data/prepare/critters.py", "networks/weight_files.py"}
+WRITERS = {"tools/aside.py", "tools/files.py", "tools/maps.py", "tools/experiment.py", "tools/lock.py",
+           "data/prepare/writing.py", "data/prepare/critters.py", "networks/weight_files.py"}
 
 
 def imports(tree):

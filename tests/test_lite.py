@@ -136,5 +136,5 @@ def test_one_image_through_the_stages(chain, monkeypatch, capsys):
         else:
             assert (read_label_map(home / f"seg/{image_id}.png") == found["DeepLab"][0]).mean() > 0.99
     settings.name = "Y"
-    with pytest.raises(ValueError, match="To make it, run: python infer.py --name Y --model model_cse --dict"):
+    with pytest.raises(ValueError, match="python infer.py --name Y --model model_cse --dict"):
         list(one_image.steps(settings, layout, read_image(layout.image_path("val_0001"))))

@@ -245,7 +245,8 @@ def test_a_pair_of_alphas_and_back(low, high, name):
 
 def test_what_a_folder_lacks():
     ids = list("abcdefgh")
-    assert lacking("CAMs", "X/dict", ids[:2], ids, "val") == "2 of the 8 images of val have no CAMs in X/dict (a, b)"
+    said = lacking("CAMs", "X/dict", ids[:2], ids, "val")
+    assert all(word in said for word in ("2 of the 8", " val ", "no CAMs in X/dict (a, b)"))
     assert lacking("CAMs", "X/dict", ids[:6], ids, "val").endswith("(a, b, c, d, e ...)")
 
 

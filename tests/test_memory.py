@@ -5,7 +5,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from benchmarks.live import Live
 from tests.conftest import ROOT
 from tools import memory
 
@@ -34,6 +36,31 @@ def test_memory_that_was_freed_is_used_again():
     assert float(shown.stdout) < PAGES / 8, "new pages a use"
 
 
+GAPS = """
+import resource
+from tools.memory import LARGE, keep_freed_memory
+keep_freed_memory()
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+block, before = bytearray(LARGE * 2), resident()
+block[:] = bytes(1) * len(block)
+kept = bytearray(100000)            # above the block: the heap cannot shrink below it
+full = resident()
+del block
+print((full - resident()) / (LARGE * 2))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"),
+                    reason="the C library is not glibc")
+def test_the_largest_blocks_go_back_and_leave_no_gaps():
+    shown = subprocess.run([sys.executable, "-c", GAPS], cwd=ROOT, env={}, capture_output=True, text=True, check=True)
+    assert float(shown.stdout) > 0.9, "of the block's pages are the system's again"
+
+
 @pytest.mark.parametrize(("name", "value"), [("MALLOC_TRIM_THRESHOLD_", "131072"),
                                               ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=131072")])
 def test_what_the_user_set_stays(name, value, monkeypatch):
@@ -47,3 +74,18 @@ def test_what_the_user_set_stays(name, value, monkeypatch):
     monkeypatch.delenv(name)
     memory.keep_freed_memory()
     assert changed or sys.platform != "linux"
+
+
+def test_what_lives_at_once():
+    """A view is no memory of its own, and what nobody holds is gone."""
+    with Live() as live:
+        live.phase = "first"
+        kept = torch.zeros(1000)
+        live.phase = "second"
+        large = torch.ones(5000) + 1
+        view = large[10:]
+        del large
+        assert live.now == 4 * 6000 and live.peak == 4 * 11000 and live.at == "second, aten.add"
+        del view
+        kept + 1
+    assert live.now == 4 * 1000 and live.most["first, aten.zeros (1000,)"] == 4 * 1000

@@ -1,9 +1,12 @@
 """mIoU against the authors' numbers, and the one-pass sweep against a twin that takes every threshold by itself."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluation import describe
 from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_sweep
 
 
@@ -96,6 +99,13 @@ def test_a_hand_computed_case():
     np.testing.assert_allclose(confusion.iou(), [100 / 3, 100 / 3, 100, 0])
     assert confusion.miou() == pytest.approx(500 / 12)              # the absent class counts 0
     np.testing.assert_array_equal(confusion.occurring(), [True, True, True, False])
+
+
+def test_precision_is_of_what_is_predicted_and_recall_of_what_is_there():
+    confusion = ConfusionMatrix(2).add(np.array([[1, 1, 1, 0]]), np.array([[1, 0, 2, 0]]))
+    found = describe(confusion, SimpleNamespace(classes=["cat", "dog"]))
+    assert found["precision"] == pytest.approx({"background": 100, "cat": 100 / 3, "dog": 0})
+    assert found["recall"] == pytest.approx({"background": 50, "cat": 100, "dog": 0})
 
 
 def test_counters_do_not_wrap_at_32_bits():

@@ -25,7 +25,7 @@ def schedule_steps(settings, images):
     return images // 4 * settings.max_epochs
 
 
-def pictures(settings, experiment, objective, layout, step, batch):
+def figures(settings, experiment, objective, layout, step, batch):
     if step == 0:
         experiment.log("quiet", f"a batch of {len(batch['image'])}")
 '''
@@ -100,7 +100,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_method_is_two_files_and_a_line(run):
-    """train.py trains it: its own batches, schedule, flags and pictures; other models may start from it."""
+    """train.py trains it: its own batches, schedule, flags and figures; other models may start from it."""
     line = "train", "--model", "quiet"
     rows = [json.loads(row) for row in (run.home / "log/train_quiet.jsonl").read_text().splitlines()]
     assert len(rows) == 16 and rows[0]["loss_quiet"] > 0

@@ -85,8 +85,8 @@ def test_the_whole_chain_without_ground_truth_on_fewer_photos_than_a_batch(photo
     shown = [column["folder"].split("/")[0] for column in data["columns"]]
     assert shown == ["dict_model_oc", "dict", "crf", "rw", "seg"]
     assert len(data["rows"]) == 10 and all(len(row["stages"]) == 5 for row in data["rows"])
-    said = [note["what"] for note in data["notes"]]
-    assert said == ["No ground truth in data/m/SegmentationClass: nothing is scored"]
+    said, = [note["what"] for note in data["notes"]]
+    assert "No ground truth in data/m/SegmentationClass" in said
     stored = json.loads((folder / "config/train_model_cse.json").read_text())["settings"]
     assert stored["batch_size"] == 10
     monkeypatch.setattr("reproduce.print_estimate", lambda *_: None)        # it measures: once is enough
@@ -135,7 +135,7 @@ def test_a_stage_that_is_killed_could_not_say_why(photos, monkeypatch):
     assert_says(refusal("reproduce", *OWN, "--from", "deeplab"), "was killed", "memory",
                 "--num_workers", "same command")
     monkeypatch.setattr("reproduce.run_stage", lambda *words: 1)
-    assert_says(refusal("reproduce", *OWN, "--from", "report"), "report.py stopped with the message above")
+    assert_says(refusal("reproduce", *OWN, "--from", "report"), "report.py stopped")
 
 
 def test_a_list_that_is_missing_is_named_by_the_first_stage(photos):

@@ -20,7 +20,20 @@ from networks import build
 from networks.cam import CAMNet
 from networks.pretrained import official_state
 from tests.conftest import ROOT, write_params
-from tests.stages import ALPHAS, DEMO, EPOCHS, call, commands_of, files, halve, parse, refusal, rows_of, slow_miou, small
+from tests.stages import (
+    ALPHAS,
+    DEMO,
+    EPOCHS,
+    call,
+    commands_of,
+    files,
+    halve,
+    parse,
+    refusal,
+    rows_of,
+    slow_miou,
+    small,
+)
 from tools import flags
 from tools.maps import read_cam, read_crf
 
@@ -270,7 +283,7 @@ def test_reproduce(tmp_path, monkeypatch):
     made = (".lock/", "log.txt", "log/reproduce.json", "config/", "eval/", "results.json", "report.html")
     before = files("experiment", made)
     text = call("reproduce", *words, *short)
-    assert text.count("nothing to do") == 5 and text.count("12 of 12 images are finished") == 4
+    assert text.count("nothing to do") == 4 and text.count("12 of 12 images are finished") == 4
     assert text.count("4 of 4 images are finished") == 1
     assert files("experiment", made) == before
     again = json.loads((tmp_path / "experiment/demo/results.json").read_text())["rows"]
@@ -335,7 +348,7 @@ def test_reproduce_stops_with_the_stage_that_fails(tmp_path):
     done = subprocess.run([sys.executable, "reproduce.py", "--recipe", "voc", "--data_root", str(tmp_path / "none"),
                            "--experiment_root", str(tmp_path / "experiment")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "no dataset at" in done.stderr and "ordinary classifier stopped with the message above" in done.stderr
+    assert "no dataset at" in done.stderr and "ordinary classifier stopped" in done.stderr
 
 
 # ---- the recipe voc, the faithful path ----

@@ -139,7 +139,7 @@ def test_everything_at_once(root, check):
     found = "\n".join(errors(printed))
     for words in (("'../evil'", "line 5", "is not an ID"), ("'two words'",), ("more than once", "(1)"), ("(gone)",),
                   ("2.jpg", "truncated"), ("4.PNG and 4.jpg", "twice"), ("1.png is 4x4", "12x8"), ("5.png holds 7",),
-                  ("3.png has the mode RGB",), ("4.png", "masks cannot be read"), ("are in train and in val", "(3)"),
+                  ("3.png has the mode RGB",), ("4.png", "mask cannot be read"), ("is in train and in val", "(3)"),
                   ("have no label", "labels.json", "2, gone")):
         assert any(all(word in line for word in words) for line in errors(printed)), (words, found)
     assert_says(warnings(printed)[0] + warnings(printed)[-1], "ghost")
@@ -167,7 +167,7 @@ def test_an_unreadable_image(root, check, spoil):
     photo(root / "JPEGImages/2.jpg", size=(120, 80))
     mask(root / "SegmentationClass/2.png", labels_of(["owl"], (80, 120)))
     spoil(root / "JPEGImages/2.jpg")
-    one_error(check(), "1 images cannot be read", "2.jpg")
+    one_error(check(), "1 image cannot be read", "2.jpg")
 
 
 @pytest.mark.parametrize("orientation", [6, 8])
@@ -176,7 +176,7 @@ def test_an_exif_rotated_photo_whose_mask_is_not(root, check, orientation):
     exif[0x0112] = orientation
     photo(root / "JPEGImages/1.jpg", exif=exif)
     printed, code = result = check()
-    one_error(result, "1 masks are not turned", "EXIF", "1.png is 12x8", "8x12")
+    one_error(result, "1 mask is not turned", "EXIF", "1.png is 12x8", "8x12")
     command = errors(printed)[0].split("To turn the masks: ")[1]
     assert command.startswith("python -m data.prepare folder")
     prepare.main(shlex.split(command)[3:])
@@ -212,8 +212,8 @@ def test_wrong_labels_do_not_hide_other_faults(root, check):
     write_labels(root, {k: v for k, v in LABELS.items() if k != "2"} | {"1": ["FOX"]})
     mask(root / "SegmentationClass/4.png", labels_of(["owl"]))
     printed, code = check()
-    assert_says("\n".join(errors(printed)), "'FOX'", "1 images have no label", "(2)")
-    assert "none of the classes of their labels (4)" in "\n".join(warnings(printed))
+    assert_says("\n".join(errors(printed)), "'FOX'", "1 image has no label", "(2)")
+    assert "none of the classes" in "\n".join(warnings(printed))
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "3", '{"1": [["fox"]]}', '{"1": ["fox"], "1": ["owl"]}'])
@@ -225,10 +225,10 @@ def test_labels_of_another_form(root, check, text):
 
 def test_labels_of_no_image_and_images_of_no_list(root, check):
     write_labels(root, LABELS | {"ghost": ["fox"]})
-    one_warning(check(), "1 labels", "(ghost)")
+    one_warning(check(), "1 label of", "(ghost)")
     write_labels(root, LABELS)
     photo(root / "JPEGImages/new.jpg", seed=77)
-    one_warning(check(), "1 images are in no list", "(new)")
+    one_warning(check(), "1 image is in no list", "(new)")
 
 
 def test_labels_in_xml(root, check):
@@ -329,7 +329,7 @@ def test_masks_in_colour_or_16_bits(root, check, form):
 
 def test_masks_above_the_classes(root, check):
     mask(root / "SegmentationClass/1.png", np.full((8, 12), 3, np.uint8))
-    one_error(check(), "1 masks hold values", "1.png holds 3", "0..2")
+    one_error(check(), "1 mask holds values", "1.png holds 3", "0..2")
 
 
 def test_masks_whose_ids_mean_other_classes(root, check):
@@ -347,8 +347,8 @@ def test_masks_and_labels_that_differ(root, check):
     printed, code = check()
     assert code == 0
     found = "\n".join(warnings(printed))
-    assert_says(found, "1 masks show a class that the label lacks (1)", "does not show (3)",
-                "1 masks have no image (7)", "1 images of val have no mask", "(5)")
+    assert_says(found, "1 mask shows a class", "lacks (1)", "does not show (3)",
+                "1 mask has no image (7)", "val: 1 image has no mask", "(5)")
 
 
 def test_many_images_in_several_processes(root, check):
@@ -360,7 +360,7 @@ def test_many_images_in_several_processes(root, check):
     write_labels(root, LABELS | {str(i): ["fox"] for i in range(6, 90)})
     write_list(root, "train", ["1", "2", "3", *range(6, 90)])
     (root / "JPEGImages/89.jpg").write_bytes(b"nothing")
-    one_error(check(), "1 images cannot be read", "89.jpg")
+    one_error(check(), "1 image cannot be read", "89.jpg")
 
 
 def test_what_is_named_as_an_image_and_is_none(root, check, monkeypatch):
@@ -378,7 +378,7 @@ def test_what_is_named_as_an_image_and_is_none(root, check, monkeypatch):
     found = errors(check()[0])
     assert not started.exists()
     assert_says(found[0], "3 images cannot be read", "1.jpg", "2.jpg", "3.jpg", "pipe or device")
-    assert_says(found[1], "1 masks cannot be read", "4.png")
+    assert_says(found[1], "1 mask cannot be read", "4.png")
 
 
 def test_no_dataset(root, check):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import unicodedata
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 from data import prepare
 from data.images import read_image, voc_palette
 from data.layout import VOCLayout
+from data.prepare.splits import divide
 from tests.conftest import ROOT, Program, leftover
 from tests.stages import assert_says
 
@@ -134,7 +136,7 @@ def test_subfolders(place, capsys):
     layout = folder("--val_share", 0, labels="from-subfolders")
     assert labels_of(layout) == {"fox_1": ["fox"], "owl_1": ["owl"], "2": ["owl"], "3": ["fox", "owl"], "5": ["owl"],
                                  "7": []}
-    assert_says(capsys.readouterr().out, "2 photos lie in no subfolder", "4.jpg", "1 photos lie in several",
+    assert_says(capsys.readouterr().out, "2 photos lie in no subfolder", "4.jpg", "1 photo lies in several",
                 "background is no object class")
 
 
@@ -156,7 +158,7 @@ WRONG = {
     "two in one": ("file,label\n1.jpg,fox owl\n2.jpg,fox\n3.jpg,owl\n", ("'fox owl'", "separate", ";")),
     "numbers": ("file,label\n1.jpg,0\n2.jpg,1\n", ("numbers", "names of the classes")),
     "no photo of it": ("file,label\nx.jpg,fox\ny.jpg,fox\n", ("names a photo", "'x.jpg'", "--images", "--file_column")),
-    "some are absent": ("file,label\n1.jpg,fox\nx.jpg,fox\n", ("1 photos or masks cannot be used", "--leave_out")),
+    "some are absent": ("file,label\n1.jpg,fox\nx.jpg,fox\n", ("1 file cannot be used", "--leave_out")),
     "a probability": ("file,fox,owl\n1.jpg,1,0\n2.jpg,0.7,0\n", ("line 3", "'0.7'", "'fox'")),
     "uncertain": ("file,fox,owl\n1.jpg,1,-1\n", ("line 2", "'-1'", "'owl'")),
     "empty": ("", ("labels.csv is empty",)),
@@ -298,7 +300,7 @@ def test_unusable_photos_are_all_named(place, capsys):
     os.remove("photos/4.jpg")
     os.symlink("nowhere.jpg", "photos/4.jpg")
     write(TABLES["names"])
-    assert_says(refused(), "3 photos or masks", "--leave_out")
+    assert_says(refused(), "3 files cannot be used", "--leave_out")
     assert_says(capsys.readouterr().out, "2.jpg", "3.jpg", "4.jpg")
     assert labels_of(folder("--leave_out")) == {k: v for k, v in FOX_OWL.items() if k not in "234"}
 
@@ -345,16 +347,26 @@ def test_the_split_depends_on_the_seed_alone(place):
     assert not os.path.exists("out5/ImageSets/Segmentation/test.txt")
 
 
+def test_each_class_gives_its_share_to_val():
+    """Photos of two classes count for both: what the rare one has given, the other need not give again."""
+    names = {f"{i}": [["rare", "often"], ["often"], []][i % 3] for i in range(60)}
+    for seed in range(5):
+        split = divide(names, {}, {name: name for name in names}, 0.2, seed)
+        count = {part: Counter(label for name in split[part] for label in names[name]) for part in ("train", "val")}
+        assert count["val"] == {"rare": 4, "often": 8} and count["train"] == {"rare": 16, "often": 32}
+        assert sum(not names[name] for name in split["val"]) == 4 and split["train_aug"] == split["train"]
+
+
 def test_no_val_and_the_tables_own_splits(place, capsys):
     write(TABLES["names"])
     layout = folder("--val_share", 0)
     assert not (layout.root / "ImageSets/Segmentation/val.txt").exists()
     assert layout.ids("train") == ["1", "2", "3", "4", "5"]     # 6 shows no object
-    assert "no class, so they are not in train (6.jpg)" in capsys.readouterr().out
+    assert "not in train (6.jpg)" in capsys.readouterr().out
     os.rename("out", "first")
     write("file,label\n1.jpg,fox\n2.jpg,owl\n3.jpg,fox\n4.jpg,owl\n5.jpg,owl\n6.jpg,\n")      # an empty cell
     folder()
-    assert "no class, so they are not in train (6.jpg)" in capsys.readouterr().out
+    assert "not in train (6.jpg)" in capsys.readouterr().out
     os.rename("out", "before")
     write("file,label,split\n1.jpg,fox,train\n2.jpg,owl,Validation\n3.jpg,owl,training\n4.jpg,fox,test\n")
     layout = folder()
@@ -504,7 +516,7 @@ def test_masks_of_0_and_255(place, capsys):
 def test_masks_in_colour_without_a_word_what_they_mean(place, capsys):
     write(TABLES["names"])
     masks_of(place, as_rgb)
-    assert_says(refused("--masks", "masks"), "6 photos or masks")
+    assert_says(refused("--masks", "masks"), "6 files cannot be used")
     assert_says(capsys.readouterr().out, "1.png is in colour", "--mask_colours voc or FILE")
 
 

@@ -72,7 +72,7 @@ def test_a_list_with_a_photo_that_has_no_label(place, capsys):
     os.mkdir("lists")
     write("1\n2\n3\n5\n", "lists/train.txt")
     assert folder("--lists", "lists").ids("train") == ["1", "2"]
-    assert_says(capsys.readouterr().out, "2 photos of lists/train.txt have no label and are left out (3.jpg, 5.jpg)")
+    assert_says(capsys.readouterr().out, "lists/train.txt: 2 photos", "left out (3.jpg, 5.jpg)")
 
 
 # ---- the first line ----
@@ -97,7 +97,7 @@ def test_no_header_and_the_label_first(place):
 def test_a_header_of_unknown_words_is_said(place, capsys):
     write("gone,fox\n1,fox\n2,owl\n")
     folder()
-    assert_says(capsys.readouterr().out, "the first line is taken for the header: gone, fox")
+    assert_says(capsys.readouterr().out, "header: gone, fox")
 
 
 # ---- classes ----

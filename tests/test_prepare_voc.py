@@ -192,7 +192,7 @@ def test_test_images_need_no_labels_and_may_be_absent(tmp_path, capsys):
     lists = write(tmp_path / "lists/test.txt", "\n".join(TEST)).parent
     write(lists / "train_aug.txt", "\n".join(TRAIN_AUG))
     voc("--root", make_voc(tmp_path / "a", test=True), "--lists", lists)
-    assert lists_of(tmp_path / "a")["test"] == TEST and "1 photos have no labels" in capsys.readouterr().out
+    assert lists_of(tmp_path / "a")["test"] == TEST and "1 photo has no labels" in capsys.readouterr().out
     voc("--root", make_voc(tmp_path / "b"), "--lists", lists)
     assert "test" not in lists_of(tmp_path / "b") and "test is left out: 1 of its 1" in capsys.readouterr().out
 

@@ -117,7 +117,7 @@ DAMAGE = {
     "huge dimension": ("legacy1", 32, "q", 2**62, "bytes are announced"),
     "huge dimension of 2016": ("legacy0", 28, "I", 2**32 - 1, "bytes are announced"),
     "unknown type": ("legacy0", 52, "i", 99, "unknown type 99"),
-    "more arrays": ("legacy0", 16, "Q", 2**64 - 1, "no whole"),
+    "more arrays": ("legacy0", 16, "Q", 2**64 - 1, "no complete"),
     "fewer arrays": ("legacy0", 16, "Q", 12, "one name for each array"),
 }
 
@@ -258,7 +258,7 @@ def test_damaged_values_and_nothing_is_copied(net, state, tmp_path, name, value,
 
 def test_a_double_too_large_for_a_float_is_not_finite(net, state):
     state["conv1a.weight"] = state["conv1a.weight"].double() + 1e300
-    with pytest.raises(ValueError, match="conv1a.weight has values that are not finite"):
+    with pytest.raises(ValueError, match="conv1a.weight .*not finite"):
         load_weights(net, state)
 
 
@@ -343,7 +343,7 @@ def test_a_cut_safetensors(net, state, tmp_path):
     data = path.read_bytes()
     for length in (0, 5, 100, len(data) - 4):
         path.write_bytes(data[:length])
-        with pytest.raises(ValueError, match="w.safetensors: not a whole"):
+        with pytest.raises(ValueError, match="w.safetensors: not a complete"):
             load_weights(net, path)
 
 

@@ -17,6 +17,7 @@ from tests.conftest import assert_close
 from tools.crf import BILATERAL, DEEPLAB_BILATERAL, Job, dense_crf, refine_all
 from tools.recompute import InParts
 from tools.visualize import label_overlay
+from train_seg import check_labels
 
 CLASSES = 3
 
@@ -201,6 +202,17 @@ def layout(tmp_path):
         Image.fromarray(image).save(tmp_path / f"JPEGImages/{name}.png")
         Image.fromarray(labels).save(tmp_path / f"labels/{name}.png")
     return VOCLayout(tmp_path)
+
+
+def test_labels_have_another_digest_when_a_pixel_changes(layout):
+    """A training does not resume on them."""
+    ids, folder = ["one", "two"], layout.root / "labels"
+    before = check_labels(folder, layout, ids)
+    assert check_labels(folder, layout, ids) == before
+    labels = np.array(Image.open(folder / "two.png"))
+    labels[0, 0] ^= 1
+    Image.fromarray(labels).save(folder / "two.png")
+    assert check_labels(folder, layout, ids) != before
 
 
 def test_an_item_depends_on_seed_epoch_and_index_alone(layout):

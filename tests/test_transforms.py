@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from data import transforms
-from data.images import read_image, read_picture
+from data.images import read_image, read_pillow
 from tests.conftest import SHARED
 
 
@@ -234,7 +234,7 @@ def test_pillows_image_and_the_array_are_augmented_alike(mode, tmp_path, monkeyp
         return plain(array)
 
     for seed, path in enumerate(paths):
-        image, read = read_image(path), read_picture(path)
+        image, read = read_image(path), read_pillow(path)
         labels = image[..., 0].copy()
         expected = augmented(image, labels, seed)
         with monkeypatch.context() as patch:

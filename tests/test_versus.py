@@ -19,7 +19,8 @@ def found(seconds, gib):
 
 def test_a_line_prints_medians_and_how_much_faster_this_revision_is(capsys):
     versus.print_line("help", [found(2, 3), found(40, 3), found(3, 1)], [found(2, 1), found(1, 2), found(9, 2)])
-    assert capsys.readouterr().out.split()[-9:] == ["3.00", "s", "2.00", "s", "1.50", "3.00", "GiB", "2.00", "GiB"]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.endswith(" 3.00 s 2.00 s 1.50 2.00 3.00 GiB 2.00 GiB")
 
 
 @pytest.mark.parametrize("lacking", [0, 1])

@@ -367,7 +367,7 @@ def test_a_file_is_described_by_its_tensors(state, tmp_path):
     assert describe_file(path, ("CAMNet",), layout, mine) is mine
     wider = found | {"backbone": found["backbone"] | {"width": 2 * WIDTH}}
     assert describe_file(path, ("CAMNet",), layout, wider) == found
-    with pytest.raises(ValueError, match="014net_er.pth was trained on 4 classes, and R has 3"):
+    with pytest.raises(ValueError, match="014net_er.pth .* 4 classes, and R has 3"):
         describe_file(path, ("CAMNet",), SimpleNamespace(classes=list("abc"), root="R"))
     with pytest.raises(ValueError, match="needed is LargeFOV.*python -m networks.pretrained"):
         describe_file(path, ("LargeFOV",), layout)

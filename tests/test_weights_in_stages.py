@@ -110,4 +110,4 @@ def test_a_last_pth_of_classes_in_another_order_is_refused(place):
     names = (data / "classes.txt").read_text().split("\n")
     (data / "classes.txt").write_text("\n".join([names[1], names[0], *names[2:]]))
     message = refusal("train", *Y, *small("model_cse"), "--er_init", "random", "--cl_init", "classifier.pth")
-    assert "classifier.pth was trained on the classes fox, toucan" in message and "toucan, fox" in message
+    assert "classifier.pth" in message and "fox, toucan" in message and "toucan, fox" in message

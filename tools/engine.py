@@ -12,6 +12,7 @@ from tools import distributed, flags, interrupt
 from tools.progress import Progress
 from tools.provenance import digest
 from tools.recompute import InParts, recomputed
+from tools.words import counted
 
 
 def poly_sgd(groups, lr, steps, power=0.9, momentum=5e-4):
@@ -37,7 +38,7 @@ def start_from(path, flag, load):
     place = getattr(names, "place", "")
     under = f" ({place})" if place else ""
     new = ", ".join(names["new"]) or "none"
-    distributed.say(f"--{flag}: {len(names['loaded'])} tensors from {path}{under}; new: {new}; not used: "
+    distributed.say(f"--{flag}: {counted(len(names['loaded']), 'tensor')} from {path}{under}; new: {new}; not used: "
                     f"{len(names['unused'])} of the file")
     return digest(path)
 
@@ -69,8 +70,8 @@ def fit_to(settings, images):
     _reduce_batch(settings, images)
     epochs = -(-settings.least_steps // (images // settings.batch_size))
     if epochs > settings.max_epochs == flags.defaults(type(settings), settings.recipe)["max_epochs"][0]:
-        distributed.say(f"--max_epochs {settings.max_epochs} becomes {epochs}: {images} images make few steps "
-                        f"(--least_steps {settings.least_steps})")
+        distributed.say(f"--max_epochs {settings.max_epochs} becomes {epochs}: {counted(images, 'image', 'makes')} "
+                        f"few steps (--least_steps {settings.least_steps})")
         settings.max_epochs = epochs
 
 
@@ -80,9 +81,11 @@ def _reduce_batch(settings, images):
     parts = distributed.world() * settings.accumulate
     size = images // parts * parts
     if not size:
-        raise ValueError(f"{images} images of {settings.train_list} are too few for {distributed.world()} processes "
+        raise ValueError(f"{settings.train_list} has {counted(images, 'image')}, too few for {distributed.world()} "
+                         "processes "
                          f"with --accumulate {settings.accumulate}: take fewer of both, or a longer --train_list")
-    distributed.say(f"--batch_size {settings.batch_size} becomes {size}: {settings.train_list} has {images} images")
+    distributed.say(f"--batch_size {settings.batch_size} becomes {size}: {settings.train_list} has "
+                    f"{counted(images, 'image')}")
     settings.batch_size = size
 
 

@@ -39,6 +39,7 @@ from tools.files import (
 )
 from tools.maps import find_alike
 from tools.provenance import MADE_BY, differences, differing, digest, read_made_by, revision, versions
+from tools.words import counted
 
 NETWORK = "network.json"
 WEIGHTS = (".pth", ".pt", ".pth.tar", ".ckpt", ".bin", ".safetensors", ".params")       # endings of files of weights
@@ -264,8 +265,8 @@ class Experiment:
                 folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / MADE_BY, record)
         elif alone and (broken := delete_incomplete(folder)):
-            print(f"{folder}: {len(broken)} files were empty or cut off, as after a power cut, and are deleted to be "
-                  f"made again ({', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''})")
+            print(f"{folder}: {counted(len(broken), 'file', 'was')} empty or cut off, as after a power cut: "
+                  f"deleted, to be made again ({', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''})")
         if shared:
             lock.admit_others(self._lock_path(name))
         return folder

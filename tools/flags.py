@@ -57,14 +57,16 @@ def _read(cls, argv, models):
         default = cls.__dataclass_fields__["model"].default
         first.add_argument("--model", default=default, choices=tuple(models))
     known, _ = first.parse_known_args([a for a in argv if a not in ("-h", "--help")])
-    own = "of this stage"
+    own, its_own = "of this stage", vars(cls).get("__annotations__", ())
     if models and models[known.model] is not cls:
-        cls, own = models[known.model], f"of --model {known.model}"
+        own = f"of --model {known.model}"
+        its_own = models[known.model].__dataclass_fields__.keys() - cls.__dataclass_fields__
+        cls = models[known.model]
 
     doc = sys.modules[cls.__module__ if "__main__" not in sys.modules else "__main__"].__doc__ or cls.__doc__
     parser = argparse.ArgumentParser(description=doc, allow_abbrev=False, formatter_class=_Formatter)
     values = defaults(cls, known.recipe)
-    for heading, under_it in _under_headings(cls, own).items():
+    for heading, under_it in _under_headings(cls, own, its_own).items():
         group = parser.add_argument_group(heading) if under_it else parser
         for f in under_it:
             _add(group, f, *values[f.name], tuple(models) if models and f.name == "model" else None)
@@ -129,21 +131,20 @@ def changed(settings, *names):
             for word in (f"--{name}", str(getattr(settings, name)))]
 
 
-def _under_headings(cls, own):
-    """List a class's fields by the headings of --help, first its own under that name: {heading: [field, ...]}."""
+def _under_headings(cls, own, its_own):
+    """List a class's fields by the headings of --help, the names `its_own` first, under `own`: {heading: [field]}."""
     headings = getattr(cls, "headings", {})
     heading_of = {name: heading for heading, names in headings.items() for name in names}
     found = {own: [], **{heading: [] for heading in headings}, "run": []}
     for f in fields(cls):
-        its_own = f.name in vars(cls).get("__annotations__", ())
-        found[heading_of.get(f.name) or (own if its_own else "run")].append(f)
+        found[heading_of.get(f.name) or (own if f.name in its_own else "run")].append(f)
     return found
 
 
 def _add(parser, f, default, source, choices):
     kind, meta = f.type, f.metadata
     required = default is MISSING
-    shown = "" if required or default in ("", False) else f"default {_words(default)}; "
+    shown = "" if required or default is False or default in ("", ()) else f"default {_words(default)}; "
     text = f"{meta['help']} ({shown}{source})".replace("%", "%%")
     if kind is bool:
         parser.add_argument(_flag(f), action="store_true", default=default, help=text)

@@ -18,7 +18,7 @@ HOW_TO_READ = {
     "cam": "evaluation.py scores CAMs with --task cam; infer.py --crf --dict_dir FOLDER makes CRF maps of them, "
            "infer_aff.py --dict_dir FOLDER label maps",
     "crf": "infer.py and infer_aff.py take a folder of CAMs (--dict_dir); evaluation.py takes CRF maps with --task crf",
-    "png": "evaluation.py scores label maps with --task png", "vis": "overlays are pictures for people only"}
+    "png": "evaluation.py scores label maps with --task png", "vis": "overlays are images for people only"}
 
 NOT_COMPLETED = "No stage wrote that folder, so none completes it: add the files, or name a list of images that it has"
 

@@ -107,7 +107,7 @@ class Progress:
     def ways_on(self):
         """Say what can be done where the images have changed since a training began."""
         run, settings = self.run, vars(self.run.settings)
-        words = "Undo the change, and the same command resumes; --overwrite trains anew on what is there now"
+        words = "Undo the change, and the same command resumes; --overwrite trains anew on the images as they are now"
         start = next((flag for flag in ("er_init", "init") if flag in settings), None)
         if not start or not any(p.stem.isdecimal() for p in self.folder.glob("*.pth")):
             return words

@@ -22,16 +22,17 @@ from data.prepare.look import LIMIT, look
 from data.prepare.parallel import cores, spread
 from data.prepare.sheet import check_sheet, write_sheet
 from data.prepare.splits import learned_and_scored
+from tools.words import counted
 
 FIRST = 3                                           # of the names that a line gives
 KINDS = {                                           # of what may be wrong with an image or its mask: see look()
-    "unreadable": "images cannot be read",
-    "mask": "masks cannot be read",
-    "exif": "masks are not turned as their EXIF-rotated photos are",
-    "size": "masks are of another size than their images",
-    "colour": "masks are in colour or of 16 bits",
-    "palette": "masks have VOC's colours, but not at their class ids: they were saved with new palettes",
-    "ids": "masks hold values that are no class's id",
+    "unreadable": ("image", "", "cannot be read"),  # noun, verb, what it does or is
+    "mask": ("mask", "", "cannot be read"),
+    "exif": ("mask", "is", "not turned as EXIF turns the photo"),
+    "size": ("mask", "is", "of another size than the image"),
+    "colour": ("mask", "is", "in colour or of 16 bits"),
+    "palette": ("mask", "has", "VOC's colours, but not at their class ids: the palette was made anew on saving"),
+    "ids": ("mask", "holds", "values that are no class's id"),
 }
 REMEDIES = {
     "unreadable": "",                               # the sentence of each says what to do
@@ -100,7 +101,8 @@ class Findings:
         if self.errors:
             raise ValueError(f"{root} has errors ({len(self.errors)}) and warnings ({len(self.warnings)}), all listed "
                              "above")
-        print(f"{root}: no errors, {len(self.warnings)} warnings" if self.warnings else f"{root}: nothing is wrong")
+        print(f"{root}: " + (f"no errors, {counted(len(self.warnings), 'warning')}" if self.warnings else
+                             "nothing is wrong"))
 
 
 def _first(names):
@@ -119,7 +121,7 @@ def read_lists(layout, found):
         ids = [found.tried(lambda line=line, place=f"{path}, line {n}": parse_id(line, place)) for n, line in lines]
         ids = [image_id for image_id in ids if image_id]
         if twice := repeated(ids):
-            found.error(f"{path} lists {len(twice)} images more than once: keep one line of each", twice)
+            found.error(f"{path} lists {counted(len(twice), 'image')} more than once: keep one line of each", twice)
         if text is not None and not lines:
             found.error(f"{path} lists no image: write one ID a line, or remove it")
         lists[path.stem] = list(dict.fromkeys(ids))
@@ -147,9 +149,9 @@ def check_images(layout, lists, listed, images, found):
             found.error(f"{len(missing)} of the {len(ids)} images of {split} are not in {folder}: put them there, or "
                         "take them off the list", missing)
     if twice := [" and ".join(path.name for path in paths) for paths in images.values() if len(paths) > 1]:
-        found.error(f"{len(twice)} images are there twice: remove one of each", twice)
+        found.error(f"{counted(len(twice), 'image', 'is')} there twice: remove one of each", twice)
     if lists and (bare := sorted(images.keys() - set(listed))):
-        found.warning(f"{len(bare)} images are in no list, so nothing reads them", bare)
+        found.warning(f"{counted(len(bare), 'image', 'is')} in no list, so nothing reads them", bare)
 
 
 # ---- labels ----
@@ -164,10 +166,10 @@ def read_labels(layout, classes, lists, listed, images, found):
         if table is None:
             table = what_can_be_read(path, classes)
         if missing := [i for i in needed if i not in table] if table else []:
-            found.error(f"{len(missing)} images have no label in {path}: add them there, or take them off the lists",
-                        missing)
+            found.error(f"{counted(len(missing), 'image', 'has')} no label in {path}: add them there, or take them "
+                        "off the lists", missing)
         if ghosts := sorted(table.keys() - images.keys()):
-            found.warning(f"{len(ghosts)} labels of {path} are of images that are not there", ghosts)
+            found.warning(f"{path} has {counted(len(ghosts), 'label')} of images that are not there", ghosts)
         return table
     table, wrong = {}, []
     for image_id in needed:
@@ -176,7 +178,7 @@ def read_labels(layout, classes, lists, listed, images, found):
         except (ValueError, OSError) as error:
             wrong.append(str(error))
     if wrong:
-        found.error(f"the labels of {len(wrong)} images cannot be read. The first: {wrong[0]}")
+        found.error(f"the labels of {counted(len(wrong), 'image')} cannot be read. The first: {wrong[0]}")
     if classes and (words := found.tried(lambda: left_out(list(table.values()), classes, layout.root))):
         found.warning(words)
     return {image_id: names & set(classes) for image_id, names in table.items()}
@@ -199,8 +201,8 @@ def check_splits(lists, labels, classes, looks, layout, found):
     for train, ids in learned.items():
         for split, others in scored.items():
             if both := sorted(set(ids) & set(others)):
-                found.error(f"{len(both)} images are in {train} and in {split}: a score on {split} would be too good. "
-                            "Take them off one", both)
+                found.error(f"{counted(len(both), 'image', 'is')} in {train} and in {split}: a score on {split} "
+                            "would be too good. Take them off one", both)
         if labels and classes and (known := [i for i in ids if i in labels]):
             rows = np.array([[name in labels[i] for name in classes] for i in known], np.float32)
             notes = found.tried(lambda rows=rows, train=train: check_learnable(rows, classes, train, layout.root))
@@ -215,10 +217,10 @@ def check_splits(lists, labels, classes, looks, layout, found):
     across, within = ([_equal(ids) for ids, crosses in zip(same, crossing) if crosses == wanted]
                       for wanted in (True, False))
     if across:
-        found.error(f"{len(across)} photos are in a list to learn from and in one to score, under two names: take one "
-                    "off", across)
+        found.error(f"{counted(len(across), 'photo', 'is')} in a list to learn from and in one to score, under two "
+                    "names: take one off", across)
     if within:
-        found.warning(f"{len(within)} photos are there under two names", within)
+        found.warning(f"{counted(len(within), 'photo', 'is')} there under two names", within)
     learned_classes = {c for ids in learned.values() for i in ids for c in labels.get(i, ())}
     for split, ids in scored.items() if learned and labels else ():
         lacking = [c for c in classes if c not in learned_classes and any(c in labels.get(i, ()) for i in ids)]
@@ -234,18 +236,19 @@ def _equal(ids):
 # ---- images and masks ----
 
 def check_looks(layout, looks, found):
-    for kind, words in KINDS.items():
+    for kind, (noun, verb, words) in KINDS.items():
         if wrong := [each.wrong[kind] for each in looks.values() if kind in each.wrong]:
             remedy = REMEDIES[kind].format(turn=convert(layout.root), voc=convert(layout.root, "voc"),
                                            file=convert(layout.root, "colours.txt"))
             first = "; ".join(wrong[:FIRST])
-            found.error(f"{len(wrong)} {words}. The first: {first}" + (f". {remedy}" if remedy else ""))
+            found.error(f"{counted(len(wrong), noun, verb)} {words}. The first: {first}"
+                        + (f". {remedy}" if remedy else ""))
     if large := [i for i, each in looks.items() if each.pixels > LIMIT]:
-        found.warning(f"{len(large)} images have more than {LIMIT // 1_000_000} million pixels: give the stages "
-                      "--max_side 1024, or save them smaller", large)
+        found.warning(f"{counted(len(large), 'image', 'has')} more than {LIMIT // 1_000_000} million pixels: give the "
+                      "stages --max_side 1024, or save smaller images", large)
     turned = [i for i, each in looks.items() if each.orientation != 1 and each.ids and "exif" not in each.wrong]
     if turned:
-        found.warning(f"{len(turned)} photos with a mask are turned or mirrored by EXIF: look at them on the sheet, "
+        found.warning(f"EXIF turns or mirrors {counted(len(turned), 'photo')} with a mask: look on the sheet "
                       "whether the masks are turned as well", turned)
 
 
@@ -262,19 +265,20 @@ def convert(root, colours=""):
 
 def check_masks(root, looks, labels, classes, lists, masks, images, found):
     if foreign := sorted(masks.keys() - images.keys()):
-        found.warning(f"{len(foreign)} masks have no image", foreign)
+        found.warning(f"{counted(len(foreign), 'mask', 'has')} no image", foreign)
     seen = {i: {classes[k - 1] for k in each.ids if 0 < k <= len(classes)} for i, each in looks.items() if each.ids}
     bare = [i for i in seen if not seen[i] and labels.get(i) and "ids" not in looks[i].wrong]
     binary = [i for i in bare if set(looks[i].ids) == {0, IGNORE}]
     if binary:
-        words = (f"{len(binary)} masks hold 0 and 255 alone, though their images have a label: 255 means ignore, so no "
-                 "object is left. " + (f"Such masks cannot tell {len(classes)} classes apart: put masks of the ids 1.."
-                 f"{len(classes)} there, or remove them" if len(classes) > 1 else "If it stands for the object, write "
-                 f"the lines \"0 background\" and \"255 {classes[0] if classes else 'NAME'}\" into colours.txt, and: "
-                 f"{convert(root, 'colours.txt')}"))
+        words = (f"{counted(len(binary), 'mask', 'holds')} 0 and 255 alone, though there is a label: 255 means ignore, "
+                 "so no object is left. ")
+        words += (f"Such masks cannot tell {len(classes)} classes apart: put masks of the ids 1..{len(classes)} there, "
+                  "or remove them" if len(classes) > 1 else
+                  "If it stands for the object, write the lines \"0 background\" and \"255 "
+                  f"{classes[0] if classes else 'NAME'}\" into colours.txt, and: {convert(root, 'colours.txt')}")
         (found.error if len(binary) > len(seen) / 2 else found.warning)(words, binary)
     if ignored := [i for i in bare if set(looks[i].ids) == {IGNORE}]:
-        found.warning(f"{len(ignored)} masks are ignored completely", ignored)
+        found.warning(f"{counted(len(ignored), 'mask', 'is')} ignored completely", ignored)
     known = [i for i in seen if seen[i] and labels.get(i)]
     if known:
         foreign = [i for i in known if not seen[i] & labels[i]]
@@ -282,27 +286,28 @@ def check_masks(root, looks, labels, classes, lists, masks, images, found):
             found.error(f"{len(foreign)} of {len(known)} masks show none of the classes of their labels: write the "
                         f"classes into {root / 'classes.txt'} in the order of the masks' ids", foreign)
         elif foreign:
-            found.warning(f"{len(foreign)} masks show none of the classes of their labels", foreign)
+            found.warning(f"{counted(len(foreign), 'mask', 'shows')} none of the classes that the label names", foreign)
         lacking = [i for i in known if seen[i] - labels[i]]
         if len(lacking) > len(known) / 2 >= len(foreign):
             found.error(f"{len(lacking)} of {len(known)} masks show a class that the label lacks: add it to the labels "
                         "where the images show it; if they do not, write the classes into "
                         f"{root / 'classes.txt'} in the order of the masks' ids", lacking)
         elif more := [i for i in lacking if i not in foreign]:
-            found.warning(f"{len(more)} masks show a class that the label lacks", more)
+            found.warning(f"{counted(len(more), 'mask', 'shows')} a class that the label lacks", more)
         if fewer := [i for i in known if labels[i] - seen[i] and i not in foreign]:
-            found.warning(f"{len(fewer)} labels name a class that the mask does not show", fewer)
+            found.warning(f"{counted(len(fewer), 'label', 'names')} a class that the mask does not show", fewer)
     for split in lists:
         without = [i for i in lists[split] if i in images and i not in masks]
         if masks and split.startswith("val") and without:
-            found.warning(f"{len(without)} images of {split} have no mask, so evaluation stops there", without)
+            found.warning(f"{split}: {counted(len(without), 'image', 'has')} no mask, so evaluation stops "
+                          "there", without)
 
 
 # ---- what is printed and drawn ----
 
 def print_counts(root, lists, listed, labels, classes, looks):
     masks = sum(each.ids is not None for each in looks.values())
-    print(f"{root}: {len(listed)} images, {masks} with a mask, {len(classes)} classes")
+    print(f"{root}: {counted(len(listed), 'image')}, {masks} with a mask, {counted(len(classes), 'class')}")
     splits = [split for split in lists if split != "train_aug" or lists[split] != lists.get("train")]
     width = max([len(name) for name in classes] + [12])
     counts = {split: Counter(c for i in lists[split] for c in labels.get(i, ())) for split in splits}

@@ -28,6 +28,7 @@ from data.prepare.coco_masks import find_stuff, stuff_of, write_mask
 from data.prepare.parallel import FEW, cores, spread
 from data.prepare.photos import KEPT
 from data.prepare.writing import remove_leftovers, write_image, write_json, write_lines
+from tools.words import counted
 
 INSTANCES = "COCO's instance masks: larger objects first, crowds ignored"
 STUFF = "COCO-Stuff's maps"
@@ -112,10 +113,11 @@ def prepare(split, folder, annotations, maps, args):
             write_lines(path, chosen)
 
     said = f", {without} without an object left out" if without else ""
-    print(f"{root}: {', '.join(f'{len(chosen)} images in {name}' for name, chosen in lists.items())}{said}")
+    sizes = [f"{counted(len(chosen), 'image')} in {name}" for name, chosen in lists.items()]
+    print(f"{root}: {', '.join(sizes)}{said}")
     print(f"{root / 'SegmentationClass'}: {truth}" + ("" if maps else f" (--stuff takes {STUFF} instead)"))
     if boxes:
-        print(f"{boxes} objects have a box and no segmentation: their boxes are ignored pixels (255)")
+        print(f"{counted(boxes, 'object', 'has')} a box and no segmentation: the pixels of the box are ignored (255)")
     if split == "train":
         train = set(lists["train"])
         say_rare(classes, [photo for photo in photos if photo.id in train])
@@ -177,8 +179,8 @@ def claim(root, split, classes, truth, record, lists):
     for name in {"train": ["val"], "val": ["train"]}.get(split, []):
         path = root / "ImageSets/Segmentation" / f"{name}.txt"
         if path.exists() and name not in lists and (both := set(path.read_text("utf-8").split()) & set(lists[split])):
-            raise ValueError(f"{len(both)} images of {split} are in {path} too ({min(both)}): what is trained on can't "
-                             f"be measured. {keep}")
+            raise ValueError(f"{path} has {counted(len(both), 'image')} of {split} too ({min(both)}): what is "
+                             f"trained on can't be measured. {keep}")
     remove_leftovers(root)
     if split not in splits:
         write_json(prepared, {"classes": classes, "ground_truth": truth, "splits": splits | {split: record}})

@@ -11,6 +11,7 @@ from data.prepare.coco_masks import Photo
 from data.prepare.masks import plain
 from data.prepare.photos import KEPT, name_ids
 from tools.files import require_file
+from tools.words import counted
 
 NO_OBJECTS = {"background": 0, "_background_": 0, "__background__": 0, "__ignore__": IGNORE, "_ignore_": IGNORE}
 
@@ -97,7 +98,8 @@ def find_photos(table, ids, folder, path, skip_missing):
         photos[number] = Photo(names[row["file_name"]], source, size if all(type(s) is int and s > 0 for s in size)
                                else None, number)
     if renamed := [photo for photo in photos.values() if photo.id != photo.source.stem]:
-        print(f"{len(renamed)} photos have another name in JPEGImages: {renamed[0].source.name} is {renamed[0].id}")
+        print(f"{counted(len(renamed), 'photo', 'has')} another name in JPEGImages: {renamed[0].source.name} is "
+              f"{renamed[0].id}")
     add_objects(photos, table, ids, path, bool(missing))
     return list(photos.values())
 
@@ -121,4 +123,4 @@ def add_objects(photos, table, ids, path, some_missing):
         photos[row["image_id"]].objects.append((ids[row["category_id"]], bool(row.get("iscrowd")),
                                                 row.get("segmentation"), box))
     if lost and not some_missing:
-        print(f"{path}: {lost} annotations are of images that are not in it, and are left out")
+        print(f"{path}: {counted(lost, 'annotation')} of images that are not in it, left out")

@@ -72,8 +72,8 @@ def write_critters(root, made_by, splits):
         labels[image_id] = [critters.CLASSES[k - 1] for k in np.unique(mask) if k]
         ground_truth = Image.fromarray(mask)
         ground_truth.putpalette(voc_palette())
-        for folder, picture in zip(FOLDERS, (Image.fromarray(image), ground_truth, Image.fromarray(heads))):
-            picture.save(root / folder / f"{image_id}.png")
+        for folder, drawing in zip(FOLDERS, (Image.fromarray(image), ground_truth, Image.fromarray(heads))):
+            drawing.save(root / folder / f"{image_id}.png")
     for name, ids in {**splits, "train_aug": splits["train"]}.items():
         write_lines(root / LISTS / f"{name}.txt", ids)
     write_lines(root / "classes.txt", critters.CLASSES)

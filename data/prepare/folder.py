@@ -44,7 +44,7 @@ from data.prepare.writing import (
     write_lines,
 )
 from tools.files import save_image
-from tools.words import some
+from tools.words import counted, some
 
 FOLDERS = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
 LISTED = 10                                                     # of the problems that a message lists
@@ -112,7 +112,7 @@ def run(args):
         turned += was_turned
     problems_end(problems, args.leave_out, args.root)
     if turned:
-        print(f"{turned} masks were turned as their photos' EXIF data say: they had the size of the photo before that")
+        print(f"{counted(turned, 'mask', 'was')} turned as EXIF turns the photo: the sizes agreed before that")
     names = {name: names[name] for name in names if made[name] is not None}
     if args.masks:
         compare(names, {name: found for name, found in made.items() if found}, classes)
@@ -138,8 +138,8 @@ def compare(names, made, classes):
                          f"classes: {ORDER}, or the masks' colours in a file for --mask_colours")
     fewer = sum(bool(set(names[name]) - found) for name, found in seen.items())
     if lacking or fewer:
-        print(f"labels and masks differ: {len(lacking)} masks show a class that the label lacks, {fewer} labels have a "
-              "class that the mask does not show")
+        print(f"labels and masks differ: {counted(len(lacking), 'mask', 'shows')} a class that the label lacks, "
+              f"{counted(fewer, 'label', 'has')} a class that the mask does not show")
 
 
 # ---- writing ----
@@ -230,9 +230,9 @@ def problems_end(problems, leave_out, root):
     if len(problems) > LISTED:
         print(f"- and {len(problems) - LISTED} more")
     if not leave_out:
-        raise ValueError(f"{len(problems)} photos or masks cannot be used (see above), so {root} is not complete. Fix "
-                         "them and run the same command again, or add --leave_out to go on without them")
-    print(f"{len(problems)} photos or masks are left out (--leave_out)")
+        raise ValueError(f"{counted(len(problems), 'file')} cannot be used (see above), so {root} is not complete. Fix "
+                         "that and run the same command again, or add --leave_out to do without")
+    print(f"{counted(len(problems), 'file', 'is')} left out (--leave_out)")
 
 
 def write_tables(args, names, ids, classes, splits, made):
@@ -252,15 +252,15 @@ def write_tables(args, names, ids, classes, splits, made):
               for split, set_ in ((split, set(members)) for split, members in splits.items()) if split != "train_aug"}
     renamed = sum(Path(name).stem != ids[name] for name in names)
     sizes = ", ".join(f"{split} {len(splits[split])}" for split in counts)
-    print(f"{root}: {len(names)} photos of {len(classes)} classes; {sizes}")
+    print(f"{root}: {counted(len(names), 'photo')} of {counted(len(classes), 'class')}; {sizes}")
     for label in classes:
         print(f"  {label:24s} " + "  ".join(f"{split} {counts[split][label]}" for split in counts))
     if bare := [label for label in classes if not any(counts[split][label] for split in counts)]:
-        print(f"{len(bare)} classes have no photo, so they cannot be learned: {', '.join(bare)}")
+        print(f"{counted(len(bare), 'class', 'has')} no photo and cannot be learned: {', '.join(bare)}")
     if empty := [name for name, labels in names.items() if not labels]:
-        print(f"{len(empty)} photos have no class, so they are not in train ({some(empty)})")
+        print(f"{counted(len(empty), 'photo', 'has')} no class, so not in train ({some(empty)})")
     if renamed:
-        print(f"{renamed} photos have another name there: names.csv says which")
+        print(f"{counted(renamed, 'photo', 'has')} another name there: names.csv says which")
     masked = sum(bool(made[name]) for name in names)
     print(f"masks: {masked} of {len(names)}" if args.masks else "no masks: evaluation needs some, training does not")
     print(f"To look through it: python -m data.prepare check --root {root}")

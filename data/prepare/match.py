@@ -8,7 +8,7 @@ from data.layout import IGNORE
 from data.prepare.masks import plain
 from data.prepare.tables import read_text
 from data.prepare.words import Labels, check_class, split_names
-from tools.words import some
+from tools.words import counted, some
 
 FROM_SUBFOLDERS = "from-subfolders"
 LISTED = 20                                                     # of the classes that a message lists
@@ -41,9 +41,9 @@ def from_subfolders(photos):
     for label in dict.fromkeys(label for labels in table.values() for label in labels):
         check_class(label, photos.folder / label, f"name the folder {photos.folder / 'background'}")
     if bare := [name for name in photos.files if "/" not in name]:
-        notes.append(f"{len(bare)} photos lie in no subfolder and are left out ({some(bare)})")
+        notes.append(f"{counted(len(bare), 'photo', 'lies')} in no subfolder, left out ({some(bare)})")
     if both := sum(len(labels) > 1 for labels in table.values()):
-        notes.append(f"{both} photos lie in several subfolders: they have the labels of all of them")
+        notes.append(f"{counted(both, 'photo', 'lies')} in several subfolders, with the labels of all of them")
     return Labels(table, sorted({label for labels in table.values() for label in labels}), notes=notes)
 
 
@@ -78,7 +78,7 @@ def match(photos, labels, source):
         raise ValueError(f"none of the {len(wrong)} photos of {source} can be used. The first: {wrong[0]}")
     bare = [name for name in photos.files if name not in names]
     if bare and source != FROM_SUBFOLDERS:
-        print(f"{len(bare)} photos have no label in {source} and are left out ({some(bare)})")
+        print(f"{counted(len(bare), 'photo', 'has')} no label in {source}, left out ({some(bare)})")
     if photos.not_read:
         print("not read: " + ", ".join(f"{n} {suffix} files" for suffix, n in sorted(photos.not_read.items()))
               + " (convert them to .jpg or .png)")

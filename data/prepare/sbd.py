@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from data.prepare.archives import files_of
 from data.prepare.writing import remove_leftovers, write_labels, write_stream
+from tools.words import counted
 
 SPLITS = ("train", "val")
 FOLDER = "SegmentationClassAug"         # the field's name for it
@@ -58,7 +59,7 @@ def write_masks(path, root, wanted, classes):
     if left:
         raise FileNotFoundError(f"{path} (--sbd) has no cls/ID.mat of {len(left)} images ({sorted(left)[0]}, ...): "
                                 "fetch it again, then run the same command")
-    print(f"{folder}: {len(wanted)} masks, for the list train_aug")
+    print(f"{folder}: {counted(len(wanted), 'mask')}, for the list train_aug")
 
 
 def mats(path, wanted):

@@ -1,10 +1,10 @@
-"""Which photo is in which split: of lists that there are, of a table's column, or divided by seed."""
+"""Which photo is in which split: from existing lists, from a table's column, or divided at random."""
 from collections import Counter
 
 import numpy as np
 
 from data.prepare.tables import read_text
-from tools.words import some
+from tools.words import counted, some
 
 
 def learned_and_scored(splits):
@@ -32,11 +32,11 @@ def read_lists(folder, photos, names, problems):
     learned, scored = learned_and_scored(found)
     for train, split in ((train, split) for train in learned for split in scored):
         if both := sorted({*found[train]} & {*found[split]}):
-            raise ValueError(f"{len(both)} photos are in {folder / train}.txt and in {folder / split}.txt "
+            raise ValueError(f"{counted(len(both), 'photo', 'is')} in {folder / train}.txt and in {folder / split}.txt "
                              f"({some(both)}): a score on {split} would be too good. Take them off one")
     for split, those in found.items():
         if bare := [name for name in dict.fromkeys(those) if name not in names]:
-            print(f"{len(bare)} photos of {folder / split}.txt have no label and are left out ({some(bare)})")
+            print(f"{folder / split}.txt: {counted(len(bare), 'photo', 'has')} no label, left out ({some(bare)})")
     return found
 
 

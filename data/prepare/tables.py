@@ -28,6 +28,7 @@ from data.prepare.words import (
     split_of,
 )
 from tools.files import require_file
+from tools.words import counted
 
 NO_LABEL = "leave the cell empty"               # of a photo without a class
 
@@ -114,7 +115,7 @@ def _from_csv(text, path, is_photo, file_column, label_columns):
             if found.splits.setdefault(name, given) != given:
                 raise ValueError(f"{place}: {name} is in two splits: keep one")
     if joined:
-        found.notes.append(f"{len(joined)} photos have several lines: their labels are joined")
+        found.notes.append(f"{counted(len(joined), 'photo', 'has')} several lines: the labels are joined")
     if not one_hot:
         found.classes = sorted({label for names in found.names.values() for label in names})
         check_words(found, path)

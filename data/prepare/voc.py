@@ -26,7 +26,7 @@ from data.prepare import sbd
 from data.prepare.archives import download, unpack
 from data.prepare.label_arrays import read_label_arrays
 from data.prepare.writing import remove, write_json, write_lines
-from tools.words import some
+from tools.words import counted, some
 
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets", "SegmentationClass", "SegmentationObject")
 SPLITS = ("train", "val", "train_aug", "test")
@@ -72,7 +72,8 @@ def run(args):
 
     put_labels(root / "labels.json", labels, origin, layout.classes)
     if bare := len(photos) - len(labels):
-        print(f"{bare} photos have no labels: test images need none, nothing can be learned from the others")
+        print(f"{counted(bare, 'photo', 'has')} no labels: test images need none, "
+              "nothing can be learned from the others")
     for split, (ids, words) in lists.items():
         put_list(layout, split, ids, words)
     if args.masks:
@@ -191,11 +192,11 @@ def check_lists(layout, lists, photos, labels, origin, args):
 def put_list(layout, split, ids, words):
     path = layout.root / "ImageSets" / "Segmentation" / f"{split}.txt"
     if path.exists():
-        print(f"{path}: {len(ids)} images, there already")
+        print(f"{path}: {counted(len(ids), 'image')}, there already")
         return
     write_lines(path, ids)
     field = ", the field's list" if split == "train_aug" and len(ids) == TRAIN_AUG else ""
-    print(f"{path}: {len(ids)} images{field}, from {words}")
+    print(f"{path}: {counted(len(ids), 'image')}{field}, from {words}")
 
 
 # ---- labels ----
@@ -252,7 +253,7 @@ def put_labels(path, labels, origin, classes):
             raise ValueError(f"{path} is there, with other labels than {origin} ({some(wrong)}): rename it if it is "
                              "not wanted, and run the same command again. Nothing was changed")
         if labels.keys() <= there.keys():
-            print(f"{path}: labels of {len(there)} images, there already")
+            print(f"{path}: labels of {counted(len(there), 'image')}, there already")
             return
     write_json(path, there | labels)
-    print(f"{path}: labels of {len(labels)} images, from {origin}")
+    print(f"{path}: labels of {counted(len(labels), 'image')}, from {origin}")
