@@ -17,7 +17,7 @@ from data import images
 from data.layout import VOC_CLASSES, VOCLayout
 from networks.names import official
 from tests.kills import load_whole, make_whole
-from tests.stages import DEMO, EPOCHS, call, copy_place, small
+from tests.stages import DEMO, EPOCHS, call, copy_place, small, small_critters
 from tests.zygote import Zygote
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,11 +78,11 @@ def made_once(factory, name, make):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """Give a folder with data/critters (12 + 6) and experiment/X: both networks, all maps. Write nothing in it."""
-    from data import prepare
-
+    """Give a folder with data/critters (12 + 6, of 64x64 pixels) and experiment/X: both networks, all maps. Write
+    nothing in it.
+    """
     def make():
-        prepare.main(["critters", "--train", "12", "--val", "6"])
+        small_critters(Path("data/critters"), 12, 6)
         for model in EPOCHS:
             call("train", *DEMO, *small(model))
             call("infer", *DEMO, "--model", model, "--vis", "--dict", "--crf", "--alphas", 2, 24)

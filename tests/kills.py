@@ -6,10 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from PIL import Image
 
-from data import prepare
-from tests.stages import DEMO
+from tests.stages import DEMO, small_critters
 
 TINY = ("--batch_size", 3, "--max_epochs", 2, "--val_every", 1, "--val_list", "val", "--save_minutes", 0, "--lr", 0.01,
         "--crop", 32, "--resize", 32, 40, "--width", 0.0625, "--dropout", 0.3, 0.5, "--jitter", 0.3, 0.3, 0.3, 0.1)
@@ -19,7 +17,8 @@ ON_TWO = ("--train_list", "val", "--batch_size", 2, "--max_epochs", 2, "--save_m
 STAGES = {      # in the order in which they need each other
     "model_oc": ("train", *DEMO, "--model", "model_oc", *TINY),
     "model_cse": ("train", *DEMO, "--model", "model_cse", *TINY, "--vis_freq", 2),
-    "infer": ("infer", *DEMO, "--dict", "--crf", "--alphas", 2, 24, "--vis", "--infer_list", "val"),
+    "infer": ("infer", *DEMO, "--dict", "--crf", "--alphas", 2, 24, "--crf_iterations", 2, "--scales", 0.5, 1, "--vis",
+              "--infer_list", "val"),
     "train_aff": ("train_aff", *DEMO, *PAIR, *ON_TWO, "--crop", 72),
     "infer_aff": ("infer_aff", *DEMO, *PAIR, "--infer_list", "val", "--crf_iterations", 0),
     "train_seg": ("train_seg", *DEMO, "--label_dir", "rw/02_24", *ON_TWO, "--crop", 32),
@@ -65,10 +64,7 @@ def difference(place, expected):
 def make_whole(zygote):
     """Run each stage without a break in the current folder, and write whole.pickle: what load_whole returns."""
     place, runs = Path.cwd(), {}
-    prepare.main(["critters", "--train", "6", "--val", "2"])
-    for path in place.glob("data/critters/[JS]*/*.png"):        # half the size is measured in a quarter of the time
-        with Image.open(path) as picture:
-            picture.resize((64, 64), Image.NEAREST).save(path)
+    small_critters(place / "data/critters", 6, 2)
     (place / "experiment").mkdir()
     for stage, words in STAGES.items():
         run = SimpleNamespace(words=words, data=place / "data", before=place / f"before {stage}", after=place / stage)

@@ -22,7 +22,7 @@ from data.dataset import AffinitySet
 from data.images import read_image, voc_palette
 from data.layout import VOC_CLASSES, VOCLayout
 from data.transforms import augment_mapped, denormalize, normalize
-from methods.affinity import confident_labels, pair_affinity
+from methods.affinity import confident_labels, effective_radius, pair_affinity
 from methods.random_walk import start_scores, transition, walk_cams
 from networks import build
 from networks.pretrained import load_weights, official_state
@@ -44,12 +44,12 @@ from tests.stages import (
     rows_of,
     slow_miou,
 )
-from tools import crf, engine, interrupt
+from tools import crf, engine, flags, interrupt
 from tools.files import read_label_map
 from tools.maps import read_cam, save_cam, save_crf
 
 PAIR = ("--low", 2, "--high", 24)
-TRAIN = (*DEMO, *PAIR, "--batch_size", 4, "--max_epochs", 2)
+TRAIN = (*DEMO, *PAIR, "--batch_size", 4, "--max_epochs", 2, "--crop", 72)
 WALK = (*DEMO, *PAIR, "--dup", 3, "--crf_iterations", 0)
 ELSEWHERE = ("--crf_dir", "experiment/X/crf", "--init", "X/model_cse")      # for another --name
 
@@ -111,7 +111,7 @@ def test_the_files_of_the_walk(walked):
         "made_by.images.json", "made_by.json", *(f"{i}.png" for i in ids)]
     for image_id in ids:
         with Image.open(folder / f"rw/02_24/{image_id}.png") as picture:
-            assert picture.mode == "P" and picture.size == (128, 128)
+            assert picture.mode == "P" and picture.size == (64, 64)
             assert bytes(picture.getpalette())[:21] == voc_palette()[:21]
             assert set(np.unique(picture)) <= {0, *np.flatnonzero(layout.label(image_id)) + 1}
     assert any(len(np.unique(labels)) > 1 for labels in label_maps(folder / "rw/02_24").values())
@@ -191,25 +191,25 @@ def test_an_item_depends_on_seed_epoch_and_index_alone(quarters):
 
 
 def test_the_label_maps_are_those_of_a_slow_walk(walked):
-    """A picture cut to 90x125, which is no multiple of 8: the dense matrix squared, pixel by pixel."""
+    """A picture cut to 43x61, which is no multiple of 8: the dense matrix squared, pixel by pixel."""
     folder, image_id = walked / "experiment/X", "train_0003"
     network = build(folder / "ckpt/aff_02_24/network.json").eval()
     load_weights(network, folder / "ckpt/aff_02_24/001.pth")
-    image = normalize(read_image(VOCLayout(walked / "data/critters").image_path(image_id))[:90, :125])
+    image = normalize(read_image(VOCLayout(walked / "data/critters").image_path(image_id))[:43, :61])
     classes, scores = read_cam(folder / f"dict/{image_id}.npz")
-    cams = torch.from_numpy(scores[:, :90, :125].copy())
+    cams = torch.from_numpy(scores[:, :43, :61].copy())
     found = walk_cams(network, torch.from_numpy(image).permute(2, 0, 1)[None].contiguous(), cams, 3, 8, 4)
-    assert found.shape == (len(classes) + 1, 96, 128)
+    assert found.shape == (len(classes) + 1, 48, 64)
 
-    padded = torch.zeros(1, 3, 96, 128)
-    padded[0, :, :90, :125] = torch.from_numpy(image).permute(2, 0, 1)
+    padded, radius = torch.zeros(1, 3, 48, 64), effective_radius(6, 8)
+    padded[0, :, :43, :61] = torch.from_numpy(image).permute(2, 0, 1)
     with torch.no_grad():
-        affinity = pair_affinity(network(padded))[0].double()
-    matrix = transition(affinity, 12, 16).to_dense().T
+        affinity = pair_affinity(network(padded), radius)[0].double()
+    matrix = transition(affinity, 6, 8, radius).to_dense().T
     for _ in range(4):
         matrix = matrix @ matrix
-    slow = (start_scores(cams, 3).flatten(1).double() @ matrix).view(-1, 12, 16).float()
-    slow = F.interpolate(slow[None], (96, 128), mode="bilinear", align_corners=False)[0]
+    slow = (start_scores(cams, 3).flatten(1).double() @ matrix).view(-1, 6, 8).float()
+    slow = F.interpolate(slow[None], (48, 64), mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(found, slow, rtol=0, atol=1e-5)
 
 
@@ -391,7 +391,7 @@ def test_the_ordinary_classifiers_maps(aff):
 
 @pytest.mark.slow
 def test_the_recipe_voc(voc_place):
-    """METHOD's settings but for the width, the epochs and the start: CAMs and CRF maps stand in for infer.py's."""
+    """METHOD's settings but for width, crop, epochs and start: CAMs and CRF maps stand in for infer.py's."""
     layout = VOCLayout("data/VOC2012")
     for image_id in layout.ids("train_aug"):
         truth, classes = layout.ground_truth(image_id), np.flatnonzero(layout.label(image_id)) + 1
@@ -400,10 +400,11 @@ def test_the_recipe_voc(voc_place):
         for alpha, certain in (("04", 0.4), ("24", 0.6)):
             rows = np.concatenate([certain * (truth[None] == 0) + 1e-3, cams])
             save_crf(f"experiment/X/crf/{alpha}/{image_id}.npz", [0, *classes], rows / rows.sum(0))
-    call("train_aff", "--name", "X", "--low", 4, "--high", 24, "--width", 0.0625, "--max_epochs", 2, "--init", "random",
-         "--num_workers", 1)
+    call("train_aff", "--name", "X", "--low", 4, "--high", 24, "--width", 0.0625, "--crop", 112, "--max_epochs", 2,
+         "--init", "random", "--num_workers", 1)
     stored = json.loads((voc_place / "experiment/X/config/train_aff_04_24.json").read_text())["settings"]
-    assert (stored["crop"], stored["batch_size"], stored["momentum"], stored["norm"]) == (448, 8, 5e-4, "frozen")
+    assert (stored["batch_size"], stored["momentum"], stored["norm"]) == (8, 5e-4, "frozen")
+    assert flags.defaults(config.TrainAff, "voc")["crop"][0] == 448
     rows = rows_of(voc_place / "experiment/X/log/train_aff_04_24.jsonl")
     assert all(np.isfinite(row["loss"]) for row in rows)
     assert [row["lr"] for row in rows] == pytest.approx([0.01 * 0.5**0.9, 0.01 * 0.25**0.9])
@@ -507,9 +508,9 @@ def test_crf_maps_of_another_alpha(aff):
     (lambda path: cut(path), ("cannot be read", "delete it")),
     (lambda path: save_crf(path, [0, 1], np.ones((2, 5, 6))), (
         "crf/02/train_0000.npz holds maps", "(5, 6)", "delete it", "python infer.py --name X", "--crf --alphas 2 24")),
-    (lambda path: save_crf(path, [0, 6], np.full((2, 128, 128), 0.5)), ("holds maps of the classes", "[0, 6]")),
-    (lambda path: save_crf(path, [0, 6], np.full((2, 128, 128), 0.6)), ("do not sum to 1", "no CRF maps")),
-    (lambda path: save_cam(path, [1], np.ones((1, 128, 128))), ("no map of the background", "no CRF maps"))])
+    (lambda path: save_crf(path, [0, 6], np.full((2, 64, 64), 0.5)), ("holds maps of the classes", "[0, 6]")),
+    (lambda path: save_crf(path, [0, 6], np.full((2, 64, 64), 0.6)), ("do not sum to 1", "no CRF maps")),
+    (lambda path: save_cam(path, [1], np.ones((1, 64, 64))), ("no map of the background", "no CRF maps"))])
 def test_a_bad_crf_map(aff, spoil, words):
     spoil(aff / "experiment/X/crf/02/train_0000.npz")
     for workers in (0, 1):
@@ -519,7 +520,7 @@ def test_a_bad_crf_map(aff, spoil, words):
 
 def test_crf_maps_of_a_class_that_the_dataset_lacks(aff):
     for alpha in ("02", "24"):
-        save_crf(f"experiment/X/crf/{alpha}/train_0000.npz", [0, 7], np.full((2, 128, 128), 0.5))
+        save_crf(f"experiment/X/crf/{alpha}/train_0000.npz", [0, 7], np.full((2, 64, 64), 0.5))
     assert_says(refusal("train_aff", *TRAIN, *ELSEWHERE, "--name", "N"), "crf/02/train_0000.npz holds the class 7",
                 "data/critters are 1..6", "classes.txt", "delete it", "python infer.py --name X")
 
@@ -537,14 +538,14 @@ def test_cams_that_do_not_fit(aff):
     folder, line = aff / "experiment/X/dict", (*WALK, "--rw_dir", "new")
     path = folder / "train_0002.npz"
     save_cam(path, [1], np.zeros((1, 40, 50)))
-    assert_says(refusal("infer_aff", *line), "dict/train_0002.npz holds maps of size (40, 50)", "(128, 128)",
+    assert_says(refusal("infer_aff", *line), "dict/train_0002.npz holds maps of size (40, 50)", "(64, 64)",
                 "delete it", "python infer.py --name X --model model_cse --dict --infer_list train_aug")
     assert sorted(label_maps(aff / "experiment/X/new")) == ["train_0000", "train_0001"]     # what was done stays
-    save_cam(path, [1, 7], np.zeros((2, 128, 128)))
+    save_cam(path, [1, 7], np.zeros((2, 64, 64)))
     assert_says(refusal("infer_aff", *line), "train_0002.npz holds the class 7", "are 1..6", "classes.txt")
-    save_cam(path, [0, 1], np.zeros((2, 128, 128)))
+    save_cam(path, [0, 1], np.zeros((2, 64, 64)))
     assert_says(refusal("infer_aff", *line), "train_0002.npz holds CRF maps, not CAMs", "--task crf")
-    save_cam(path, [1], np.full((1, 128, 128), 1.5))
+    save_cam(path, [1], np.full((1, 64, 64), 1.5))
     assert_says(refusal("infer_aff", *line), "train_0002.npz holds scores outside 0 .. 1")
     cut(path)
     assert_says(refusal("infer_aff", *line), "train_0002.npz cannot be read", "delete it", "python infer.py")

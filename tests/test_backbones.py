@@ -58,7 +58,7 @@ def test_three_maps_cover_the_image(name, stride, channels, strides):
             assert torch.isfinite(tap).all(), size
 
 
-@pytest.mark.parametrize("name", [LITE, "resnet50", "convnext_tiny"])
+@pytest.mark.parametrize("name", [LITE, "resnet18", "convnext_atto"])
 def test_what_is_frozen(name):
     net = backbones.build(name, 16).eval().train()
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -72,7 +72,7 @@ def test_what_is_frozen(name):
 
 
 @pytest.mark.parametrize("head", [CAMNet, AffinityNet, LargeFOV, DeepLabV3])
-@pytest.mark.parametrize("name", [LITE, "convnext_tiny"])
+@pytest.mark.parametrize("name", [LITE, "convnext_atto"])
 def test_every_head_works_on_it_and_comes_back_from_disk(head, name, tmp_path):
     settings = SimpleNamespace(backbone=name, output_stride=16, norm="frozen")
     description = networks.describe(head.__name__, ["cat", "dog"], settings, init="random")
@@ -155,15 +155,14 @@ def displacement(net, thing, maps):
             return maps(net, torch.from_numpy(normalize(image)).permute(2, 0, 1)[None])[0]
 
     nothing = response(empty)
-    for _ in range(2):
-        x, y = rng.integers(64, 88, 2)
-        for turned in (thing, thing[:, ::-1]):
-            image = empty.copy()
-            image[y:y + len(thing), x:x + len(thing)] = turned
-            seen = (response(image) - nothing).abs().sum(0)
-            middles = (torch.arange(len(seen)) + 0.5) * (side / len(seen))
-            found.append([float((seen.sum(axis) * middles).sum() / seen.sum()) - start - len(thing) / 2
-                          for axis, start in ((0, x), (1, y))])
+    x, y = rng.integers(64, 88, 2)
+    for turned in (thing, thing[:, ::-1]):
+        image = empty.copy()
+        image[y:y + len(thing), x:x + len(thing)] = turned
+        seen = (response(image) - nothing).abs().sum(0)
+        middles = (torch.arange(len(seen)) + 0.5) * (side / len(seen))
+        found.append([float((seen.sum(axis) * middles).sum() / seen.sum()) - start - len(thing) / 2
+                      for axis, start in ((0, x), (1, y))])
     return np.mean(found, 0)
 
 
@@ -196,7 +195,7 @@ def test_the_map_of_a_mirrored_photo_is_the_mirrored_map(stride):
     """With the ImageNet weights, of the class that the photo has most of; the distance is twice the displacement."""
     net, classify = lite_with_its_classifier(stride)
     found = []
-    for path in sorted((VOC / "JPEGImages").glob("*.jpg"))[::120]:
+    for path in sorted((VOC / "JPEGImages").glob("*.jpg"))[::240]:
         image = np.array(Image.fromarray(read_image(path)).resize((256, 256)))
         photo = torch.from_numpy(normalize(image)).permute(2, 0, 1)[None]
         with torch.no_grad():
@@ -266,9 +265,10 @@ def test_variances_of_zero_are_dead_channels_and_those_below_are_refused():
 
 
 @needs_wheel
-@pytest.mark.parametrize("other", ["resnet38d", "resnet50", "tf_efficientnet_lite1"])
-def test_weights_of_another_backbone_are_refused(other):
-    net = backbones.build(other, 8)
+@pytest.mark.parametrize(("other", "size"), [("resnet38d", {"width": 0.0625}), ("resnet18", {}),
+                                             ("tf_efficientnet_lite1", {})])
+def test_weights_of_another_backbone_are_refused(other, size):
+    net = backbones.build(other, 8, **size)
     before = [p.clone() for p in net.parameters()]
     with pytest.raises(ValueError, match="another"):
         load_weights(CAMNet(3, backbone=net), find_imagenet(LITE), head="skip")

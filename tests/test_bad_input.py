@@ -119,7 +119,7 @@ def test_a_truncated_truth(place):
 
 def test_truth_of_other_classes(place):
     data = own_data(place)
-    Image.fromarray(np.full((128, 128), 9, np.uint8)).save(data / "SegmentationClass/train_0005.png")
+    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(data / "SegmentationClass/train_0005.png")
     assert_says(refusal("evaluation", *DEMO), "train_0005.png", "class id 9", "0..6")
     (data / "SegmentationClass/train_0005.png").unlink()
     assert_says(refusal("evaluation", *DEMO), "1 of the 12", "no ground truth", "train_0005",
@@ -372,15 +372,15 @@ def test_predictions_that_are_missing_or_do_not_fit(place):
                 "--crf --alphas 7 ")
     np.savez(folder / "train_0001.npz", classes=np.uint8([1]), scores=np.zeros((1, 5, 6), np.float16))
     assert_says(refusal("evaluation", *DEMO), "1 of 12", "size",
-                "train_0001: (5, 6)", "(128, 128)")
-    np.savez(folder / "train_0001.npz", classes=np.uint8([9]), scores=np.zeros((1, 128, 128), np.float16))
+                "train_0001: (5, 6)", "(64, 64)")
+    np.savez(folder / "train_0001.npz", classes=np.uint8([9]), scores=np.zeros((1, 64, 64), np.float16))
     assert_says(refusal("evaluation", *DEMO), "dict/train_0001.npz", "1..6")
-    np.savez(folder / "train_0001.npz", classes=np.uint8([1]), scores=np.full((1, 128, 128), np.nan, np.float16))
+    np.savez(folder / "train_0001.npz", classes=np.uint8([1]), scores=np.full((1, 64, 64), np.nan, np.float16))
     assert_says(refusal("evaluation", *DEMO), "dict/train_0001.npz", "NaN")
     cut(folder / "train_0001.npz")
     assert_says(refusal("evaluation", *DEMO), "dict/train_0001.npz cannot be read", "delete it", "python infer.py")
     assert "(train_0001.npz)" in call("infer", *DEMO, "--dict")
-    assert read_cam(folder / "train_0001.npz", (128, 128))[1].max() <= 1        # it was made again
+    assert read_cam(folder / "train_0001.npz", (64, 64))[1].max() <= 1        # it was made again
     (folder / "train_0001.npz").unlink()
     (folder / "train_0002.npz").unlink()
     assert_says(refusal("evaluation", *DEMO), "2 of the 12", "train_0001, train_0002")
@@ -396,10 +396,10 @@ def test_label_maps_that_do_not_fit(place):
     shutil.copytree(place / "data/critters/SegmentationClass", folder)
     line = (*DEMO, "--task", "png", "--dict_dir", folder)
     call("evaluation", *line)
-    Image.new("RGB", (128, 128)).save(folder / "train_0004.png")
+    Image.new("RGB", (64, 64)).save(folder / "train_0004.png")
     assert_says(refusal("evaluation", *line), "labels/train_0004.png", "mode RGB")
-    Image.new("L", (64, 128)).save(folder / "train_0004.png")
-    assert_says(refusal("evaluation", *line), "1 of 12 predictions", "train_0004: (128, 64) and (128, 128)")
+    Image.new("L", (32, 64)).save(folder / "train_0004.png")
+    assert_says(refusal("evaluation", *line), "1 of 12 predictions", "train_0004: (64, 32) and (64, 64)")
     (folder / "train_0004.png").unlink()
     assert_says(refusal("evaluation", *line), "1 of the 12 images", "train_0004")
 

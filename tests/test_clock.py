@@ -1,4 +1,5 @@
 """How long the chain will take: from predictions, corrected by what was measured."""
+import importlib
 import re
 
 import pytest
@@ -29,8 +30,11 @@ def test_durations(seconds, words):
     assert duration(seconds) == words
 
 
-def test_estimate(place):
+def test_estimate(place, monkeypatch):
     """It measures every stage of the recipe and leaves nothing behind."""
+    measure, measured = importlib.import_module("estimate").predict, []
+    monkeypatch.setattr("estimate.predict", lambda *given: measured.append(
+        measured[0] if measured else measure(*given)) or measured[-1])          # for both runs once
     before = sorted(place.rglob("*"))
     text = call("estimate", "--recipe", "demo", "--train_list", "train")
     found = re.search(r"Estimated time on 12 images: (.*) \(measured in \d+ s: (.*)\)", text)

@@ -14,7 +14,7 @@ from data.dataset import TrainSet
 from data.images import read_image, voc_palette
 from data.layout import VOC_CLASSES, VOCLayout
 
-ANYTHING = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+ANYTHING = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 
 
 @pytest.fixture

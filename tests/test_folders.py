@@ -93,7 +93,7 @@ def test_two_images_of_one_id_are_refused_by_name(root, pair):
     ("train_aff", (*DEMO, "--low", 2, "--high", 24, "--batch_size", 4)),
     ("train_seg", (*DEMO, "--label_dir", "data/critters/SegmentationClass", "--batch_size", 4))])
 def test_stages_refuse_two_images_of_one_id(place, stage, words):
-    photo(own_data(place) / "JPEGImages/train_0002.jpg", (128, 128))
+    photo(own_data(place) / "JPEGImages/train_0002.jpg", (64, 64))
     assert_says(refusal(stage, *words), "train_0002.jpg and train_0002.png", "two images")
 
 
@@ -111,7 +111,7 @@ def test_stages_read_any_ending(place):
     said = call("evaluation", *DEMO, "--name", "NEW", "--dict_dir", "dict_model_oc")
     assert "12 images" in said
     labels = ("--label_dir", "data/critters/SegmentationClass", "--init", "random")
-    call("train_seg", *DEMO, "--name", "NEW", *labels, "--batch_size", 4, "--max_epochs", 1)
+    call("train_seg", *DEMO, "--name", "NEW", *labels, "--batch_size", 4, "--max_epochs", 1, "--crop", 64)
     call("infer_seg", *DEMO, "--name", "NEW", "--infer_list", "train", "--scales", 1)
     call("evaluation", *DEMO, "--name", "NEW", "--task", "png", "--dict_dir", "data/critters/SegmentationClass")
 
@@ -179,20 +179,20 @@ def test_the_orientation_is_read(tmp_path, number, swapped):
 
 
 def turn_photos(data, number):
-    """Make the photos 96x128, lying, and stand them up by EXIF data; the masks lie."""
+    """Make the photos 48x64, lying, and stand them up by EXIF data; the masks lie."""
     for path in (data / "JPEGImages").iterdir():
         with Image.open(path) as image:
-            image.crop((0, 0, 128, 96)).save(path, exif=turned(number))
+            image.crop((0, 0, 64, 48)).save(path, exif=turned(number))
     for path in (data / "SegmentationClass").iterdir():
         with Image.open(path) as image:
-            image.crop((0, 0, 128, 96)).save(path)
+            image.crop((0, 0, 64, 48)).save(path)
 
 
 @pytest.mark.parametrize("number", [5, 6, 7, 8])
 def test_a_photo_turned_by_exif_and_its_lying_mask(place, number):
     turn_photos(own_data(place), number)
     said = refusal("train_seg", *DEMO, "--label_dir", "data/critters/SegmentationClass")
-    assert_says(said, "12 of 12", "JPEGImages/train_", "EXIF", "(128, 96)", "(96, 128)")
+    assert_says(said, "12 of 12", "JPEGImages/train_", "EXIF", "(64, 48)", "(48, 64)")
     assert "other images" not in said
 
 
@@ -200,7 +200,7 @@ def test_evaluation_names_exif(place):
     turn_photos(own_data(place), 6)
     call("infer", *DEMO, "--model", "model_oc", "--dict", "--dict_dir", "new")
     said = refusal("evaluation", *DEMO, "--dict_dir", "new")
-    assert_says(said, "12 of 12", "JPEGImages/train_", "EXIF", "map of (96, 128)")
+    assert_says(said, "12 of 12", "JPEGImages/train_", "EXIF", "map of (48, 64)")
 
 
 def test_maps_of_other_images_have_nothing_to_do_with_exif(root):
@@ -293,7 +293,7 @@ def advised(message):
 def test_commands_in_messages_name_a_list_that_exists(place):
     """train_seg.py leads to infer_aff.py, that to train_aff.py, and each command works as printed."""
     without_train_aug(place)
-    common = ("--num_workers", 0, "--batch_size", 4, "--max_epochs", 1)
+    common = ("--num_workers", 0, "--batch_size", 4, "--max_epochs", 1, "--crop", 72)
     stage, words = advised(refusal("train_seg", *DEMO, "--train_list", "train"))
     assert stage == "infer_aff" and words[-6:].count("train") == 1
     stage, words = advised(refusal(stage, *words))

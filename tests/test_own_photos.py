@@ -11,7 +11,7 @@ import config
 import pytest
 
 from data.layout import VOCLayout
-from tests.stages import ALPHAS, DEMO, assert_says, call, commands_of, own_data, parse, refusal
+from tests.stages import ALPHAS, CROP, DEMO, assert_says, call, commands_of, own_data, parse, refusal
 from tools import engine, flags
 
 
@@ -69,7 +69,8 @@ def test_the_whole_chain_without_ground_truth_on_fewer_photos_than_a_batch(photo
         return 0
 
     monkeypatch.setattr("reproduce.run_stage", run)
-    text = call("reproduce", *OWN)
+    line = ("reproduce", *OWN, "--", "--crop", 72, "--resize", 56, 80)
+    text = call(*line)
     assert ran == ["train.py", "infer.py", "train.py", "infer.py", "train_aff.py", "infer_aff.py", "train_seg.py",
                    "infer_seg.py", "report.py"]
     assert "Estimated time on 10 images" in text
@@ -89,7 +90,7 @@ def test_the_whole_chain_without_ground_truth_on_fewer_photos_than_a_batch(photo
     stored = json.loads((folder / "config/train_model_cse.json").read_text())["settings"]
     assert stored["batch_size"] == 10
     monkeypatch.setattr("reproduce.print_estimate", lambda *_: None)        # it measures: once is enough
-    again = call("reproduce", *OWN)
+    again = call(*line)
     assert again.count("nothing to do") == 4
 
 
@@ -223,7 +224,7 @@ def test_one_photo_is_enough_to_train(place):
     folder = own_data(place)
     write_list(folder, "one", ["train_0000"])
     line = ("train", *DEMO, "--name", "O", "--model", "model_oc", "--train_list", "one", "--max_epochs", 1,
-            "--val_every", 0)
+            "--val_every", 0, *CROP)
     assert "--batch_size 16 becomes 1" in call(*line)
     assert "nothing to do" in call(*line)
     assert VOCLayout(folder).ids("one") == ["train_0000"]

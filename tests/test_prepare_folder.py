@@ -749,7 +749,7 @@ def anything(text):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["labels.csv", "labels.json", "labels.txt", "colours.txt"])
 @given(data=st.data())
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_table_holds(place, name, data):
     """It becomes a dataset that can be read, or one sentence says why not."""
     write(TABLES["names"])

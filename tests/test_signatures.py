@@ -218,8 +218,8 @@ def test_a_damaged_record_is_named(layout, tmp_path, text):
         records.check(folder, now(layout))
 
 
-def test_ten_thousand_images_are_read_in_a_moment(tmp_path):
-    ids = [f"{i:05d}" for i in range(10_000)]
+def test_two_thousand_images_are_read_in_a_moment(tmp_path):
+    ids = [f"{i:05d}" for i in range(2000)]
     for i in ids:
         make_file(tmp_path / f"JPEGImages/{i}.jpg", "a photo" * 3000)
     make_file(tmp_path / "labels.json", json.dumps(dict.fromkeys(ids, ["cat"])))
@@ -227,7 +227,7 @@ def test_ten_thousand_images_are_read_in_a_moment(tmp_path):
     found = signatures(VOCLayout(tmp_path), ids)
     records.write(tmp_path, found)
     records.check(tmp_path, found)
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 1
 
 
 # ---- folders of maps, and trainings, that rest on images ----

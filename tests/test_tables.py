@@ -1,5 +1,6 @@
 """reproduce.py --table: rows of flags, trained once a seed, measured alike; what fails is shown with its reason."""
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import reproduce
 import results
 import tables
 from models import MODELS
-from tests.stages import ALPHAS, DEMO, call, files, parse, refusal
+from tests.stages import ALPHAS, DEMO, call, files, parse, refusal, small_critters
 from tools import flags
 from tools.activation import FIGURES
 from tools.files import write_json
@@ -22,12 +23,16 @@ SMALL = {
     "gpp": tables.Row("pooling alone", "aeft_gpp", ("--lr", "0.01"), "--T"),
 }
 LINE = (*DEMO, "--train_list", "train", "--table", "small")
-SHORT = ("--", "--batch_size", 4, "--max_epochs", 2)
+SHORT = ("--", "--batch_size", 3, "--max_epochs", 2, "--crop", 64, "--resize", 64, 80)
 
 
 @pytest.fixture
-def small(place, monkeypatch):
-    """Give a place where the table `small` is run, its stages in this process; and the list of the stages' commands."""
+def small(tmp_path, monkeypatch):
+    """Give a place where the table `small` is run on six small images, its stages in this process; and the list of the
+    stages' commands."""
+    monkeypatch.chdir(tmp_path)
+    small_critters(tmp_path / "data/critters", 6, 2)
+    shutil.rmtree(tmp_path / "data/critters/Heads")         # with them the dataset would be generated again
     commands = []
 
     def run_stage(command, message):
@@ -42,7 +47,7 @@ def small(place, monkeypatch):
 
     monkeypatch.setattr(tables, "TABLES", {"small": SMALL})
     monkeypatch.setattr(reproduce, "run_stage", run_stage)
-    return place, commands
+    return tmp_path, commands
 
 
 def test_a_table(small):

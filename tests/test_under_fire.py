@@ -29,7 +29,8 @@ pytestmark = pytest.mark.slow
 
 DRAWN = "rename experiment/X/train/000002.png"      # in the middle of the third step of four, of model_cse
 SELDOM = ("--save_minutes", 10)
-MAPS = ("--dict", "--crf", "--alphas", 24, "--vis", "--infer_list", "train_aug")
+MAPS = ("--dict", "--crf", "--alphas", 24, "--crf_iterations", 2, "--scales", 0.5, 1, "--vis", "--infer_list",
+        "train_aug")
 
 
 @pytest.fixture(scope="module")
@@ -508,24 +509,20 @@ def hooked(place, at, do, condition="True"):
     return {"PYTHONPATH": str(place / "hook")}
 
 
-@pytest.mark.parametrize("stage, breaks", [
-    ("model_cse", [("train/000000.png", KILL, "Signal 9 (SIGKILL)"),
-                   ("train/000004.png", "os.kill(os.getppid(), signal.SIGTERM); time.sleep(1)",
-                    "stopped as asked: run the same command to resume")]),
-    ("maps", [("dict/train_0002.npz", KILL, "Signal 9 (SIGKILL)")])])
-def test_torchrun(two, zygote, tmp_path, stage, breaks):
+def test_torchrun(two, zygote, tmp_path):
     """One of its processes is killed, or it is asked to stop itself: all end, and the same command goes on."""
-    run, place = two[stage], prepared(tmp_path, two[stage])
+    run, place = two["model_cse"], prepared(tmp_path, two["model_cse"])
     words = (find_spec("torch.distributed.run").origin.removesuffix(".py"), "--standalone", "--nproc_per_node=2",
-             ROOT / f"{run.words[0]}.py", *run.words[1:], *(SELDOM if stage == "model_cse" else ()))
-    for at, do, says in breaks:
+             ROOT / "train.py", *run.words[1:], *SELDOM)
+    for at, do, says in (("train/000000.png", KILL, "Signal 9 (SIGKILL)"),
+                         ("train/000004.png", "os.kill(os.getppid(), signal.SIGTERM); time.sleep(1)",
+                          "stopped as asked: run the same command to resume")):
         result = zygote.run(*words, cwd=place, environment=hooked(place, at, do, "os.environ.get('RANK') == '0'"))
         assert result.rc and says in result.output, result.output
         # A traceback of torchrun's, and none of ours.
         assert not re.search(f'File "{re.escape(str(ROOT))}/(?!tests/|\\.venv/)', result.output), result.output
         assert_whole(place, killed=True)
-    if stage == "model_cse":
-        assert step(place) == 5
+    assert step(place) == 5
     # That torchrun goes on has been seen; to the end it goes without, which takes a tenth of the time.
     in_two(zygote, place, *run.words)
     assert not difference(place, run.left)

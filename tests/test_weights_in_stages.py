@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.stages import DEMO, call, files, own_data, refusal, small
+from tests.stages import CROP, DEMO, call, files, own_data, refusal, small
 
 Y = ("--recipe", "demo", "--name", "Y", "--num_workers", 0)
-TRAIN = (*Y, "--model", "model_cse", "--batch_size", 4, "--max_epochs", 1, "--val_every", 0)
+TRAIN = (*Y, "--model", "model_cse", "--batch_size", 4, "--max_epochs", 1, "--val_every", 0, *CROP)
 
 
 def weights_of(model):
