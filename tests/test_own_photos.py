@@ -215,7 +215,7 @@ def test_no_other_recipe_adds_epochs():
 
 def test_too_few_photos_for_the_processes(monkeypatch):
     monkeypatch.setattr("tools.distributed.world", lambda: 4)
-    with pytest.raises(ValueError, match=r"3 images of train .* 4 processes with --accumulate 1"):
+    with pytest.raises(ValueError, match="3 images, .* 4 processes with --accumulate 1"):
         engine.fit_to(SimpleNamespace(batch_size=8, accumulate=1, train_list="train"), 3)
 
 
