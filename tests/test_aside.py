@@ -100,6 +100,10 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"a\.png was not written.*make room"), in_batches():
         save(tmp_path, "a.png", "b.png")
     assert not os.listdir(tmp_path)
+    monkeypatch.setattr(aside, "FILES", 2)
+    with pytest.raises(OSError, match=r"a\.png") as raised, in_batches():
+        save(tmp_path, "a.png", "b.png")            # the flush is a part of b's writing, the failure is a's
+    assert "b.png" not in str(raised.value) and not os.listdir(tmp_path)
     with pytest.raises(RuntimeError, match="the first"), in_batches():
         save(tmp_path, "a.png")
         raise RuntimeError("the first")

@@ -26,15 +26,16 @@ def written_aside(path):
     """Give a temporary path beside `path`, renamed to it at the end; a map or an image in_batches: a little later."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}@{socket.gethostname()}.tmp")
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+    try:
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield aside
-            if not _kept(aside, path):
+        if not _kept(aside, path):          # a flush that fails names the file itself
+            with explained(path):
                 os.replace(aside, path)
-        except BaseException:
-            _remove(aside)
-            raise
+    except BaseException:
+        _remove(aside)
+        raise
 
 
 @contextmanager

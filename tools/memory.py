@@ -13,7 +13,7 @@ def keep_freed_memory():
 
     By default glibc gives every large block back when it is freed, and the system clears its pages again at the next
     step: up to a quarter of the processor's time in training on a CPU. The largest go back: kept, they leave gaps that
-    nothing fits into, a quarter of a training's peak at width 1.0 (BENCHMARKS.md).
+    nothing fits into, a third of a training's peak at width 1.0 (BENCHMARKS.md).
     """
     chosen = any(name in os.environ for name in CHOSEN) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform != "linux" or chosen:
