@@ -479,6 +479,8 @@ def test_lists_that_there_are(place):
     layout = folder("--lists", "lists")
     assert [layout.ids(s) for s in ("train", "train_aug", "val")] == [["5", "2"], ["5", "2"], ["1"]]
     os.rename("out", "before")
+    write("1\n2.jpg\n", "lists/val.txt")
+    assert_says(refused("--lists", "lists"), "train.txt", "val.txt", "(2.jpg)")
     write("9\n", "lists/val.txt")
     assert_says(refused("--lists", "lists"), "--leave_out")
     os.remove("lists/train.txt")

@@ -119,6 +119,13 @@ def test_a_moved_or_copied_dataset_is_the_same(layout, tmp_path):
     assert "the photo of 1 image (b)" in records.training_changes(old, now(moved))[0]
 
 
+def test_a_photo_that_was_written_again_has_changed(layout):
+    """Of one photo the time alone: where the others keep theirs, it is no copy of the dataset."""
+    old = now(layout).of
+    os.utime(layout.root / "JPEGImages/b.jpg", (2000, 2000))
+    assert "the photo of 1 image (b)" in records.training_changes(old, now(layout))[0]
+
+
 def test_other_photos_of_the_same_sizes_are_no_copy(layout):
     old = now(layout).of
     for i in IDS:

@@ -170,7 +170,7 @@ def test_augment_can_leave_the_jitter_out():
     assert not any(torch.equal(view(), p) for p in (plain, plain.flip(-1)))
 
 
-def test_only_the_picture_is_jittered_and_before_anything_is_cut():
+def test_only_the_picture_is_jittered():
     """Of what AffinityNet and DeepLab learn from: at the picture's own size the colours are jitter's, to the bit."""
     image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     labels = np.random.default_rng(1).integers(0, 3, (24, 24), dtype=np.uint8)
@@ -190,6 +190,18 @@ def test_only_the_picture_is_jittered_and_before_anything_is_cut():
         expected = transforms.normalize(transforms.jitter(image[:, ::-1] if flipped else image, rng, *amounts))
         np.testing.assert_array_equal(other, labels[:, ::-1] if flipped else labels)
         np.testing.assert_array_equal(found.permute(1, 2, 0), expected)
+
+
+def test_affinitynets_colours_change_before_anything_is_cut():
+    """A contrast around the mean of the whole image: what is cut is a window of that."""
+    image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    image[:, :8] = 255
+    for seed in range(4):
+        found, _ = transforms.augment_mapped(image, [], np.random.default_rng(seed), 20, (0, 0.5, 0, 0))
+        whole = transforms.normalize(transforms.jitter(image, np.random.default_rng(seed), 0, 0.5, 0, 0))
+        windows = [cut for top in range(5) for left in range(5) for cut in (
+            whole[top:top + 20, left:left + 20], whole[top:top + 20, left:left + 20][:, ::-1])]
+        assert sum(np.array_equal(found.permute(1, 2, 0), window) for window in windows) == 1
 
 
 def test_denormalize_undoes_normalize():
