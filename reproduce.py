@@ -6,7 +6,7 @@ Run     python reproduce.py --recipe demo
         python reproduce.py --recipe demo --from affinity
         python reproduce.py --recipe voc --model model_cse          (any file of models/ may take its place)
         python reproduce.py --recipe lite --data_root data/mine --train_list train -- --max_epochs 9 --batch_size 4
-        python reproduce.py --recipe lite --data_root data/mine --train_list train --table methods --seeds 3
+        python reproduce.py --recipe lite --data_root data/mine --train_list train --table methods --seeds 3 --at_once 2
 What follows -- goes to the trainings: each flag to those that have it. Photos without ground truth are not measured:
 the maps are written, and shown in the report. It stops at the first stage that fails, with that stage's message; the
 same command resumes there.
@@ -17,7 +17,11 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
+from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,12 +33,15 @@ import results
 import tables
 from data.layout import VOCLayout
 from tools import catalog, flags, interrupt
-from tools.clock import TIMES, read_times
+from tools.clock import TIMES, duration, read_times
 from tools.experiment import Experiment
-from tools.files import write_json
+from tools.files import open_to_append, write_json
 
 DRAWN = ("data/critters", "data/critters_plain")      # where the embedded set lies unless another folder is named
 STOPPED = 75        # exit code of a stage that was asked to stop: the next one must not run
+OUTPUT = "log/output.txt"       # of an experiment: what its stages print, where several run at once
+
+_stages = set()     # the processes that run now
 
 
 def main():
@@ -90,19 +97,24 @@ def make_table(settings, seeds, handed):
     rows, layout = tables.rows_of(settings.table, settings.recipe), VOCLayout(settings.data_root)
     experiments = {(variant, seed): tables.stages(settings, layout, row, variant, seed, bool(find_spec("pydensecrf")))
                    for seed in seeds for variant, row in rows.items()}
-    ended = {}          # {name of an experiment: why it failed, "" where it did not}; rows may share one
+    chains = {name: (seed, chain) for (_, seed), (name, chain) in experiments.items()}      # rows may share one
     with TemporaryDirectory() as folder:
-        for (_, seed), (name, chain) in experiments.items():
-            if name in ended:
-                continue
-            message, ended[name] = Path(folder, name), ""
+        def run(name, stage=None):
+            """Run one experiment's stages; returns why it failed, "" where it did not."""
+            (seed, chain), message = chains[name], Path(folder, name)
             try:
                 if reasons := pipeline.not_measured(chain, layout):
                     raise ValueError(f"{next(iter(reasons.values()))}. --measured names another list")
                 run_stages(settings, name, commands(settings, name, seed, pipeline.hand_on(chain, handed)),
-                           message=message)
+                           message=message, run=stage)
+                return ""
             except ValueError as error:
-                ended[name] = message.read_text("utf-8") if message.exists() else str(error)
+                return message.read_text("utf-8") if message.exists() else str(error)
+
+        if settings.at_once == 1 or settings.dry_run:
+            ended = {name: run(name) for name in chains}
+        else:
+            ended = run_side_by_side(settings, chains, run)
     failures = {key: ended[name] for key, (name, _) in experiments.items() if ended[name]}
     if not settings.dry_run:
         table = results.collect_table(settings, rows, experiments, failures)
@@ -115,6 +127,40 @@ def make_table(settings, seeds, handed):
             words = flags.changed(settings, "recipe", "data_root", "experiment_root")
             words += ["--list", settings.measured] if settings.measured else []
             print(f"The same images under each: python {shlex.join(['report.py', '--compare', *made, *words])}")
+
+
+def run_side_by_side(settings, chains, run):
+    """Run experiments, --at_once of them side by side, each after the one that it starts from; returns {name: what
+    `run` returned}. What a stage prints goes to a file in its experiment.
+    """
+    threads = max(1, (os.cpu_count() or 1) // settings.at_once)
+    began, ended, running = time.monotonic(), {}, {}
+
+    def run_apart(name):
+        output = Experiment(settings.experiment_root, name) / OUTPUT
+        print(f"{name} begins; what it prints is in {output}", flush=True)
+        return run(name, partial(wait_for, output=output, threads=threads))
+
+    order = TopologicalSorter({name: {flag.partition("/")[0] for stage in chain for flag in stage.flags
+                                      if flag.partition("/")[0] in chains} - {name}
+                               for name, (_, chain) in chains.items()})
+    order.prepare()
+    with interrupt.remembered(end_stages), ThreadPoolExecutor(settings.at_once) as pool:
+        try:
+            while order.is_active():
+                running |= {pool.submit(run_apart, name): name for name in order.get_ready()}
+                for row in wait(running, return_when=FIRST_COMPLETED).done:
+                    name = running.pop(row)
+                    ended[name] = row.result()
+                    order.done(name)
+                    left = (time.monotonic() - began) / len(ended) * (len(chains) - len(ended))
+                    print(f"{name} {'failed' if ended[name] else 'is complete'}: {len(ended)} of {len(chains)}, about "
+                          f"{duration(left)} left", flush=True)
+        except BaseException:       # a stage that was asked to stop, too
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_stages()
+            raise
+    return ended
 
 
 def open_dataset(settings):
@@ -149,11 +195,12 @@ def commands(settings, name, seed, chain):
              home / next(iter(stage.writes)) if stage.task else None) for stage in chain]
 
 
-def run_stages(settings, name, plan, announce=None, message=None):
+def run_stages(settings, name, plan, announce=None, message=None, run=None):
     """Run one seed's stages; returns [(title, command, result file, seconds)] of the evaluations.
 
     announce  the words after --: first say how long it will take, once the dataset is there; None: do not
     message   a path to which a stage that fails writes why
+    run       runs a command: run_stage without it
     The seconds are those of all stages since the evaluation before, whenever they ran.
     """
     experiment, done, since = Experiment(settings.experiment_root, name), [], []
@@ -165,7 +212,7 @@ def run_stages(settings, name, plan, announce=None, message=None):
                 print_estimate(settings, announce)
                 announce = None
             print(f"\n$ python {shlex.join(command)}", flush=True)
-            if not settings.dry_run and (code := run_by_the_clock(experiment, title, command, message)):
+            if not settings.dry_run and (code := run_by_the_clock(experiment, title, command, message, run)):
                 raise ValueError(f"{title} {how_it_ended(code)} and run the same command again: stages that are "
                                  "complete are skipped")
         elif result and not result.exists():
@@ -203,7 +250,7 @@ def print_estimate(settings, handed):
         print(done.stdout.strip(), flush=True)
 
 
-def run_by_the_clock(experiment, title, command, message=None):
+def run_by_the_clock(experiment, title, command, message=None, run=None):
     """Run a stage and write the time that it took to log/reproduce.json; returns its exit code.
 
     The times of an interrupted stage and of the run that resumes it add up. A later run skips a complete stage: the
@@ -211,7 +258,7 @@ def run_by_the_clock(experiment, title, command, message=None):
     """
     start, code = time.monotonic(), None
     try:
-        code = run_stage(command, message)
+        code = (run or run_stage)(command, message)
     finally:
         seconds = time.monotonic() - start
         if code == 0 or experiment.folder.is_dir():
@@ -225,19 +272,40 @@ def run_by_the_clock(experiment, title, command, message=None):
 
 def run_stage(command, message=None):
     """Run a stage's command; returns its exit code. A signal that stops this process stops the stage first."""
+    with interrupt.remembered(end_stages):
+        return wait_for(command, message)
+
+
+def wait_for(command, message=None, output=None, threads=None):
+    """Run a stage's command; returns its exit code.
+
+    output   a file that gets what the stage prints, after what it holds
+    threads  of the processor that the stage may take, unless the user's environment says it
+    """
+    if interrupt.asked():
+        interrupt.leave()
     root = Path(__file__).resolve().parent
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
                                 interrupt.EXIT_CODE: str(STOPPED)}
     if message:
         environment[flags.MESSAGE_FILE] = str(message)
+    if threads:
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
     script = [command[0]] if command[0] == "-m" else [str(root / command[0])]
-    stage = None
-    with interrupt.remembered(lambda: stage and stage.terminate()):
-        stage = subprocess.Popen([sys.executable, *script, *command[1:]], env=environment)
+    with open_to_append(output) if output else nullcontext() as printed:     # else it goes where this process prints
+        stage = subprocess.Popen([sys.executable, *script, *command[1:]], env=environment, stdout=printed,
+                                 stderr=printed)
+        _stages.add(stage)
         code = stage.wait()
-        if interrupt.asked() or code == STOPPED:
-            interrupt.leave()
+        _stages.discard(stage)
+    if interrupt.asked() or code == STOPPED:
+        interrupt.leave()
     return code
+
+
+def end_stages():
+    for stage in list(_stages):
+        stage.terminate()
 
 
 def make_report(settings, list_name):

@@ -1,6 +1,10 @@
 """reproduce.py --table: rows of flags, trained once a seed, measured alike; what fails is shown with its reason."""
 import json
+import os
 import shutil
+import threading
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -96,6 +100,63 @@ def test_a_table_resumes_in_the_middle(small, monkeypatch):
     before = ordinary.stat().st_mtime_ns
     assert "class-specific erasing" in call("reproduce", *LINE, *SHORT)
     assert ordinary.stat().st_mtime_ns == before
+
+
+# ---- several rows at once ----
+
+CHAINS = {name: (1, [SimpleNamespace(flags=words)]) for name, words in {
+    "X-ordinary-s1": ("--crop", "64"), "X-cse-s1": ("--cl_init", "X-ordinary-s1/model_oc"),
+    "X-agnostic-s1": ("--cl_init", "X-ordinary-s1/model_oc"), "X-aeft-s1": ()}.items()}
+
+
+def side_by_side(run):
+    settings = parse(reproduce.config.Reproduce, ["--name", "X", "--table", "methods", "--at_once", "2"])
+    return reproduce.run_side_by_side(settings, CHAINS, run)
+
+
+def test_rows_run_side_by_side_after_what_they_start_from(capsys):
+    """Each pair meets at a barrier: neither would pass it alone."""
+    meetings = {name: barrier for names in (("X-ordinary-s1", "X-aeft-s1"), ("X-cse-s1", "X-agnostic-s1"))
+                for barrier in [threading.Barrier(2, timeout=60)] for name in names}
+
+    def run(name, stage):
+        meetings[name].wait()
+        return "no memory" if "ordinary" in name else ""
+
+    assert side_by_side(run) == dict.fromkeys(CHAINS, "") | {"X-ordinary-s1": "no memory"}
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(" begins" in line for line in lines) == 4 and "4 of 4, about 0 s left" in lines[-1]
+    assert sum("X-ordinary-s1 failed" in line for line in lines) == 1
+
+
+def test_a_row_prints_to_its_experiment_with_its_share_of_the_threads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    (tmp_path / "tell.py").write_text("import os, sys; print(os.environ['OMP_NUM_THREADS']); sys.exit('and why')")
+    codes = side_by_side(lambda name, stage: [stage(["-m", "tell"], None) for _ in range(2)])
+    assert codes == dict.fromkeys(CHAINS, [1, 1])
+    for name in CHAINS:
+        assert Path(f"experiment/{name}/log/output.txt").read_text().split("\n") == ["3", "and why"] * 2 + [""]
+
+
+def test_a_stage_that_is_asked_to_stop_stops_the_rows_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rest.py").write_text("import time; open('rests', 'w'); time.sleep(600)")
+    (tmp_path / "leave.py").write_text(f"import sys; sys.exit({reproduce.STOPPED})")
+    begun = []
+
+    def run(name, stage):
+        begun.append(name)
+        if name == "X-ordinary-s1":
+            return stage(["-m", "rest"], None)
+        while not Path("rests").exists():
+            time.sleep(0.01)
+        return stage(["-m", "leave"], None)
+
+    with pytest.raises(SystemExit):
+        side_by_side(run)
+    assert sorted(begun) == ["X-aeft-s1", "X-ordinary-s1"] and not reproduce._stages
 
 
 def test_seeds_have_a_spread(monkeypatch, capsys):

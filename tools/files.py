@@ -43,6 +43,13 @@ def save_text(path, text):
         aside.write_text(text, encoding="utf-8")
 
 
+def open_to_append(path):
+    """Open a file, made if need be, for bytes after those that it holds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open(path, "ab")
+
+
 def save_image(path, image):
     """Write an image, uint8 (H, W, 3), as PNG."""
     from PIL import Image
