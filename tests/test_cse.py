@@ -45,7 +45,7 @@ def batch():
     """Give four images; the last has no class."""
     label = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 0], [0, 1, 1, 1], [0, 0, 0, 0]], dtype=torch.float32)
     image = torch.randn(4, 3, 16, 20, generator=torch.Generator().manual_seed(3))
-    return {"image": image, "label": label, "target": torch.tensor([1, 2, 3, -1])}
+    return {"image": image, "label": label, "target": torch.tensor([0, 2, 3, -1])}
 
 
 def gradients(net):
@@ -299,7 +299,7 @@ def test_each_epoch_the_next_class_or_the_largest():
 def test_the_remaining_labels_lack_the_target_alone(batch):
     remaining, has_target = without(batch["label"], batch["target"])
     expected = batch["label"].clone()
-    expected[0, 1] = expected[1, 2] = expected[2, 3] = 0
+    expected[0, 0] = expected[1, 2] = expected[2, 3] = 0
     assert torch.equal(remaining, expected)
     assert has_target.tolist() == [True, True, True, False]
 
@@ -309,6 +309,7 @@ def test_masks_lie_between_0_and_1(batch, norm):
     cam = 100 * torch.randn(4, CLASSES, 4, 5, generator=torch.Generator().manual_seed(0))
     erased, mask = erase(batch["image"], cam, batch["target"], norm)
     assert mask.shape == (4, 1, 16, 20) and mask.min() == 0 and 0.99 < mask.max() <= 1
+    assert (mask.amax((1, 2, 3)) > 0).tolist() == [True, True, True, False]         # class 0 is a target, -1 is none
     torch.testing.assert_close(erased, batch["image"] * (1 - mask))
     assert torch.equal(erased[3], batch["image"][3]) and mask[3].max() == 0         # no class: left as it is
 
