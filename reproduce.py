@@ -137,8 +137,10 @@ def run_side_by_side(settings, chains, run):
     began, ended, running = time.monotonic(), {}, {}
 
     def run_apart(name):
+        if interrupt.asked():
+            interrupt.leave()
         output = Experiment(settings.experiment_root, name) / OUTPUT
-        print(f"{name} begins; what it prints is in {output}", flush=True)
+        say(f"{name} begins; what it prints is in {output}")
         return run(name, partial(wait_for, output=output, threads=threads))
 
     order = TopologicalSorter({name: {flag.partition("/")[0] for stage in chain for flag in stage.flags
@@ -154,8 +156,8 @@ def run_side_by_side(settings, chains, run):
                     ended[name] = row.result()
                     order.done(name)
                     left = (time.monotonic() - began) / len(ended) * (len(chains) - len(ended))
-                    print(f"{name} {'failed' if ended[name] else 'is complete'}: {len(ended)} of {len(chains)}, about "
-                          f"{duration(left)} left", flush=True)
+                    say(f"{name} {'failed' if ended[name] else 'is complete'}: {len(ended)} of {len(chains)}, about "
+                        f"{duration(left)} left")
         except BaseException:       # a stage that was asked to stop, too
             pool.shutdown(wait=False, cancel_futures=True)
             end_stages()
@@ -211,7 +213,7 @@ def run_stages(settings, name, plan, announce=None, message=None, run=None):
             if announce is not None and not settings.dry_run and command[0] != "-m":
                 print_estimate(settings, announce)
                 announce = None
-            print(f"\n$ python {shlex.join(command)}", flush=True)
+            say(f"\n$ python {shlex.join(command)}")
             if not settings.dry_run and (code := run_by_the_clock(experiment, title, command, message, run)):
                 raise ValueError(f"{title} {how_it_ended(code)} and run the same command again: stages that are "
                                  "complete are skipped")
@@ -301,6 +303,12 @@ def wait_for(command, message=None, output=None, threads=None):
     if interrupt.asked() or code == STOPPED:
         interrupt.leave()
     return code
+
+
+def say(text):
+    """Print a line in one piece: rows that run side by side print at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def end_stages():
