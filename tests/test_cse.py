@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from methods.agnostic import Agnostic
 from methods.cse import CSE, erase, sample_target, without
 from methods.targets import choose
 from models.model_cse import look
@@ -175,7 +176,7 @@ def test_losses_are_what_the_paper_says(objective, batch):
     maps = [F.interpolate(cam[i, t][None, None], (16, 20), mode="bilinear")[0, 0].relu()
             for i, t in enumerate(batch["target"][:3])]
     peak = max(m.max() for m in maps)
-    erasing, gone = [], []
+    erasing, gone, left = [], [], []
     torch.testing.assert_close(terms["erased"], sum(m.mean() / (peak + 1e-5) for m in maps).detach() / 3)
     for i, m in enumerate(maps):
         _, seen = objective.oc((batch["image"][i] * (1 - m / (peak + 1e-5)))[None])
@@ -183,11 +184,36 @@ def test_losses_are_what_the_paper_says(objective, batch):
         rest[batch["target"][i]] = 0
         erasing.append(F.binary_cross_entropy_with_logits(seen[0], rest))
         gone.append(seen[0, batch["target"][i]].sigmoid())
+        left += seen[0][rest > 0].sigmoid()
     torch.testing.assert_close(terms["loss_cls"], F.multilabel_soft_margin_loss(logits, batch["label"]))
     torch.testing.assert_close(terms["loss_cse"], (0.3 + 2 * 0.05) * sum(erasing) / 3)
     torch.testing.assert_close(terms["loss"], terms["loss_cls"] + terms["loss_cse"])
     torch.testing.assert_close(terms["p_target_erased"], sum(gone) / 3)
-    assert 0 < terms["p_rest_erased"] < 1 and not terms["p_rest_erased"].requires_grad
+    torch.testing.assert_close(terms["p_rest_erased"], sum(left) / len(left))
+    assert len(left) == 3 and not terms["p_rest_erased"].requires_grad
+
+
+def test_class_agnostic_losses_are_what_the_paper_says(batch):
+    """The same twin: the maximum of all present classes is erased, and no class may be left. The last has none."""
+    objective = Agnostic(TinyNet(1), TinyNet(2)).train()
+    terms = objective(batch, epoch=2)
+    cam, logits = objective.cgnet(batch["image"])
+    maps = [F.interpolate(cam[i][label > 0][None], (16, 20), mode="bilinear")[0].relu().amax(0)
+            for i, label in enumerate(batch["label"][:3])]
+    peak = max(m.max() for m in maps)
+    erasing, gone = [], []
+    for i, m in enumerate(maps):
+        _, seen = objective.oc((batch["image"][i] * (1 - m / (peak + 1e-5)))[None])
+        erasing.append(F.binary_cross_entropy_with_logits(seen[0], torch.zeros(CLASSES)))
+        gone += seen[0][batch["label"][i] > 0].sigmoid()
+    torch.testing.assert_close(terms["erased"], sum(m.mean() / (peak + 1e-5) for m in maps).detach() / 3)
+    torch.testing.assert_close(terms["loss_cls"], F.multilabel_soft_margin_loss(logits, batch["label"]))
+    torch.testing.assert_close(terms["loss_cse"], (0.3 + 2 * 0.05) * sum(erasing) / 3)
+    torch.testing.assert_close(terms["loss"], terms["loss_cls"] + terms["loss_cse"])
+    torch.testing.assert_close(terms["p_target_erased"], sum(gone) / 6)
+    terms["loss_cse"].backward()
+    assert all(p.grad is None for p in objective.oc.parameters())
+    assert all(g.abs().sum() > 0 for g in gradients(objective.cgnet))
 
 
 def test_the_oc_gets_no_gradient_but_passes_one_on(objective, batch):
