@@ -162,6 +162,7 @@ def test_images_without_a_negative_take_no_part():
     negative = torch.tensor([1, 0, 1, 0, 1, 0, -1, -1])
     whole = repel(cam, gpp, label, negative, margin=9.0)
     assert float(whole) == pytest.approx(float(repel(cam[:6], gpp[:6], label[:6], negative[:6], margin=9.0)), rel=1e-6)
+    assert whole > 0 and repel(cam, gpp, label, torch.tensor([1, 0, 1, 0, 1, -1, -1, -1]), margin=9.0) > 0
     assert repel(cam, gpp, label, torch.tensor([1, 0, 1, 0, -1, -1, -1, -1]), margin=9.0) == 0      # four are too few
     assert repel(cam, gpp, label, torch.full((8,), -1), margin=9.0) == 0
 
