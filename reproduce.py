@@ -34,6 +34,7 @@ import tables
 from data.layout import VOCLayout
 from tools import catalog, flags, interrupt
 from tools.clock import TIMES, duration, read_times
+from tools.cores import cores
 from tools.experiment import Experiment
 from tools.files import open_to_append, write_json
 
@@ -108,7 +109,7 @@ def make_table(settings, seeds, handed):
                 run_stages(settings, name, commands(settings, name, seed, pipeline.hand_on(chain, handed)),
                            message=message, run=stage)
                 return ""
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 return message.read_text("utf-8") if message.exists() else str(error)
 
         if settings.at_once == 1 or settings.dry_run:
@@ -133,7 +134,7 @@ def run_side_by_side(settings, chains, run):
     """Run experiments, --at_once of them side by side, each after the one that it starts from; returns {name: what
     `run` returned}. What a stage prints goes to a file in its experiment.
     """
-    threads = max(1, (os.cpu_count() or 1) // settings.at_once)
+    threads = max(1, cores() // settings.at_once)
     began, ended, running = time.monotonic(), {}, {}
 
     def run_apart(name):
@@ -159,6 +160,7 @@ def run_side_by_side(settings, chains, run):
                     say(f"{name} {'failed' if ended[name] else 'is complete'}: {len(ended)} of {len(chains)}, about "
                         f"{duration(left)} left")
         except BaseException:       # a stage that was asked to stop, too
+            interrupt.ask()         # or a row that is between two stages would begin the next
             pool.shutdown(wait=False, cancel_futures=True)
             end_stages()
             raise
@@ -215,8 +217,8 @@ def run_stages(settings, name, plan, announce=None, message=None, run=None):
                 announce = None
             say(f"\n$ python {shlex.join(command)}")
             if not settings.dry_run and (code := run_by_the_clock(experiment, title, command, message, run)):
-                raise ValueError(f"{title} {how_it_ended(code)} and run the same command again: stages that are "
-                                 "complete are skipped")
+                raise ValueError(f"{title} {how_it_ended(code, experiment / OUTPUT if run else None)} and run the same "
+                                 "command again: stages that are complete are skipped")
         elif result and not result.exists():
             print(f"{title}: left out, --from {settings.from_} finds no {result}")
             since.clear()
@@ -228,12 +230,12 @@ def run_stages(settings, name, plan, announce=None, message=None, run=None):
     return done
 
 
-def how_it_ended(code):
-    """Say why a stage stopped, and what to do."""
+def how_it_ended(code, output=None):
+    """Say why a stage stopped, and what to do. output: the file that got what it printed."""
     if code == -signal.SIGKILL:         # the stage could not say anything
-        return ("was killed, as Linux does when the memory is full. Take less of it (fewer --num_workers; for a "
-                "training -- --accumulate 2)")
-    return "stopped with the message above. Fix that"
+        return (f"was killed, as Linux does when the memory is full. Take less of it ({'--at_once 1; ' * bool(output)}"
+                "fewer --num_workers; for a training -- --accumulate 2)")
+    return f"stopped with the message {f'in {output}' if output else 'above'}. Fix that"
 
 
 def print_estimate(settings, handed):
@@ -281,7 +283,7 @@ def run_stage(command, message=None):
 def wait_for(command, message=None, output=None, threads=None):
     """Run a stage's command; returns its exit code.
 
-    output   a file that gets what the stage prints, after what it holds
+    output   a file that gets what the stage prints, at once and after what it holds
     threads  of the processor that the stage may take, unless the user's environment says it
     """
     if interrupt.asked():
@@ -291,6 +293,8 @@ def wait_for(command, message=None, output=None, threads=None):
                                 interrupt.EXIT_CODE: str(STOPPED)}
     if message:
         environment[flags.MESSAGE_FILE] = str(message)
+    if output:
+        environment["PYTHONUNBUFFERED"] = "1"       # or a stage that is killed takes its last lines with it
     if threads:
         environment.setdefault("OMP_NUM_THREADS", str(threads))
     script = [command[0]] if command[0] == "-m" else [str(root / command[0])]
@@ -298,6 +302,8 @@ def wait_for(command, message=None, output=None, threads=None):
         stage = subprocess.Popen([sys.executable, *script, *command[1:]], env=environment, stdout=printed,
                                  stderr=printed)
         _stages.add(stage)
+        if interrupt.asked():           # while it was started, when end_stages did not know of it
+            stage.terminate()
         code = stage.wait()
         _stages.discard(stage)
     if interrupt.asked() or code == STOPPED:

@@ -1,7 +1,8 @@
 """reproduce.py --table: rows of flags, trained once a seed, measured alike; what fails is shown with its reason."""
 import json
-import os
 import shutil
+import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -132,7 +133,8 @@ def test_rows_run_side_by_side_after_what_they_start_from(capsys):
 def test_a_row_prints_to_its_experiment_with_its_share_of_the_threads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    monkeypatch.setattr(reproduce, "cores", lambda: 6)
     (tmp_path / "tell.py").write_text("import os, sys; print(os.environ['OMP_NUM_THREADS']); sys.exit('and why')")
     codes = side_by_side(lambda name, stage: [stage(["-m", "tell"], None) for _ in range(2)])
     assert codes == dict.fromkeys(CHAINS, [1, 1])
@@ -157,6 +159,64 @@ def test_a_stage_that_is_asked_to_stop_stops_the_rows_beside_it(tmp_path, monkey
     with pytest.raises(SystemExit):
         side_by_side(run)
     assert sorted(begun) == ["X-aeft-s1", "X-ordinary-s1"] and not reproduce._stages
+
+
+def test_a_row_between_two_stages_begins_no_other_after_a_stop(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rest.py").write_text("import time; open('rests', 'w'); time.sleep(5)")
+    (tmp_path / "leave.py").write_text(f"import sys; sys.exit({reproduce.STOPPED})")
+    ended = threading.Event()
+    monkeypatch.setattr(reproduce, "end_stages", ended.set)
+
+    def run(name, stage):
+        if name == "X-ordinary-s1":
+            assert ended.wait(60)
+            return stage(["-m", "rest"], None)
+        return stage(["-m", "leave"], None)
+
+    with pytest.raises(SystemExit):
+        side_by_side(run)
+    assert not Path("rests").exists()
+
+
+def test_a_signal_while_a_stage_is_being_started_ends_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rest.py").write_text("import time; time.sleep(10); open('rested', 'w')")
+    start = subprocess.Popen
+
+    def start_and_ask(*words, **how):
+        stage = start(*words, **how)
+        signal.raise_signal(signal.SIGTERM)
+        return stage
+
+    monkeypatch.setattr(subprocess, "Popen", start_and_ask)
+    with pytest.raises(SystemExit):
+        reproduce.run_stage(["-m", "rest"])
+    assert not Path("rested").exists()
+
+
+class Ended:
+    """Stands in for the process of a stage: one row's is killed, the others' end with 1 and leave no message."""
+    def __init__(self, words, **_):
+        self.code = -9 if "X-diverges-s4242" in words else 1
+
+    def wait(self):
+        return self.code
+
+
+def test_rows_side_by_side_fail_each_for_itself(small, monkeypatch):
+    """One cannot be written, where a stage could not even print; of the others it is said where the reason is."""
+    place, _ = small
+    (place / "experiment").mkdir()
+    (place / "experiment/X-cse-s4242").write_text("no folder")
+    monkeypatch.setattr(subprocess, "Popen", Ended)
+    call("reproduce", *LINE, "--at_once", 2, *SHORT)
+    table = json.loads((place / "experiment/X/table_small.json").read_text())
+    failed = {row["variant"]: row["seeds"][0]["failed"] for row in table["rows"]}
+    assert failed.keys() == SMALL.keys() and failed["again"] == failed["cse"]
+    assert "experiment/X-cse-s4242" in failed["cse"]
+    assert "experiment/X-ordinary-s4242/log/output.txt" in failed["ordinary"]
+    assert "--at_once 1" in failed["diverges"]
 
 
 def test_seeds_have_a_spread(monkeypatch, capsys):

@@ -54,6 +54,12 @@ def asked():
     return _asked is not None
 
 
+def ask():
+    """Stop as if a signal had said so: for work of several threads, one of which cannot go on."""
+    global _asked
+    _asked = "a thread"
+
+
 def progress(items, total, name):
     """Show progress and the time left; leave between two items if asked to stop. A generator is closed at the end."""
     try:
