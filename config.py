@@ -254,8 +254,8 @@ class Reproduce(Common):
                         "ablation_gpp, ablation_triplet; each in an experiment NAME-VARIANT-sSEED", content=False)
     measured: str = option("", "--table: images on which its rows are measured, a split's name or a file of IDs; "
                           "empty: train", content=False)
-    at_once: int = option(1, "--table: rows that are trained side by side, each with its share of the processor's "
-                          "threads and all the memory of a training; those that start from a classifier wait for it",
+    at_once: int = option(1, "--table: how many rows are trained side by side. Each gets its share of the cores "
+                          "and takes the memory of a whole training; a row that starts from a classifier waits for it",
                           content=False, least=1)
     plain: bool = option(False, "recipe demo on critters without heads: the control, where the gain should shrink")
     dry_run: bool = option(False, "print the commands only")

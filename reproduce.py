@@ -42,7 +42,7 @@ DRAWN = ("data/critters", "data/critters_plain")      # where the embedded set l
 STOPPED = 75        # exit code of a stage that was asked to stop: the next one must not run
 OUTPUT = "log/output.txt"       # of an experiment: what its stages print, where several run at once
 
-_stages = set()     # the processes that run now
+running_stages = set()          # the processes that run now
 
 
 def main():
@@ -157,8 +157,8 @@ def run_side_by_side(settings, chains, run):
                     ended[name] = row.result()
                     order.done(name)
                     left = (time.monotonic() - began) / len(ended) * (len(chains) - len(ended))
-                    say(f"{name} {'failed' if ended[name] else 'is complete'}: {len(ended)} of {len(chains)}, about "
-                        f"{duration(left)} left")
+                    say(f"{name} {f'failed: {ended[name]}' if ended[name] else 'is complete'}\n{len(ended)} of "
+                        f"{len(chains)} rows have ended, about {duration(left)} left")
         except BaseException:       # a stage that was asked to stop, too
             interrupt.ask()         # or a row that is between two stages would begin the next
             pool.shutdown(wait=False, cancel_futures=True)
@@ -301,11 +301,11 @@ def wait_for(command, message=None, output=None, threads=None):
     with open_to_append(output) if output else nullcontext() as printed:     # else it goes where this process prints
         stage = subprocess.Popen([sys.executable, *script, *command[1:]], env=environment, stdout=printed,
                                  stderr=printed)
-        _stages.add(stage)
+        running_stages.add(stage)
         if interrupt.asked():           # while it was started, when end_stages did not know of it
             stage.terminate()
         code = stage.wait()
-        _stages.discard(stage)
+        running_stages.discard(stage)
     if interrupt.asked() or code == STOPPED:
         interrupt.leave()
     return code
@@ -318,7 +318,7 @@ def say(text):
 
 
 def end_stages():
-    for stage in list(_stages):
+    for stage in list(running_stages):
         stage.terminate()
 
 

@@ -126,8 +126,8 @@ def test_rows_run_side_by_side_after_what_they_start_from(capsys):
 
     assert side_by_side(run) == dict.fromkeys(CHAINS, "") | {"X-ordinary-s1": "no memory"}
     lines = capsys.readouterr().out.splitlines()
-    assert sum(" begins" in line for line in lines) == 4 and "4 of 4, about 0 s left" in lines[-1]
-    assert sum("X-ordinary-s1 failed" in line for line in lines) == 1
+    assert sum(" begins" in line for line in lines) == 4 and lines[-1].startswith("4 of 4 ")
+    assert sum("X-ordinary-s1 failed" in line and "no memory" in line for line in lines) == 1
 
 
 def test_a_row_prints_to_its_experiment_with_its_share_of_the_threads(tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ def test_a_stage_that_is_asked_to_stop_stops_the_rows_beside_it(tmp_path, monkey
 
     with pytest.raises(SystemExit):
         side_by_side(run)
-    assert sorted(begun) == ["X-aeft-s1", "X-ordinary-s1"] and not reproduce._stages
+    assert sorted(begun) == ["X-aeft-s1", "X-ordinary-s1"] and not reproduce.running_stages
 
 
 def test_a_row_between_two_stages_begins_no_other_after_a_stop(tmp_path, monkeypatch):
