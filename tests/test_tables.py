@@ -110,6 +110,14 @@ CHAINS = {name: (1, [SimpleNamespace(flags=words)]) for name, words in {
     "X-agnostic-s1": ("--cl_init", "X-ordinary-s1/model_oc"), "X-aeft-s1": ()}.items()}
 
 
+@pytest.fixture(autouse=True)
+def forget():
+    """Leave no request to stop to the tests that follow."""
+    yield
+    with reproduce.interrupt.remembered():
+        pass
+
+
 def side_by_side(run):
     settings = parse(reproduce.config.Reproduce, ["--name", "X", "--table", "methods", "--at_once", "2"])
     return reproduce.run_side_by_side(settings, CHAINS, run)
