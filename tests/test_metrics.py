@@ -59,7 +59,8 @@ def test_sweep_equals_the_authors_search(golden):
 def test_the_range_of_thresholds():
     """What the authors type is thirty thresholds, both ends among them; steps that rounding makes too long, too."""
     assert threshold_range(0.1, 0.39, 0.01) == [number / 100 for number in range(10, 40)]
-    assert threshold_range(0, 1, 0.25) == [0, 0.25, 0.5, 0.75, 1] and threshold_range(0.2, 0.29, 0.1) == [0.2]
+    assert threshold_range(0, 1, 0.25) == [0, 0.25, 0.5, 0.75, 1]
+    assert threshold_range(0.1, 0.3, 0.1) == [0.1, 0.2, 0.3] and threshold_range(0.2, 0.29, 0.1) == [0.2]
 
 
 @settings(deadline=None)
