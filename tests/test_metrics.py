@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation import describe
-from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_sweep
+from tools.metrics import ConfusionMatrix, ThresholdHistogram, iou, threshold_range, threshold_sweep
 
 
 def label_map(classes, scores, threshold):
@@ -54,6 +54,13 @@ def test_sweep_equals_the_authors_search(golden):
         np.testing.assert_allclose(curve, data["search_miou"], rtol=0, atol=5e-4)
         assert data["search_thresholds"][curve.argmax()] == data["search_best_threshold"]
         np.testing.assert_allclose(curve.max(), data["search_best_miou"], rtol=0, atol=5e-4)
+
+
+def test_the_range_of_thresholds():
+    """What the authors type is thirty thresholds, both ends among them; steps that rounding makes too long, too."""
+    assert threshold_range(0.1, 0.39, 0.01) == [number / 100 for number in range(10, 40)]
+    assert threshold_range(0, 1, 0.25) == [0, 0.25, 0.5, 0.75, 1]
+    assert threshold_range(0.1, 0.3, 0.1) == [0.1, 0.2, 0.3] and threshold_range(0.2, 0.29, 0.1) == [0.2]
 
 
 @settings(deadline=None)
