@@ -59,6 +59,8 @@ def main():
     if not find_spec("pydensecrf"):
         print("pydensecrf2 is not installed (it needs a C++ compiler): the CRF, and what follows from it, are left out")
     seeds = range(settings.seed, settings.seed + settings.seeds)
+    if words := flags.changed(settings, "measured", "at_once") if not settings.table else ():
+        raise ValueError(f"{shlex.join(words)} is for the rows of a table: add --table, or leave it out")
     if settings.table:
         make_table(settings, seeds, handed)
         return
@@ -99,10 +101,13 @@ def make_table(settings, seeds, handed):
     experiments = {(variant, seed): tables.stages(settings, layout, row, variant, seed, bool(find_spec("pydensecrf")))
                    for seed in seeds for variant, row in rows.items()}
     chains = {name: (seed, chain) for (_, seed), (name, chain) in experiments.items()}      # rows may share one
+    starts, ended = starts_of(chains), {}
     with TemporaryDirectory() as folder:
         def run(name, stage=None):
             """Run one experiment's stages; returns why it failed, "" where it did not."""
             (seed, chain), message = chains[name], Path(folder, name)
+            if failed := [start for start in starts[name] if ended.get(start)]:
+                return f"it starts from {failed[0]}, which failed"
             try:
                 if reasons := pipeline.not_measured(chain, layout):
                     raise ValueError(f"{next(iter(reasons.values()))}. --measured names another list")
@@ -113,9 +118,10 @@ def make_table(settings, seeds, handed):
                 return message.read_text("utf-8") if message.exists() else str(error)
 
         if settings.at_once == 1 or settings.dry_run:
-            ended = {name: run(name) for name in chains}
+            for name in chains:
+                ended[name] = run(name)
         else:
-            ended = run_side_by_side(settings, chains, run)
+            run_side_by_side(settings, starts, run, ended)
     failures = {key: ended[name] for key, (name, _) in experiments.items() if ended[name]}
     if not settings.dry_run:
         table = results.collect_table(settings, rows, experiments, failures)
@@ -130,12 +136,20 @@ def make_table(settings, seeds, handed):
             print(f"The same images under each: python {shlex.join(['report.py', '--compare', *made, *words])}")
 
 
-def run_side_by_side(settings, chains, run):
-    """Run experiments, --at_once of them side by side, each after the one that it starts from; returns {name: what
-    `run` returned}. What a stage prints goes to a file in its experiment.
+def starts_of(chains):
+    """Return {name of an experiment: the others whose weights it starts from}."""
+    return {name: {flag.partition("/")[0] for stage in chain for flag in stage.flags
+                   if flag.partition("/")[0] in chains} - {name} for name, (_, chain) in chains.items()}
+
+
+def run_side_by_side(settings, starts, run, ended):
+    """Run experiments, --at_once of them side by side, each after those that it starts from, and note in `ended` what
+    `run` returned, {name: why it failed, or ""}. What a stage prints goes to a file in its experiment.
+
+    starts  {name: names of those that it starts from}
     """
     threads = max(1, cores() // settings.at_once)
-    began, ended, running = time.monotonic(), {}, {}
+    began, running = time.monotonic(), {}
 
     def run_apart(name):
         if interrupt.asked():
@@ -144,9 +158,7 @@ def run_side_by_side(settings, chains, run):
         say(f"{name} begins; what it prints is in {output}")
         return run(name, partial(wait_for, output=output, threads=threads))
 
-    order = TopologicalSorter({name: {flag.partition("/")[0] for stage in chain for flag in stage.flags
-                                      if flag.partition("/")[0] in chains} - {name}
-                               for name, (_, chain) in chains.items()})
+    order = TopologicalSorter(starts)
     order.prepare()
     with interrupt.remembered(end_stages), ThreadPoolExecutor(settings.at_once) as pool:
         try:
@@ -156,15 +168,14 @@ def run_side_by_side(settings, chains, run):
                     name = running.pop(row)
                     ended[name] = row.result()
                     order.done(name)
-                    left = (time.monotonic() - began) / len(ended) * (len(chains) - len(ended))
+                    left = (time.monotonic() - began) / len(ended) * (len(starts) - len(ended))
                     say(f"{name} {f'failed: {ended[name]}' if ended[name] else 'is complete'}\n{len(ended)} of "
-                        f"{len(chains)} rows have ended, about {duration(left)} left")
+                        f"{len(starts)} rows have ended, about {duration(left)} left")
         except BaseException:       # a stage that was asked to stop, too
             interrupt.ask()         # or a row that is between two stages would begin the next
             pool.shutdown(wait=False, cancel_futures=True)
             end_stages()
             raise
-    return ended
 
 
 def open_dataset(settings):

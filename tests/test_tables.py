@@ -15,7 +15,7 @@ import reproduce
 import results
 import tables
 from models import MODELS
-from tests.stages import ALPHAS, DEMO, call, files, parse, refusal, small_critters
+from tests.stages import ALPHAS, DEMO, assert_says, call, files, parse, refusal, small_critters
 from tools import flags
 from tools.activation import FIGURES
 from tools.files import write_json
@@ -120,7 +120,9 @@ def forget():
 
 def side_by_side(run):
     settings = parse(reproduce.config.Reproduce, ["--name", "X", "--table", "methods", "--at_once", "2"])
-    return reproduce.run_side_by_side(settings, CHAINS, run)
+    ended = {}
+    reproduce.run_side_by_side(settings, reproduce.starts_of(CHAINS), run, ended)
+    return ended
 
 
 def test_rows_run_side_by_side_after_what_they_start_from(capsys):
@@ -218,6 +220,7 @@ def test_rows_side_by_side_fail_each_for_itself(small, monkeypatch):
     (place / "experiment").mkdir()
     (place / "experiment/X-cse-s4242").write_text("no folder")
     monkeypatch.setattr(subprocess, "Popen", Ended)
+    monkeypatch.setattr(reproduce, "starts_of", lambda chains: dict.fromkeys(chains, ()))
     call("reproduce", *LINE, "--at_once", 2, *SHORT)
     table = json.loads((place / "experiment/X/table_small.json").read_text())
     failed = {row["variant"]: row["seeds"][0]["failed"] for row in table["rows"]}
@@ -225,6 +228,28 @@ def test_rows_side_by_side_fail_each_for_itself(small, monkeypatch):
     assert "experiment/X-cse-s4242" in failed["cse"]
     assert "experiment/X-ordinary-s4242/log/output.txt" in failed["ordinary"]
     assert "--at_once 1" in failed["diverges"]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_rows_whose_classifier_failed_are_not_run(small, monkeypatch, at_once):
+    """Their own error would name a command that trains another classifier."""
+    place, _ = small
+    run = []
+    monkeypatch.setattr(reproduce, "run_stages", lambda settings, name, *_, **__: run.append(name) or fail())
+    text = call("reproduce", *LINE, "--at_once", at_once, *SHORT)
+    table = json.loads((place / "experiment/X/table_small.json").read_text())
+    failed = [row["seeds"][0]["failed"] for row in table["rows"]]
+    assert run == ["X-ordinary-s4242"] and failed[0] == "no memory"
+    assert len(failed) == len(SMALL) and all("X-ordinary-s4242" in reason and reason in text for reason in failed[1:])
+
+
+def fail():
+    raise ValueError("no memory")
+
+
+def test_flags_of_a_table_need_one(place):
+    for words in (("--at_once", 2), ("--measured", "val")):
+        assert_says(refusal("reproduce", *DEMO, *words), words[0], "--table")
 
 
 def test_seeds_have_a_spread(monkeypatch, capsys):
