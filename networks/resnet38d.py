@@ -117,10 +117,11 @@ class Block(nn.Module):
 
     def forward(self, x):
         activated = relu(self.bn_branch2a(x), self.conv_branch2a)
-        skip = x if self.conv_branch1 is None else self.conv_branch1(activated)
         y = self.conv_branch2a(activated)
         y = relu(self.bn_branch2b1(y), self.conv_branch2b1)
-        return self.conv_branch2b1(y).add_(skip), activated         # in place: a map less at the peak
+        y = self.conv_branch2b1(y)
+        skip = x if self.conv_branch1 is None else self.conv_branch1(activated)
+        return y.add_(skip), activated          # the skip last, and in place: two maps less at the peak
 
 
 class Bottleneck(nn.Module):
@@ -140,12 +141,12 @@ class Bottleneck(nn.Module):
 
     def forward(self, x):
         activated = relu(self.bn_branch2a(x), self.conv_branch2a)
-        skip = self.conv_branch1(activated)
         y = self.conv_branch2a(activated)
         y = relu(self.dropout_2b1(self.bn_branch2b1(y)), self.conv_branch2b1)
         y = self.conv_branch2b1(y)
         y = relu(self.dropout_2b2(self.bn_branch2b2(y)), self.conv_branch2b2)
-        return self.conv_branch2b2(y).add_(skip), activated
+        y = self.conv_branch2b2(y)
+        return y.add_(self.conv_branch1(activated)), activated
 
 
 def _conv3x3(c_in, c_out, stride, dilation):

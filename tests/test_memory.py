@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.live import Live
+from networks.resnet38d import Block, Bottleneck
 from tests.conftest import ROOT
 from tools import memory
 
@@ -89,3 +91,16 @@ def test_what_lives_at_once():
         del view
         kept + 1
     assert live.now == 4 * 1000 and live.most["first, aten.zeros (1000,)"] == 4 * 1000
+
+
+@pytest.mark.parametrize(("unit", "channels"), [
+    (lambda: Block(32, 64, 64, 1, 1, 1), 32 + 64 + 64), (lambda: Block(64, 64, 64, 1, 1, 1), 64 + 64 + 64),
+    (lambda: Bottleneck(64, 128, 0, 1), 64 + 128 + 128)])
+def test_a_residual_unit_holds_its_widest_maps_alone(unit, channels):
+    """In inference no more lives at once, beside the input, than the activated input and two maps of the result."""
+    with FakeTensorMode(), torch.no_grad(), Live() as live:
+        unit = unit().eval()
+        x = torch.zeros(2, unit.bn_branch2a.num_features, 40, 40)
+        before = live.peak = live.now
+        unit(x)
+    assert live.peak - before == 4 * 2 * channels * 40 * 40
