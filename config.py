@@ -66,8 +66,9 @@ class Training(Common):
                              "the backward pass. The step is the same but for rounding and dropout's draws (and "
                              "BatchNorm's statistics, if that is trained)",
                              content=False, least=1)
-    checkpoint_blocks: bool = option(False, "keep only the inputs of the residual units, and compute the rest again "
-                                     "in the backward pass: less memory, more time, the same numbers", content=False)
+    checkpoint_blocks: bool = option(False, "keep only the inputs of the residual units that are trained, and compute "
+                                     "the rest again in the backward pass: less memory, more time, the same numbers",
+                                     content=False)
     skip_nonfinite: int = option(0, "leave out so many batches whose loss or gradient is not finite before the "
                                  "training stops", content=False, least=0)
     save_minutes: float = option(10.0, "minutes between saves inside an epoch", content=False, least=0)

@@ -3,7 +3,7 @@
 Prints  the largest sum over the step, with weights, gradients and momentum, and what it consists of. On fake tensors,
         which have shapes and no values: any batch and crop in seconds, in no memory. A process needs more: itself, the
         workspace of the convolutions, gaps between blocks (benchmarks.memory measures all of it)
-Run     python -m benchmarks.live --batch_size 8 --crop 384
+Run     python -m benchmarks.live --batch_size 8 --crop 384 [--checkpoint_blocks] [--accumulate 4]
 """
 import argparse
 import weakref
@@ -19,6 +19,7 @@ from methods.cse import CSE
 from networks import parameter_groups
 from networks.cam import CAMNet
 from tools import engine
+from tools.recompute import InParts, recomputed
 
 
 def main():
@@ -26,6 +27,10 @@ def main():
     with FakeTensorMode(allow_non_fake_inputs=True), Live() as live:
         cgnet = CAMNet(20, args.width)
         objective = CSE(cgnet, CAMNet(20, args.width)).train()
+        if args.checkpoint_blocks:                              # as tools.engine.prepare does
+            cgnet.backbone.recomputed = objective.oc.backbone.recomputed = recomputed
+        if args.accumulate > 1:
+            objective.cgnet, objective.oc = (InParts(net, args.accumulate) for net in (cgnet, objective.oc))
         optimizer, _ = engine.poly_sgd(parameter_groups(cgnet, 1e-5, 5e-4), 1e-5, 1000)
         batch = make_batch(args, torch.device("cpu"))
         for name in ("the first step", "a later step"):         # from the first one's end on the momentum is there
@@ -47,6 +52,8 @@ def parse():
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--crop", type=int, default=384)
     parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--checkpoint_blocks", action="store_true")
     parser.add_argument("--rows", type=int, default=12, help="how many kinds of tensors are listed")
     return parser.parse_args()
 

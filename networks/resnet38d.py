@@ -99,7 +99,9 @@ class ResNet38d(nn.Module):
         return conv4, conv6 if conv5 is None else conv5, conv6
 
     def _run(self, unit, x):
-        return self.recomputed(unit, x) if self.recomputed else unit(x)
+        """A frozen unit is not computed again: it keeps a byte an element of its ReLUs, less than its input is."""
+        again = self.recomputed and any(parameter.requires_grad for parameter in unit.parameters())
+        return self.recomputed(unit, x) if again else unit(x)
 
 
 class Block(nn.Module):

@@ -11,6 +11,7 @@ from networks.cam import CAMNet
 from networks.frozen import BatchNorm2d, BatchNormAct2d, Conv2d, relu
 from networks.resnet38d import Block, Bottleneck
 from tools import distributed
+from tools.recompute import recomputed
 
 OWN = {nn.BatchNorm2d: BatchNorm2d, timm.layers.BatchNormAct2d: BatchNormAct2d}
 TORCHS = {ours: theirs for theirs, ours in OWN.items()}
@@ -154,6 +155,29 @@ def test_networks_keep_half_and_compute_the_same(name, stride, frozen):
     assert kept[0] < 0.7 * kept[1]
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(("name", "stride", "precision"), [
+    *((*backbone, "fp32") for backbone in BACKBONES[:2]), ("resnet38d", 8, "bf16")])
+def test_computed_again_they_give_the_same_bits(name, stride, precision, frozen):
+    """What --checkpoint_blocks does, of the CGNet and of the OC."""
+    network, _ = networks_of(name, stride)
+    if frozen:
+        network.requires_grad_(False).eval()
+    found, kept = [], []
+    for again in (None, recomputed):
+        network.backbone.recomputed = again
+        network.zero_grad()
+        image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2)).requires_grad_(frozen)
+        torch.manual_seed(3)
+        (cam, _), size = run(network, image, precision)
+        cam.square().mean().backward()
+        found.append([cam.detach(), *(p.grad for p in (image, *network.parameters()) if p.grad is not None)])
+        kept.append(size)
+    assert len(found[0]) == len(found[1]) > (1 if frozen else 20)
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+    assert kept[1] < kept[0] or frozen and name == "resnet38d" and kept[1] == kept[0]
+
+
 @pytest.mark.parametrize("unit", [Block(4, 6, 8, 2, 1, 1), Bottleneck(4, 8, 0.5, 1)])
 def test_a_residual_unit_keeps_what_its_convolutions_are_given_and_no_more(unit):
     for module in unit.modules():
@@ -167,6 +191,20 @@ def test_a_residual_unit_keeps_what_its_convolutions_are_given_and_no_more(unit)
     noise = 4 * 2 * (unit.bn_branch2b1.num_features + unit.bn_branch2b2.num_features) if "bn_branch2b2" in dict(
         unit.named_children()) else 0           # of Dropout2d: a number a channel
     assert kept == sum(given.values()) + noise
+
+
+@pytest.mark.parametrize("unit", [Block(4, 6, 8, 2, 1, 1), Bottleneck(4, 8, 0.5, 1)])
+def test_a_compiled_unit_of_the_frozen_classifier(unit):
+    """With the ReLU that keeps a byte an element: no graph is cut at it."""
+    unit.requires_grad_(False).eval()
+    image, found = torch.randn(2, 4, 14, 14, generator=torch.Generator().manual_seed(2)), []
+    for forward in (unit, torch.compile(unit, backend="aot_eager", fullgraph=True)):
+        x = image.clone().requires_grad_()
+        y, _ = forward(x * 1)
+        (y * y.detach().cos()).sum().backward()
+        found.append((y.detach(), x.grad))
+    assert torch.equal(found[0][0], found[1][0])
+    assert_near(found[1][1], found[0][1])
 
 
 def test_compiled():
