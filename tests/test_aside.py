@@ -10,7 +10,7 @@ import pytest
 import infer
 from tools import aside
 from tools.aside import flush, in_batches, waits, written_aside
-from tools.files import save_image
+from tools.files import save_checkpoint, save_image
 
 IMAGE = np.zeros((3, 4, 3), np.uint8)
 
@@ -46,6 +46,11 @@ def test_flushed_before_the_rename_and_the_folder_after(tmp_path, done):
     assert sorted(done[:2]) == [("flush", "a.png"), ("flush", "b.png")]
     assert done[2:] == [("rename", "a.png"), ("rename", "b.png"), ("flush", "maps")]
     assert sorted(os.listdir(tmp_path / "maps")) == ["a.png", "b.png"] and not waits(tmp_path / "maps/a.png")
+
+
+def test_a_checkpoint_is_flushed_at_once_and_its_name_too(tmp_path, done):
+    save_checkpoint(tmp_path / "ckpt/a.pth", {"step": 3})
+    assert done == [("flush", "a.pth"), ("rename", "a.pth"), ("flush", "ckpt")]
 
 
 def test_other_files_and_other_places_do_not_wait(tmp_path, done):

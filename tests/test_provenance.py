@@ -3,11 +3,13 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 from tests.conftest import make_file
 from tools.experiment import Experiment
-from tools.files import read_json
+from tools.files import read_json, save_animation, save_image, save_label_map
+from tools.maps import save_cam, save_crf
 from tools.provenance import digest, verify
 
 
@@ -25,6 +27,28 @@ def test_the_same_claim_keeps_the_files(experiment):
     made_by = read_json(folder / "made_by.json")
     assert made_by == {"stage": "infer model_cse", "settings": {"scales": [0.5, 1.0]},
                        "inputs": {"ckpt/model_cse/014.pth": digest(weights)}}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_a_power_cut_left_is_made_again(experiment, capsys, shared):
+    """Maps and images of each kind, empty or cut off; complete ones and the record stay. A shard alone does so too."""
+    save = {"cam.npz": lambda path: save_cam(path, [1], np.ones((1, 9, 9))),
+            "cam.npy": lambda path: save_cam(path, [1], np.ones((1, 9, 9)), "npy"),
+            "crf.npz": lambda path: save_crf(path, [0, 1], np.ones((2, 9, 9))),
+            "crf.npy": lambda path: save_crf(path, [0, 1], np.ones((2, 9, 9)), "npy"),
+            "label.png": lambda path: save_label_map(path, np.eye(9), bytes(768)),
+            "overlay.png": lambda path: save_image(path, np.zeros((9, 9, 3), np.uint8)),
+            "strip.gif": lambda path: save_animation(path, [np.zeros((9, 9, 3), np.uint8)])}
+    folder = experiment.claim("maps", "infer model_cse", {}, [])
+    for name, write in save.items():
+        for kind in ("complete", "empty", "cut"):
+            write(folder / f"{kind}_{name}")
+        (folder / f"empty_{name}").write_bytes(b"")
+        (folder / f"cut_{name}").write_bytes((folder / f"cut_{name}").read_bytes()[:-5])
+    experiment.release()
+    experiment.claim("maps", "infer model_cse", {}, [], shared=shared)
+    assert sorted(os.listdir(folder)) == sorted(["made_by.json", *(f"complete_{name}" for name in save)])
+    assert "cut_cam.npz" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("stage", "settings", "text", "words"), [

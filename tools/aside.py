@@ -84,7 +84,7 @@ def flush():
                 for path, aside in files.items():
                     with explained(path):
                         os.replace(aside, path)
-                list(pool.map(_flush_folder, {path.parent for path in files}))
+                list(pool.map(flush_folder, {path.parent for path in files}))
         finally:
             for aside in files.values():
                 _remove(aside)
@@ -112,7 +112,8 @@ def _flush_file(aside, path):
         _to_disk(aside)
 
 
-def _flush_folder(folder):
+def flush_folder(folder):
+    """Bring the names in a folder to the disk: a file that was renamed has its name after a power cut, too."""
     try:
         _to_disk(folder)
     except OSError as error:            # some network disks know no flush of a folder

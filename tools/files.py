@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.aside import ENDS, written_aside
+from tools.aside import ENDS, explained, flush_folder, written_aside
 
 
 def require_file(path):
@@ -100,7 +100,7 @@ def save_zip(path, files):
 
 
 def save_checkpoint(path, value):
-    """Write a checkpoint: tensors and plain Python values only."""
+    """Write a checkpoint: tensors and plain Python values only. It is on the disk, and so is its name."""
     import torch
     with written_aside(path) as aside:
         with open(aside, "wb") as file:
@@ -110,6 +110,8 @@ def save_checkpoint(path, value):
                 raise error.__context__ or error from None
             file.flush()
             os.fsync(file.fileno())
+    with explained(path):
+        flush_folder(Path(path).parent)
 
 
 def load_checkpoint(path):
