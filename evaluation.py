@@ -13,6 +13,11 @@ from pathlib import Path
 
 import config
 
+from tools import flags
+
+if __name__ == "__main__":      # --help and mistakes in the flags, before what reads images
+    flags.check(config.Evaluate)
+
 import numpy as np
 from tqdm import tqdm
 
@@ -21,7 +26,6 @@ from data.folders import find_label_map
 from data.layout import IGNORE, VOCLayout
 from data.signatures import signatures
 from pipeline import result_file
-from tools import flags
 from tools.activation import FIGURES, Activation, in_words, percent
 from tools.aside import written_aside
 from tools.files import write_json

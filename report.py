@@ -12,11 +12,16 @@ from dataclasses import replace
 
 import config
 
+from tools import flags
+
+if __name__ == "__main__":      # --help and mistakes in the flags, before what reads images
+    flags.check(config.Report)
+
 import advice
 import pipeline
 from comparison import compare
 from gallery import is_unscored, open_column, open_dataset, to_evaluate, write_page
-from tools import catalog, flags
+from tools import catalog
 from tools.files import read_json
 from tools.maps import pair_alphas
 from tools.report import best_folder, find_folders, made_from, read_numbers
