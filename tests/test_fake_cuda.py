@@ -87,8 +87,19 @@ OBJECTIVES = {
 }
 
 
+# What flags choose within an objective.
+CHOICES = {
+    "model_cse, masks by image": lambda net: CSE(net("CAMNet"), net("CAMNet"), mask_norm="image"),
+    "model_cse, in turn": lambda net: CSE(net("CAMNet"), net("CAMNet"), sampling="in_turn"),
+    "model_cse, the largest": lambda net: CSE(net("CAMNet"), net("CAMNet"), sampling="largest"),
+    "aeft_gpp, before the triplet": lambda net: AEFT(net("GPPNet"), first_epoch=1, classified=2),
+    "aeft_gpp, on CAMs": lambda net: AEFT(net("GPPNet"), first_epoch=0, classified=2, on_cam=True),
+}
+
+
 def batch_of(name, network):
     """Give what the loader hands over, on the CPU."""
+    name = name.split(",")[0]
     batch = {"image": torch.rand(BATCH, 3, CROP, CROP), "index": torch.arange(BATCH)}
     cells = CROP // getattr(network, "stride", 1)
     return batch | {
@@ -133,9 +144,9 @@ def steps(tmp_path, monkeypatch):
 ONE = ["tools/engine.py _checked"]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", [*OBJECTIVES, *CHOICES])
 def test_a_step_on_a_gpu_waits_once(steps, name):
-    objective = OBJECTIVES[name](network)
+    objective = (OBJECTIVES | CHOICES)[name](network)
     net = next(objective.children())
     prepare(objective, CUDA, PLAIN)
     assert {tensor.device.type for tensor in (*objective.parameters(), *objective.buffers())} == {"cuda"}
@@ -188,9 +199,11 @@ def test_each_of_processes_that_share_a_batch_waits_once(steps, monkeypatch):
         dist.destroy_process_group()
 
 
-def test_every_head_runs_on_a_backbone_of_timm():
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "convnext_tiny"))])
+def test_every_head_runs_on_a_backbone_of_timm(name):
     with _disable_current_modes():
-        backbone = backbones.build("tf_efficientnet_lite0", output_stride=16)
+        backbone = backbones.build(name, output_stride=16)
     nets = nn.ModuleList(network(kind, backbone) for kind in HEADS)
     to_device(nets, CUDA)
     kinds, image = note_kinds(backbone), torch.rand(BATCH, 3, CROP, CROP, device=CUDA)
