@@ -15,7 +15,9 @@ from PIL import Image
 
 from data import images
 from data.layout import VOC_CLASSES, VOCLayout
+from networks.cam import CAMNet
 from networks.names import official
+from networks.pretrained import official_state
 from tests.kills import load_whole, make_whole
 from tests.stages import DEMO, EPOCHS, call, copy_place, small, small_critters
 from tests.zygote import Zygote
@@ -143,6 +145,30 @@ def zygote(tmp_path_factory):
 def whole(zygote, tmp_path_factory):
     """Give small runs of every stage without a break, by name: see tests/kills.py. Write nothing in their folders."""
     return load_whole(made_once(tmp_path_factory, "whole", lambda: make_whole(zygote)))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Compute with one thread, as the processes of in_two do: the sums of two round otherwise, and on a busy machine
+    several wait for each other.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def other_weights(width):
+    """Give weights that differ from those of a fresh network of 4 classes, statistics included, in the authors' names.
+    """
+    torch.manual_seed(1)
+    state = official_state(CAMNet(num_classes=4, width=width))
+    return {name: value if value.ndim == 0 else torch.rand(value.shape) + 0.1 for name, value in state.items()}
+
+
+def snapshot(folder):
+    """Give {path: (time of its last change, content)} of all files in a folder."""
+    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in Path(folder).rglob("*") if p.is_file()}
 
 
 def make_file(path, text="some weights"):

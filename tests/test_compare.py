@@ -10,7 +10,7 @@ import pytest
 from data.layout import VOCLayout
 from tests import chromium
 from tests.stages import call, parse, refusal
-from tests.test_report import CLASSES, data_in, make_experiment
+from tests.test_report import CLASSES, data_in, make_experiment, notes
 from tools.activation import FIGURES
 from tools.files import read_json, write_json
 from tools.maps import read_cam, save_cam
@@ -61,10 +61,6 @@ def own(made, tmp_path, monkeypatch):
 def compare(*words, page="experiment/X/compare.html"):
     call("report", *DATA, "--compare", *words)
     return data_in(page)
-
-
-def notes(data):
-    return "\n".join(f"{note['what']} | {note.get('command')}" for note in data["notes"])
 
 
 def test_the_same_images_in_columns_as_given(own):

@@ -16,6 +16,8 @@ from tests.stages import DEMO, call, copy_place, files, in_two, refusal
 from tools.maps import read_cam
 from tools.rounds import draw_rounds, incomplete
 
+pytestmark = pytest.mark.usefixtures("one_thread")     # as the processes of in_two
+
 ERASE = (*DEMO, "--model", "model_oc", "--infer_list", "val", "--scales", 1, "--erase_rounds", 2)
 HOME = "experiment/X/erase_model_oc"
 
@@ -105,15 +107,6 @@ def test_a_strip_and_its_frames():
 
 
 # ---- the stage ----
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As the processes of in_two have: the sums of two threads round otherwise."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 @pytest.fixture(scope="module")
 def erased(finished, tmp_path_factory, one_thread):

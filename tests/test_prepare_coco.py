@@ -11,7 +11,7 @@ from data import prepare
 from data.images import read_image
 from data.layout import VOCLayout
 from data.prepare import coco_masks
-from tests.conftest import SHARED, leftover
+from tests.conftest import SHARED, leftover, snapshot
 
 SAMPLE = SHARED / "data/coco_sample"
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")      # pycocotools', of numpy 2
@@ -70,10 +70,6 @@ def make(place, images=None, annotations=None, categories=CATEGORIES, name="inst
 
 def mask_of(place, image_id="a"):
     return VOCLayout(place / "coco").ground_truth(image_id)
-
-
-def snapshot(folder):
-    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in Path(folder).rglob("*") if p.is_file()}
 
 
 # ---- classes, labels, lists ----

@@ -8,7 +8,6 @@ import pickle
 import tarfile
 import threading
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from data import prepare
 from data.layout import VOC_CLASSES, VOCLayout
 from data.prepare import archives, writing
 from data.prepare.label_arrays import read_label_arrays
-from tests.conftest import SHARED, Program, leftover
+from tests.conftest import SHARED, Program, leftover, snapshot
 
 TRAIN, VAL = ["2007_000001", "2007_000002"], ["2007_000003"]
 SBD = {"train": ["2007_000002", "2008_000004"], "val": ["2007_000003", "2008_000005"]}      # 000003 is VOC's val
@@ -104,10 +103,6 @@ def pack(path, folder, prefix):
 
 def lists_of(root):
     return {p.stem: p.read_text().split() for p in (root / "ImageSets/Segmentation").glob("*.txt")}
-
-
-def snapshot(folder):
-    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in Path(folder).rglob("*") if p.is_file()}
 
 
 def check_prepared(root):

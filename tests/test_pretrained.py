@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from networks.cam import CAMNet
 from networks.pretrained import load_weights, official_state, read_params
-from tests.conftest import write_params
+from tests.conftest import other_weights, write_params
 
 WIDTH = 1 / 32
 LAYOUTS = ("legacy0", "legacy1", "mxnet191")
@@ -26,10 +26,7 @@ def net():
 
 @pytest.fixture
 def state():
-    """Weights that differ from those of `net`, statistics included, in the authors' names."""
-    torch.manual_seed(1)
-    state = official_state(CAMNet(num_classes=4, width=WIDTH))
-    return {name: value if value.ndim == 0 else torch.rand(value.shape) + 0.1 for name, value in state.items()}
+    return other_weights(WIDTH)
 
 
 def assert_equal(net, state):

@@ -187,15 +187,6 @@ def test_pooled_scores_of_a_padded_picture():
 
 # ---- what it costs ----
 
-@pytest.fixture
-def one_thread():
-    """Compute with one thread: on a busy machine several wait for each other, at each of the 256 steps."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.slow
 def test_exact_and_much_faster_than_the_dense_matrix(one_thread):
     """A picture of 285x380 with three classes: of more, or larger, the dense matrix takes long to square."""

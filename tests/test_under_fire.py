@@ -110,8 +110,7 @@ def test_training_that_is_asked_to_stop(whole, zygote, tmp_path, number, workers
     first = paused(zygote, place, (*run.words, *SELDOM, "--num_workers", workers), DRAWN)
     os.killpg(first.pid, number)
     result = finish(first)
-    assert_ended(result, place, 0, f"{number.name}: stopping as soon as what has begun is finished",
-                 "stopped as asked: run the same command to resume")
+    assert_ended(result, place, 0, f"{number.name}: stopping", "stopped as asked", "same command")
     assert step(place) == 3 and result.output.count("stopping as soon as") == 1         # the workers overhear it
     assert_goes_on(zygote, place, run)
 
@@ -120,7 +119,7 @@ def test_asked_to_stop_while_the_cams_are_measured(whole, zygote, tmp_path):
     run, place = whole["model_oc"], prepared(tmp_path, whole["model_oc"])
     result = zygote.start(*run.words, *SELDOM, cwd=place,
                           signals={"read data/critters/SegmentationClass/": signal.SIGTERM}).wait()
-    assert_ended(result, place, 0, "run the same command to resume")
+    assert_ended(result, place, 0, "same command")
     assert [event for event in result.events if "SegmentationClass" in event] == [
         "read data/critters/SegmentationClass/val_0000.png"]
     assert step(place, "model_oc") == 2 and not (place / "experiment/X/log/train_model_oc.jsonl").exists()
@@ -145,7 +144,7 @@ def test_the_second_ctrl_c_stops_at_once(whole, zygote, tmp_path):
 def test_inference_that_is_asked_to_stop(whole, zygote, tmp_path, number, at, unfinished):
     run, place = whole["infer"], prepared(tmp_path, whole["infer"])
     result = zygote.start(*run.words, cwd=place, signals={at: number}).wait()
-    assert_ended(result, place, 0, "stopped as asked: run the same command to resume")
+    assert_ended(result, place, 0, "stopped as asked", "same command")
     left, goal = (sum(path.startswith(f"X/{unfinished}/") for path in files) for files in (left_by(place), run.left))
     assert 1 <= left < goal
     assert_goes_on(zygote, place, run)
@@ -294,8 +293,7 @@ def test_no_space_left(runs, zygote, mount, tmp_path, stage, at):
         with pytest.raises(OSError, match="No space left"):
             while True:
                 file.write(bytes(4096))
-    assert_ended(finish(first), tmp_path, 1, "was not written", "No space left on device",
-                 "make room or fix the folder, then run the same command again")
+    assert_ended(finish(first), tmp_path, 1, "was not written", "No space left on device", "make room", "same command")
     (tmp_path / "experiment/filler").unlink()
     assert_goes_on(zygote, tmp_path, run)
 
@@ -309,7 +307,7 @@ def test_a_folder_that_has_become_read_only(runs, zygote, mount, tmp_path, stage
     result = finish(first)          # what it had just written aside cannot be removed any more
     again = zygote.run(*run.words, cwd=place)
     for end in (result, again):
-        assert_said(end, 1, "was not written", "Read-only file system", "then run the same command again")
+        assert_said(end, 1, "was not written", "Read-only file system", "same command")
     subprocess.run(["mount", "-o", "remount,bind,rw", folder], check=True)
     assert_goes_on(zygote, place, run)
 
@@ -362,8 +360,8 @@ def test_maps_that_can_no_longer_be_read(runs, zygote, tmp_path):
     run, place = runs["cam"], prepared(tmp_path, runs["cam"])
     first = paused(zygote, place, run.words, "read data/critters/SegmentationClass/val_0001.png")
     os.rename(place / "experiment/X/dict", place / "gone")
-    assert_ended(finish(first), place, 1, "error: experiment/X/dict/val_0001.npz cannot be read now",
-                 "is its disk still mounted? Then run the same command again")
+    assert_ended(finish(first), place, 1, "error: experiment/X/dict/val_0001.npz cannot be read", "mounted?",
+                 "same command")
     os.rename(place / "gone", place / "experiment/X/dict")
     assert_goes_on(zygote, place, run)
 
@@ -380,8 +378,8 @@ def test_pictures_that_can_no_longer_be_read(runs, zygote, tmp_path, stage, at, 
     run, place = runs[stage], prepared(tmp_path, runs[stage])
     first = paused(zygote, place, (*run.words, "--num_workers", workers), at)
     mend = harm(place)
-    assert_ended(finish(first), place, 1, file, "If it was there before: is its disk still mounted? Then run the same "
-                 "command again", *(["cannot be read now (Input/output error)"] if harm is fail else []))
+    assert_ended(finish(first), place, 1, file, "mounted?", "same command",
+                 *(["(Input/output error)"] if harm is fail else []))
     mend()
     assert_goes_on(zygote, place, run)
 
@@ -394,8 +392,7 @@ def test_a_reading_process_that_is_killed(runs, zygote, tmp_path, at):
     run, place = runs["steps"], prepared(tmp_path, runs["steps"])
     first = paused(zygote, place, (*run.words, "--num_workers", 2), at)
     os.kill(children(first.pid)[0], signal.SIGKILL)
-    assert_ended(finish(first), place, 1, "error: a process that reads images was killed, perhaps because "
-                 "the memory is full: take fewer --num_workers, then run the same command to resume")
+    assert_ended(finish(first), place, 1, "error: ", "was killed", "fewer --num_workers", "same command")
     assert_goes_on(zygote, place, run)
 
 
@@ -479,8 +476,7 @@ def test_one_of_two_processes_is_killed(two, zygote, tmp_path, stage, killed, at
     if stage == "maps":
         assert_said(ends[1 - killed], 0)
     else:
-        assert_said(ends[1 - killed], 1, "error: another process of this run has ended or cannot be reached: what is "
-                    "on disk is complete; see its message, then run the same command to resume (")
+        assert_said(ends[1 - killed], 1, "error: another process", "has ended", "same command")
     assert_whole(place, killed=True)
     in_two(zygote, place, *run.words)
     assert not difference(place, run.left)

@@ -28,17 +28,14 @@ from networks.pretrained import (
     official_state,
 )
 from networks.recognise import networks_in
-from tests.conftest import Program
+from tests.conftest import Program, other_weights
 
 WIDTH = 1 / 32
 
 
 @pytest.fixture(scope="module")
 def state():
-    """Weights that differ from those of a fresh network, statistics included, in the authors' names."""
-    torch.manual_seed(1)
-    state = official_state(CAMNet(num_classes=4, width=WIDTH))
-    return {name: value if value.ndim == 0 else torch.rand(value.shape) + 0.1 for name, value in state.items()}
+    return other_weights(WIDTH)
 
 
 @pytest.fixture
