@@ -123,6 +123,8 @@ def make_table(settings, seeds, handed):
         else:
             run_side_by_side(settings, starts, run, ended)
     failures = {key: ended[name] for key, (name, _) in experiments.items() if ended[name]}
+    if settings.dry_run and failures:       # there is no table that would show it
+        raise ValueError(next(iter(failures.values())))
     if not settings.dry_run:
         table = results.collect_table(settings, rows, experiments, failures)
         results.show_table(settings, table)
@@ -179,8 +181,7 @@ def run_side_by_side(settings, starts, run, ended):
 
 
 def open_dataset(settings):
-    """Open the dataset; None where there is none that can be read yet: it is drawn first, or the first stage says so.
-    """
+    """Open the dataset; None where none can be read: it is generated first, or the first stage says so."""
     try:
         return VOCLayout(settings.data_root)
     except (ValueError, OSError):

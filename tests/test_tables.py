@@ -103,6 +103,13 @@ def test_a_table_resumes_in_the_middle(small, monkeypatch):
     assert ordinary.stat().st_mtime_ns == before
 
 
+def test_a_dry_run_says_why_no_row_can_be_measured(small):
+    place, commands = small
+    shutil.rmtree(place / "data/critters/SegmentationClass")
+    assert_says(refusal("reproduce", *LINE, "--dry_run"), "data/critters/SegmentationClass", "--measured")
+    assert not commands
+
+
 # ---- several rows at once ----
 
 CHAINS = {name: (1, [SimpleNamespace(flags=words)]) for name, words in {
