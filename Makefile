@@ -1,4 +1,4 @@
-# make demo   set up, draw the critters, run every stage on them, print the table, say where to look
+# make demo   set up, generate the embedded images, run every stage on them, print the table, say where to look
 # make test   set up, run the tests: two processes of one thread each, for small tensors gain nothing from more
 # make check  the tests that take no trained network and no stage in a process of its own: about a minute
 # make setup  .venv/ with everything in requirements.txt

@@ -123,6 +123,8 @@ def make_table(settings, seeds, handed):
         else:
             run_side_by_side(settings, starts, run, ended)
     failures = {key: ended[name] for key, (name, _) in experiments.items() if ended[name]}
+    if settings.dry_run and failures:       # there is no table that would show it
+        raise ValueError(next(iter(failures.values())))
     if not settings.dry_run:
         table = results.collect_table(settings, rows, experiments, failures)
         results.show_table(settings, table)
@@ -148,10 +150,9 @@ def run_side_by_side(settings, starts, run, ended):
 
     starts  {name: names of those that it starts from}
     """
-    threads = max(1, cores() // settings.at_once)
     began, running = time.monotonic(), {}
 
-    def run_apart(name):
+    def run_apart(name, threads):
         if interrupt.asked():
             interrupt.leave()
         output = Experiment(settings.experiment_root, name) / OUTPUT
@@ -163,7 +164,9 @@ def run_side_by_side(settings, starts, run, ended):
     with interrupt.remembered(end_stages), ThreadPoolExecutor(settings.at_once) as pool:
         try:
             while order.is_active():
-                running |= {pool.submit(run_apart, name): name for name in order.get_ready()}
+                ready = order.get_ready()       # the first row is often alone: the others start from it
+                threads = max(1, cores() // min(settings.at_once, len(running) + len(ready)))
+                running |= {pool.submit(run_apart, name, threads): name for name in ready}
                 for row in wait(running, return_when=FIRST_COMPLETED).done:
                     name = running.pop(row)
                     ended[name] = row.result()
@@ -179,8 +182,7 @@ def run_side_by_side(settings, starts, run, ended):
 
 
 def open_dataset(settings):
-    """Open the dataset; None where there is none that can be read yet: it is drawn first, or the first stage says so.
-    """
+    """Open the dataset; None where none can be read: it is generated first, or the first stage says so."""
     try:
         return VOCLayout(settings.data_root)
     except (ValueError, OSError):

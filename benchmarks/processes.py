@@ -49,7 +49,7 @@ def parse():
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3, help="of each training, the first left out")
     parser.add_argument("--num_workers", type=int, default=2, help="that read images, in each process")
-    parser.add_argument("--data_root", default="data/critters", help="drawn if it is not there")
+    parser.add_argument("--data_root", default="data/critters", help="the critters are generated if it is not there")
     parser.add_argument("--infer_list", default="train")
     return parser.parse_args()
 

@@ -54,7 +54,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--data_root", default="data/critters", help="drawn if it is not there")
+    parser.add_argument("--data_root", default="data/critters", help="the critters are generated if it is not there")
     parser.add_argument("--folder", help="on the disk that is measured; default: where temporary files are")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     return parser.parse_args()

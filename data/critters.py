@@ -1,4 +1,4 @@
-"""Critters: the embedded dataset, drawn from a seed. Six kinds of creature, 128x128, known to the pixel.
+"""Critters: the embedded dataset, generated from a seed. Six kinds of creature, 128x128, known to the pixel.
 
 Each kind has a small, striking head, the same in every image, and a large, plain body, whose colour and roundness
 only lean towards the kind: hues of neighbouring kinds overlap. So an ordinary classifier looks at heads, though the

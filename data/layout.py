@@ -51,8 +51,8 @@ class VOCLayout:
             raise FileNotFoundError(f"no dataset at {self.root}: " + (
                 f"{words}. Or name another folder with --data_root" if words else
                 "expected JPEGImages/ID.jpg, ImageSets/Segmentation/SPLIT.txt and labels.json (or Annotations/ID.xml) "
-                "in it. Name another folder with --data_root, or make one: python -m data.prepare --help; the embedded "
-                "set: python -m data.prepare critters --out data/critters"))
+                "in it. Name another folder with --data_root, or make one: python -m data.prepare folder --help; the "
+                "embedded images: python -m data.prepare critters --out data/critters"))
         self._image_files = {}
 
     @cached_property

@@ -93,7 +93,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def place(finished, tmp_path, monkeypatch):
-    """Give a copy of `finished` of one's own, and go there; its data/critters is a link to the shared pictures."""
+    """Give a copy of `finished` of one's own, and go there; its data/critters is a link to the shared images."""
     monkeypatch.chdir(copy_place(finished, tmp_path))
     return tmp_path
 

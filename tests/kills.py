@@ -24,7 +24,7 @@ STAGES = {      # in the order in which they need each other
     "train_seg": ("train_seg", *DEMO, "--label_dir", "rw/02_24", *ON_TWO, "--crop", 32),
     "infer_seg": ("infer_seg", *DEMO, "--infer_list", "val", "--scales", 1, "--vis", "--zip"),
 }
-# Times of day, their spans, and flags with which a run may go on: they differ between runs that are otherwise equal.
+# Times of day, their spans, and flags with which a run may resume: they differ between runs that are otherwise equal.
 FREE = {"seconds", "images_per_second", "memory_gib", "when", "revision", "command", "save_minutes", "num_workers",
         "overwrite"}
 

@@ -128,7 +128,7 @@ def files(folder, without=UNLIKE):
 
 
 def copy_place(source, target):
-    """Copy a folder's experiment/; data/critters becomes a link to the shared pictures. Returns the copy.
+    """Copy a folder's experiment/; data/critters becomes a link to the shared images. Returns the copy.
 
     The first epochs of model_oc, of which no test needs a copy, stay behind: they are a third of it.
     """
@@ -139,7 +139,7 @@ def copy_place(source, target):
 
 
 def own_data(place):
-    """Replace the link to the shared pictures by a copy that a test may spoil; returns its folder."""
+    """Replace the link to the shared images by a copy that a test may spoil; returns its folder."""
     link = place / "data/critters"
     shared = link.resolve()
     link.unlink()
@@ -151,7 +151,7 @@ def assert_says(message, *words):
     assert all(word in message for word in words), message
 
 
-def mend_labels(data, change):
+def change_labels(data, change):
     table = json.loads((data / "labels.json").read_text())
     change(table)
     (data / "labels.json").write_text(json.dumps(table))
@@ -175,7 +175,7 @@ def commands_of(text):
 
 
 def slow_miou(maps, num_classes):
-    """mIoU of (prediction, truth) maps, class by class; an absent class counts 0."""
+    """mIoU of (prediction, ground truth) maps, class by class; an absent class counts 0."""
     ious = []
     for c in range(num_classes + 1):
         both = sum(((p == c) & (t == c)).sum() for p, t in maps)

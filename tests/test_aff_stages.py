@@ -33,11 +33,11 @@ from tests.stages import (
     assert_says,
     assert_stops_change_nothing,
     call,
+    change_labels,
     copy_place,
     cut,
     files,
     in_two,
-    mend_labels,
     own_data,
     parse,
     refusal,
@@ -56,7 +56,7 @@ ELSEWHERE = ("--crf_dir", "experiment/X/crf", "--init", "X/model_cse")      # fo
 
 @pytest.fixture(scope="module")
 def walked(finished, tmp_path_factory):
-    """Give a copy of `finished` with an AffinityNet and label maps of all pictures. Write nothing in it."""
+    """Give a copy of `finished` with an AffinityNet and label maps of all images. Write nothing in it."""
     place, home = copy_place(finished, tmp_path_factory.mktemp("walked")), os.getcwd()
     os.chdir(place)
     try:
@@ -151,7 +151,7 @@ def test_a_training_item_is_the_authors(golden):
 
 @pytest.fixture
 def quarters(tmp_path):
-    """Give a dataset of one picture of 72x56: red is sure background, green an object, blue unknown; and its set."""
+    """Give a dataset of one image of 72x56: red is sure background, green an object, blue unknown; and its set."""
     (tmp_path / "JPEGImages").mkdir()
     colours = np.array([[0, 1, 2, 1, 2, 0, 1, 0, 1], [1, 0, 2, 2, 1, 0, 0, 1, 2]] * 4)[:7].repeat(8, 0).repeat(8, 1)
     Image.fromarray(255 * np.eye(3, dtype=np.uint8)[colours]).save(tmp_path / "JPEGImages/a.png")
@@ -191,7 +191,7 @@ def test_an_item_depends_on_seed_epoch_and_index_alone(quarters):
 
 
 def test_the_label_maps_are_those_of_a_slow_walk(walked):
-    """A picture cut to 43x61, which is no multiple of 8: the dense matrix squared, pixel by pixel."""
+    """An image cut to 43x61, which is no multiple of 8: the dense matrix squared, pixel by pixel."""
     folder, image_id = walked / "experiment/X", "train_0003"
     network = build(folder / "ckpt/aff_02_24/network.json").eval()
     load_weights(network, folder / "ckpt/aff_02_24/001.pth")
@@ -214,7 +214,7 @@ def test_the_label_maps_are_those_of_a_slow_walk(walked):
 
 
 def test_what_is_written_is_what_wins(walked):
-    """The stage's own PNG beside the walk of the same picture, float16 CAMs and all."""
+    """The stage's own PNG beside the walk of the same image, float16 CAMs and all."""
     folder, layout = walked / "experiment/X", VOCLayout(walked / "data/critters")
     network = build(folder / "ckpt/aff_02_24/network.json").eval()
     load_weights(network, folder / "ckpt/aff_02_24/001.pth")
@@ -351,7 +351,7 @@ def test_the_network_is_made_with_the_flags_and_walks_without_dropout(aff, monke
 
 
 def test_what_the_crf_is_given_is_the_authors(tmp_path, golden):
-    """But for their picture's rounding: the label maps agree as the manifest asks."""
+    """But for their image's rounding: the label maps agree as the manifest asks."""
     pytest.importorskip("pydensecrf")
     stored, start = np.load(golden("set10_random_walk_aeft.npz")), np.load(golden("set10_random_walk_psa.npz"))
     Image.fromarray(start["img"]).save(tmp_path / "a.png")
@@ -413,7 +413,7 @@ def test_the_recipe_voc(voc_place):
     assert "png of experiment/X/rw/04_24 on train: 4 images" in text
 
 
-# ---- strange but honest pictures ----
+# ---- strange but honest images ----
 
 def test_small_pictures_and_pictures_of_no_class(tmp_path, monkeypatch):
     """Smaller than any radius, or without an object: each is trained on and gets its label map."""
@@ -558,7 +558,7 @@ def test_cams_that_do_not_fit(aff):
 
 def test_a_cam_without_its_picture(aff):
     data = own_data(aff)
-    mend_labels(data, lambda table: table.update(ghost=["fox"]))
+    change_labels(data, lambda table: table.update(ghost=["fox"]))
     add_to_list(data, "ghost")
     save_cam("experiment/X/dict/ghost.npz", [1], np.zeros((1, 8, 8)))
     assert_says(refusal("infer_aff", *WALK, "--rw_dir", "new"), "1 of the 13", "JPEGImages", "ghost")
@@ -566,7 +566,7 @@ def test_a_cam_without_its_picture(aff):
 
 def test_labels_that_were_changed(aff):
     data = own_data(aff)
-    mend_labels(data, lambda table: table.update(train_0001=["fox"]))
+    change_labels(data, lambda table: table.update(train_0001=["fox"]))
     for stage, line in (("infer_aff", WALK), ("train_aff", TRAIN)):
         assert_says(refusal(stage, *line), "is stale", "train_0001", "labels.json", "--overwrite")
 
@@ -599,7 +599,7 @@ def test_flags_that_cannot_be_meant(aff, stage, words, says_what):
 def test_a_large_picture_needs_no_dense_matrix(aff):
     """The stage on 1024x1024 pixels in less than 1.5 GB, torch included: the dense T alone has 2 GB."""
     data = own_data(aff)
-    mend_labels(data, lambda table: table.update(large=["fox"]))
+    change_labels(data, lambda table: table.update(large=["fox"]))
     add_to_list(data, "large", "large")
     with Image.open(data / "JPEGImages/train_0000.png") as picture:
         picture.resize((1024, 1024)).save(data / "JPEGImages/large.png")

@@ -16,7 +16,7 @@ from data.layout import VOCLayout
 from networks.cam import CAMNet
 from networks.pretrained import official_state
 from tests.conftest import write_params
-from tests.stages import DEMO, add_to_list, assert_says, call, cut, files, mend_labels, own_data, refusal, small
+from tests.stages import DEMO, add_to_list, assert_says, call, change_labels, cut, files, own_data, refusal, small
 from tools import flags
 from tools.maps import read_cam, read_crf
 
@@ -25,7 +25,7 @@ NARROW = (*NEW, "--width", 0.0625, "--max_epochs", 1)
 
 
 def spoil_jpeg(data, image_id):
-    """Put half a JPEG where the picture was."""
+    """Put half a JPEG where the image was."""
     png = data / f"JPEGImages/{image_id}.png"
     with Image.open(png) as picture:
         picture.save(png.with_suffix(".jpg"))
@@ -44,7 +44,7 @@ def test_no_dataset(place, stage):
 
 def test_a_picture_that_is_not_there(place):
     data = own_data(place)
-    mend_labels(data, lambda table: table.update(ghost=["fox"]))
+    change_labels(data, lambda table: table.update(ghost=["fox"]))
     for split in ("train_aug", "train", "val"):
         add_to_list(data, "ghost", split)
     assert_says(refusal("train", *NEW), "1 of the 13 images", "JPEGImages", "ghost", "take them off the list")
@@ -55,14 +55,14 @@ def test_a_picture_that_is_not_there(place):
 
 def test_an_image_without_labels(place):
     data = own_data(place)
-    mend_labels(data, lambda table: table.pop("train_0002"))
+    change_labels(data, lambda table: table.pop("train_0002"))
     for message in (refusal("train", *NEW), refusal("infer", *DEMO, "--dict", "--dict_dir", "new")):
         assert_says(message, "image without labels: train_0002", "labels.json", "take it off the list")
 
 
 def test_an_unknown_class(place):
     data = own_data(place)
-    mend_labels(data, lambda table: table.update(train_0002=["wolf"]))
+    change_labels(data, lambda table: table.update(train_0002=["wolf"]))
     assert_says(refusal("train", *NEW), "labels.json", "train_0002", "'wolf'", "classes.txt")
 
 
@@ -94,7 +94,7 @@ def test_a_truncated_picture_in_training(place, workers):
 
 
 def test_a_truncated_picture_in_inference(place):
-    """What was done before it stays, and the same command goes on once it is mended."""
+    """What was done before it stays, and the same command resumes once it is fixed."""
     data = own_data(place)
     whole = (data / "JPEGImages/train_0003.png").read_bytes()
     spoil_jpeg(data, "train_0003")
@@ -312,7 +312,7 @@ def test_cams_of_weights_that_were_trained_again(place):
 
 def test_labels_that_were_changed(place):
     data = own_data(place)
-    mend_labels(data, lambda table: table.update(train_0001=["owl"]))
+    change_labels(data, lambda table: table.update(train_0001=["owl"]))
     assert_says(refusal("train", *DEMO, *small("model_oc")), "last.pth was trained on other", "label of 1 image",
                 "train_0001", "labels.json", "--overwrite", "--er_init X/model_oc")
     assert_says(refusal("infer", *DEMO, "--dict"), "dict is stale", "train_0001", "labels.json", "--overwrite")
@@ -474,7 +474,7 @@ def test_the_traceback_can_be_had(place):
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory):
-    """Give a folder with a dataset of pictures of every kind, "a zoo/größe", and an experiment that used it all."""
+    """Give a folder with a dataset of images of every kind, "a zoo/größe", and an experiment that used it all."""
     place = tmp_path_factory.mktemp("a zoo")
     data = place / "größe und mehr"
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
@@ -549,7 +549,7 @@ def test_the_dataset_is_left_as_it_was(zoo):
 def test_a_batch_without_any_class(place):
     """One image alone has a class, so two batches of three have none: training and inference go through."""
     data = own_data(place)
-    mend_labels(data, lambda table: table.update({i: [] for i in table if i != "train_0000"}))
+    change_labels(data, lambda table: table.update({i: [] for i in table if i != "train_0000"}))
     call("train", *DEMO, *small("model_cse"), "--name", "NEW", "--er_init", "X/model_oc", "--cl_init", "X/model_oc",
          "--max_epochs", 1)
     row = json.loads((place / "experiment/NEW/log/train_model_cse.jsonl").read_text())

@@ -1,4 +1,4 @@
-"""CAMs of a picture from eight views: the golden numbers of the authors' code, a slow twin, and what is promised."""
+"""CAMs of an image from eight views: the golden numbers of the authors' code, a slow twin, and what is promised."""
 import numpy as np
 import pytest
 import torch
@@ -125,7 +125,7 @@ def test_images_in_a_row_with_given_and_with_predicted_labels(net, image):
 
 
 @pytest.mark.parametrize(("logits", "expected"), [
-    ([[2, 0.8, 1, -3], [2, -2, 1, -3]], [1, 0, 1, 0]),          # of picture and mirror image the mean counts
+    ([[2, 0.8, 1, -3], [2, -2, 1, -3]], [1, 0, 1, 0]),          # of image and mirror image the mean counts
     ([[-2, -1, -4, -3], [-2, -1, -4, -3]], [0, 1, 0, 0]),       # none is likely: the likeliest
 ])
 def test_predicted_labels(logits, expected):

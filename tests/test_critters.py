@@ -1,4 +1,4 @@
-"""The embedded set: frozen, labelled as drawn, the control alike but for the heads; and its folder whole or absent."""
+"""The embedded images: frozen, labelled as drawn, the control alike but for heads; the folder complete or absent."""
 import hashlib
 import json
 import subprocess
@@ -21,7 +21,7 @@ FROZEN_PLAIN = "4867be88e9239e5046e1ef9ed2dd21400f62e7c81b030e57a84bc933d4043b3a
 
 @pytest.fixture(scope="module")
 def drawn():
-    """The first 24 training pictures of the frozen set, with and without heads: [(image, mask, heads), ...] twice."""
+    """The first 24 training images of the frozen set, with and without heads: [(image, mask, heads), ...] twice."""
     return [[critters.draw(0, "train", i, plain) for i in range(24)] for plain in (False, True)]
 
 
@@ -82,7 +82,7 @@ def test_plain_differs_in_the_heads_alone(drawn):
 
 
 def test_all_classes_in_both_splits(drawn):
-    """They take turns, so that none is rare; with one kind a picture and more, six pictures have them all."""
+    """They take turns, so that none is rare; with one kind an image and more, six images have them all."""
     for pictures in (drawn[0], [critters.draw(0, "val", i) for i in range(6)]):
         assert all(i % 6 + 1 in mask for i, (_, mask, _) in enumerate(pictures))
         assert max(mask.max() for _, mask, _ in pictures) == len(critters.CLASSES) == 6
@@ -138,7 +138,7 @@ def test_a_damaged_set_and_a_strange_folder_are_refused(tmp_path):
 
 
 def test_cut_off_leaves_nothing(tmp_path, monkeypatch):
-    """Whatever picture is being drawn when it ends: the folder is not there, and nothing beside it."""
+    """Whatever image is being drawn when it ends: the folder is not there, and nothing beside it."""
     draw = critters.draw
 
     def cut_off(seed, split, index, plain):

@@ -223,7 +223,7 @@ def test_the_oc_gets_no_gradient_but_passes_one_on(objective, batch):
 
 
 def test_the_erased_picture_is_not_detached(objective, batch):
-    """The gradient is the slope: it goes through OC, erased picture, mask and its maximum."""
+    """The gradient is the slope: it goes through OC, erased image, mask and its maximum."""
     objective = objective.double()
     batch["image"], batch["label"] = batch["image"].double(), batch["label"].double()
     weight = objective.cgnet.fc8.weight

@@ -219,7 +219,7 @@ def test_real_photos(msrc):
     assert layout.ground_truth(ids[0]).shape == read_image(layout.image_path(ids[0])).shape[:2]
 
 
-# --- pictures and ground truth
+# --- images and ground truth
 
 def test_pictures_are_found_and_missed(root):
     layout = VOCLayout(root)

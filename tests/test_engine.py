@@ -347,7 +347,7 @@ def test_what_is_not_finite_stops_the_run_before_it_is_in_the_weights(tmp_path, 
 
 
 def test_a_batch_that_is_not_finite_may_be_left_out(tmp_path):
-    """The picture: it spoils BatchNorm's statistics before the loss shows it."""
+    """The image: it spoils BatchNorm's statistics before the loss shows it."""
     spoiled = {"spoil_at": (5, 6, 9, "the picture"), "ids": IDS}
     with pytest.raises(ValueError, match="epoch 2, step 1: .*image_05.*--skip_nonfinite N"):
         train(tmp_path / "two", skip_nonfinite=2, **spoiled)
@@ -380,7 +380,7 @@ def test_the_count_of_left_out_batches_survives_a_restart(tmp_path):
     assert train(tmp_path)[2].epochs("train_model_oc")[1]["skipped"] == 1
 
 
-# ---- asked to stop, or without pictures ----
+# ---- asked to stop, or without images ----
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 @pytest.mark.parametrize("step", [0, 3, 6, 11])

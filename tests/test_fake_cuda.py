@@ -158,7 +158,7 @@ def test_a_step_on_a_gpu_waits_once(steps, name):
             ("cuda", torch.float32, 0)}
     assert kinds[0] == torch.float32 and kinds[-1] == torch.bfloat16
     look = getattr(MODELS.get(name), "look", None)
-    if look:                # what the pictures of the erasing show
+    if look:                # what the figures of the erasing show
         batch = {key: value.to(CUDA) for key, value in batch_of(name, net).items()}
         with Waits() as waits:
             seen = look(objective, batch)

@@ -1,4 +1,4 @@
-"""Files are whole or absent; a damaged or foreign one is named and runs nothing."""
+"""Files are complete or absent; a damaged or foreign one is named and runs nothing."""
 import json
 import os
 import re

@@ -257,7 +257,7 @@ def odd_annotations(draw):
     return encode(draw, f"{head}{draw(st.sampled_from(DOCTYPES))}<annotation>{body}</annotation>")
 
 
-# ---- pictures ----
+# ---- images ----
 
 TRUTH = Image.fromarray(np.array([[0, 1, 2, 3, 255], [1, 1, 0, 0, 0]], np.uint8))
 TRUTH.putpalette(bytes(range(256)) * 3)

@@ -100,7 +100,7 @@ def test_killed_at_random_moments(whole, killed, judge, kind):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_at_every_file(whole, killed, judge, stage):
-    """In the middle of each writing of a file, after it, and at each picture on which the CAMs are measured.
+    """In the middle of each writing of a file, after it, and at each image on which the CAMs are measured.
 
     Where another stage has gone through the same script or the same loop, the half-written files alone.
     """

@@ -30,7 +30,7 @@ class Numbers(torch.utils.data.Dataset):
 
 @pytest.fixture
 def train_set(tmp_path):
-    """Give a training set of 6 small pictures with 2 classes."""
+    """Give a training set of 6 small images with 2 classes."""
     for folder in ("JPEGImages", "ImageSets/Segmentation"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "classes.txt").write_text("cat\ndog\n")

@@ -13,7 +13,7 @@ from tools.maps import alpha_name, alpha_pair, find_maps, lacking, pair_alphas, 
 
 @pytest.fixture
 def maps():
-    """Give classes 1..C and scores of a picture."""
+    """Give classes 1..C and scores of an image."""
     return np.array([2, 7, 20]), np.random.default_rng(0).random((3, 9, 11), np.float32)
 
 

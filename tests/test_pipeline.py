@@ -231,7 +231,7 @@ def test_reproduce_dry_run(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_reproduce(tmp_path, monkeypatch):
-    """The commands of the recipe demo, on fewer pictures and for one epoch; a second run trains and infers nothing."""
+    """The commands of the recipe demo, on fewer images and for one epoch; a second run trains and infers nothing."""
     monkeypatch.chdir(tmp_path)
     for model in ("model_oc", "model_cse"):
         monkeypatch.setitem(MODELS[model].RECIPES["demo"], "max_epochs", (1, "a test"))
@@ -300,7 +300,7 @@ def test_reproduce(tmp_path, monkeypatch):
 
 
 def test_the_time_of_a_stage_is_that_of_the_work(tmp_path, monkeypatch):
-    """Of a run that failed or was stopped and the one that went on, the sum; of one that found all whole, nothing."""
+    """Of a run that failed or was stopped and the one that resumed, the sum; of one that had nothing to do, nothing."""
     monkeypatch.chdir(tmp_path)
     clock, ends = [0.0], {}
     result = tmp_path / "experiment/X/eval/a.json"
@@ -355,7 +355,7 @@ def test_reproduce_stops_with_the_stage_that_fails(tmp_path):
 
 @pytest.mark.slow
 def test_the_recipe_voc(voc_place):
-    """Every stage on 16 pictures, nothing changed but the width, the crop, the epochs and where the weights come from.
+    """Every stage on 16 images, nothing changed but the width, the crop, the epochs and where the weights come from.
 
     The CRF of 4 of them, those that are measured, takes long enough.
     """

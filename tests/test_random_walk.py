@@ -80,7 +80,7 @@ def test_many_steps_are_the_squared_matrix(authors):
 
 @pytest.mark.parametrize("alpha", [16, 19])
 def test_the_walk_is_aefts(golden, authors, alpha):
-    """Fewer steps, then one CRF iteration on the padded picture with a row for every class."""
+    """Fewer steps, then one CRF iteration on the padded image with a row for every class."""
     stored = np.load(golden("set10_random_walk_aeft.npz"))
     up = upsample(random_walk(start_scores(authors["cams"], alpha), authors["affinity"], logt=6)).numpy()
     np.testing.assert_allclose(up, stored[f"alpha{alpha}_soft_up"], atol=1e-5)
@@ -189,7 +189,7 @@ def test_pooled_scores_of_a_padded_picture():
 
 @pytest.mark.slow
 def test_exact_and_much_faster_than_the_dense_matrix(one_thread):
-    """A picture of 285x380 with three classes: of more, or larger, the dense matrix takes long to square."""
+    """An image of 285x380 with three classes: of more, or larger, the dense matrix takes long to square."""
     h, w = 36, 48
     affinity, scores = affinities(h, w), random_scores(4, h, w)
     matrix = transition(affinity, h, w).to_dense().T.contiguous()

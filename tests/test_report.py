@@ -39,7 +39,7 @@ RESULTS = {"rows": [
 
 
 def make_experiment(home, classes=CLASSES, count=8, size=(60, 80)):
-    """Draw pictures with truth, and an experiment X with the maps of five stages, its logs and its evaluations."""
+    """Draw images with ground truth, and an experiment X with the maps of five stages, its logs and its evaluations."""
     rng = np.random.default_rng(3)
     experiment, data = Experiment(home / "experiment", "X"), home / "data"
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
@@ -110,7 +110,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture
 def own(small, tmp_path, monkeypatch):
-    """Give an experiment of one's own, of three pictures, without a report, and go there."""
+    """Give an experiment of one's own, of three images, without a report, and go there."""
     shutil.copytree(small, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -140,7 +140,7 @@ def notes(data):
 # ---- numbers ----
 
 def slow_iou(prediction, truth):
-    """IoU of each class that is in a picture's truth or prediction, pixel by pixel; 255 is left out."""
+    """IoU of each class that is in an image's ground truth or prediction, pixel by pixel; 255 is left out."""
     hit, either = {}, {}
     for p, t in zip(prediction.ravel().tolist(), truth.ravel().tolist()):
         if t != 255:
@@ -280,7 +280,7 @@ def test_a_folders_record_says_what_it_holds(tmp_path):
         "loop": "crf"}
 
 
-# ---- pictures ----
+# ---- images ----
 
 def decoded(url):
     kind, text = re.fullmatch(r"data:image/(jpeg|png);base64,(.*)", url).groups()
@@ -589,7 +589,7 @@ def test_a_caption_tells_how_much_a_stage_helped_or_hurt(made, browser):
         sign = "▲" if change > .05 else "▼" if change < -.05 else "="
         assert f"{score(row, folder):.1f}" in text and sign in text
         assert sign == "=" or float(text.split(sign)[1]) == pytest.approx(abs(change), abs=.06)
-    # the walk is compared with the CAM that it spread; it is said above the pictures, not below hundreds of them
+    # the walk is compared with the CAM that it spread; it is said above the images, not below hundreds of them
     assert browser.ask("document.body.innerText.indexOf('▲ ▼:') < document.body.innerText.indexOf('worst first')")
     assert "random walk, alphas 4 and 24 against CGNet, CAM;" in browser.ask("document.body.innerText")
 

@@ -24,11 +24,11 @@ from tests.stages import (
     assert_says,
     assert_stops_change_nothing,
     call,
+    change_labels,
     copy_place,
     cut,
     files,
     in_two,
-    mend_labels,
     own_data,
     parse,
     refusal,
@@ -53,7 +53,7 @@ def write_labels(place, folder="rw/02_24"):
 
 
 def see_many_classes(path):
-    """Give weights that have hardly been trained an opinion, or a picture would be background from edge to edge."""
+    """Give weights that have hardly been trained an opinion, or an image would be background from edge to edge."""
     weights = torch.load(path, weights_only=True)
     weights["b9.weight"].normal_(generator=torch.Generator().manual_seed(2))
     weights["b9.weight"] -= weights["b9.weight"].mean(1, keepdim=True)      # of what all features say alike
@@ -158,7 +158,7 @@ def test_evaluation(seg):
 
 
 def test_it_learns_its_labels(seg):
-    """From pictures in which the colour is the class, it learns that, and tells the classes of others."""
+    """From images in which the colour is the class, it learns that, and tells the classes of others."""
     data, truth = own_data(seg), {}
     (data / "colours").mkdir()
     layout = VOCLayout(data)
@@ -299,7 +299,7 @@ def test_labels_that_have_changed_are_other_labels(seg):
 
 @pytest.mark.slow
 def test_torchvisions_network(seg):
-    """From random, at a small crop: it trains, goes on, and tells its classes."""
+    """From random, at a small crop: it trains, resumes, and tells its classes."""
     line = (*SEG, *ELSEWHERE, "--name", "V", "--network", "deeplabv3", "--backbone", "resnet18", "--init", "random",
             "--norm", "train", "--crop", 32, "--max_epochs", 1)
     call("train_seg", *line)
@@ -310,11 +310,11 @@ def test_torchvisions_network(seg):
     assert_says(refusal("train_seg", *line, "--accumulate", 4), "one image alone", "--batch_size", "--accumulate")
 
 
-# ---- any pictures ----
+# ---- any images ----
 
 @pytest.fixture
 def holidays(seg):
-    """Write pictures of all sorts."""
+    """Write images of all sorts."""
     folder, rng = seg / "my holidays", np.random.default_rng(0)
     folder.mkdir()
     picture = Image.fromarray(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8))
@@ -340,7 +340,7 @@ def test_any_pictures(seg, holidays):
     before = files("experiment")
     assert "5 of 5 images are finished" in call("infer_seg", *INFER, "--images", holidays, "--max_side", 128)
     assert files("experiment") == before
-    # A picture that has changed is looked at again; so is a new one, and nothing else.
+    # An image that has changed is looked at again; so is a new one, and nothing else.
     Image.new("RGB", (50, 40)).save(holidays / "turned.JPG")
     Image.new("RGB", (20, 30)).save(holidays / "new.bmp")
     assert "4 of 6 images are finished" in call("infer_seg", *INFER, "--images", holidays, "--max_side", 128)
@@ -472,7 +472,7 @@ def test_other_classes(seg):
     data = own_data(seg)
     names = (data / "classes.txt").read_text().replace("owl", "crow")
     (data / "classes.txt").write_text(names)
-    mend_labels(data, lambda table: table.update(
+    change_labels(data, lambda table: table.update(
         {k: ["crow" if name == "owl" else name for name in names] for k, names in table.items()}))
     assert_says(refusal("infer_seg", *INFER), "was trained on other classes", "owl", "crow", "--data_root")
 
@@ -496,7 +496,7 @@ def test_what_cannot_be_meant(seg, stage, words, says):
 
 @pytest.mark.slow
 def test_the_recipe_voc(voc_place):
-    """Nothing changed but the width, the crop, the epochs, and where the weights come from; the labels are the truth.
+    """Nothing changed but the width, the crop, the epochs, and where weights come from; the labels are ground truth.
     """
     assert parse(config.TrainSeg, ["--name", "X"]).crop == 448
     call("train_seg", "--name", "X", "--width", 0.0625, "--crop", 112, "--max_epochs", 2, "--init", "random",

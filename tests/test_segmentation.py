@@ -1,4 +1,4 @@
-"""What DeepLab learns from and how it is asked: the loss, the averaged views, pictures and labels changed alike."""
+"""What DeepLab learns from and how it is asked: the loss, the averaged views, images and labels changed alike."""
 import numpy as np
 import pytest
 import torch
@@ -110,7 +110,7 @@ def test_processes_make_the_same_step():
     assert_close(sum(gradients) / 2, whole.conv.weight.grad)
 
 
-# ---- scores of a picture ----
+# ---- scores of an image ----
 
 def test_scores_are_the_mean_of_all_views():
     net, image = Linear(), np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
@@ -141,10 +141,10 @@ def test_the_mirror_image_is_turned_back():
     torch.testing.assert_close(scores[1, 0], torch.tensor([.625] * 5 + [.25] * 10 + [.625] * 5))
 
 
-# ---- pictures and labels together ----
+# ---- images and labels together ----
 
 def coloured(height=40, width=60):
-    """A picture whose colour tells the label: in blocks of 10 pixels."""
+    """An image whose colour tells the label: in blocks of 10 pixels."""
     labels = np.random.default_rng(1).integers(0, 4, (height // 10, width // 10), dtype=np.uint8)
     labels = labels.repeat(10, 0).repeat(10, 1)
     return np.stack([labels * 60, labels * 20, 255 - labels * 60], -1).astype(np.uint8), labels
@@ -176,7 +176,7 @@ def test_scaled_labels_are_not_mixed():
 
 
 def test_the_scale_is_drawn_from_its_range():
-    """The share of a crop that the picture covers tells the factor."""
+    """The share of a crop that the image covers tells the factor."""
     image, labels = np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8)
     sides = []
     for seed in range(200):
@@ -226,10 +226,10 @@ def test_an_item_depends_on_seed_epoch_and_index_alone(layout):
         assert not torch.equal(first["label_map"], item(seed, key)["label_map"])
 
 
-# ---- any pictures ----
+# ---- any images ----
 
 def test_names_of_any_pictures(tmp_path):
-    """The name without suffix, but where that would be another picture's."""
+    """The name without suffix, but where that would be another image's."""
     for name in ("b.JPG", "a b.png", "ü.webp", "two.jpg", "two.png", "x.png", "x.png.jpg", "notes.txt", ".hidden.png"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()

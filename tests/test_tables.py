@@ -103,11 +103,21 @@ def test_a_table_resumes_in_the_middle(small, monkeypatch):
     assert ordinary.stat().st_mtime_ns == before
 
 
+def test_a_dry_run_says_why_no_row_can_be_measured(small):
+    place, commands = small
+    shutil.rmtree(place / "data/critters/SegmentationClass")
+    assert_says(refusal("reproduce", *LINE, "--dry_run"), "data/critters/SegmentationClass", "--measured")
+    assert not commands
+
+
 # ---- several rows at once ----
 
 CHAINS = {name: (1, [SimpleNamespace(flags=words)]) for name, words in {
     "X-ordinary-s1": ("--crop", "64"), "X-cse-s1": ("--cl_init", "X-ordinary-s1/model_oc"),
     "X-agnostic-s1": ("--cl_init", "X-ordinary-s1/model_oc"), "X-aeft-s1": ()}.items()}
+
+
+ONE_FIRST = {name: chain for name, chain in CHAINS.items() if "aeft" not in name}       # the others start from it
 
 
 @pytest.fixture(autouse=True)
@@ -118,10 +128,10 @@ def forget():
         pass
 
 
-def side_by_side(run):
+def side_by_side(run, chains=CHAINS):
     settings = parse(reproduce.config.Reproduce, ["--name", "X", "--table", "methods", "--at_once", "2"])
     ended = {}
-    reproduce.run_side_by_side(settings, reproduce.starts_of(CHAINS), run, ended)
+    reproduce.run_side_by_side(settings, reproduce.starts_of(chains), run, ended)
     return ended
 
 
@@ -140,16 +150,18 @@ def test_rows_run_side_by_side_after_what_they_start_from(capsys):
     assert sum("X-ordinary-s1 failed" in line and "no memory" in line for line in lines) == 1
 
 
-def test_a_row_prints_to_its_experiment_with_its_share_of_the_threads(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("chains", "share_of_the_first"), [(CHAINS, "3"), (ONE_FIRST, "6")])
+def test_a_row_prints_to_its_file_with_its_share_of_the_threads(chains, share_of_the_first, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     monkeypatch.setattr(reproduce, "cores", lambda: 6)
     (tmp_path / "tell.py").write_text("import os, sys; print(os.environ['OMP_NUM_THREADS']); sys.exit('and why')")
-    codes = side_by_side(lambda name, stage: [stage(["-m", "tell"], None) for _ in range(2)])
-    assert codes == dict.fromkeys(CHAINS, [1, 1])
-    for name in CHAINS:
-        assert Path(f"experiment/{name}/log/output.txt").read_text().split("\n") == ["3", "and why"] * 2 + [""]
+    codes = side_by_side(lambda name, stage: [stage(["-m", "tell"], None) for _ in range(2)], chains)
+    assert codes == dict.fromkeys(chains, [1, 1])
+    for name in chains:
+        share = share_of_the_first if "ordinary" in name else "3"
+        assert Path(f"experiment/{name}/log/output.txt").read_text().split("\n") == [share, "and why"] * 2 + [""]
 
 
 def test_a_stage_that_is_asked_to_stop_stops_the_rows_beside_it(tmp_path, monkeypatch):

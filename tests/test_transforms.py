@@ -12,7 +12,7 @@ from tests.conftest import SHARED
 
 
 def picture(height=60, width=80, seed=0):
-    """Draw a smooth random picture: uint8 (height, width, 3)."""
+    """Draw a smooth random image: uint8 (height, width, 3)."""
     coarse = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -171,7 +171,7 @@ def test_augment_can_leave_the_jitter_out():
 
 
 def test_only_the_picture_is_jittered():
-    """Of what AffinityNet and DeepLab learn from: at the picture's own size the colours are jitter's, to the bit."""
+    """Of what AffinityNet and DeepLab learn from: at the image's own size the colours are jitter's, to the bit."""
     image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     labels = np.random.default_rng(1).integers(0, 3, (24, 24), dtype=np.uint8)
     amounts = (0.3, 0.2, 0.1, 0.05)

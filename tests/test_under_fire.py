@@ -1,6 +1,6 @@
 """A stage under fire: signals, lost processes, full disks, datasets that vanish, two runs at once.
 
-It ends with a clear message and no traceback, what is on disk is whole, and the same command goes on to the same files.
+It ends with a clear message and no traceback; files are complete; the same command resumes, to the same files.
 """
 import errno
 import json
@@ -35,7 +35,7 @@ MAPS = ("--dict", "--crf", "--alphas", 24, "--crf_iterations", 2, "--scales", 0.
 
 @pytest.fixture(scope="module")
 def runs(whole, zygote, tmp_path_factory):
-    """Give the runs of `whole` and more such: a training of twelve steps, maps of six pictures, two evaluations."""
+    """Give the runs of `whole` and more such: a training of twelve steps, maps of six images, two evaluations."""
     more = {"steps": (whole["model_cse"].before, (*STAGES["model_cse"], "--batch_size", 1)),
             "maps": (whole["infer"].before, ("infer", *DEMO, *MAPS)),
             "cam": (whole["infer"].after, ("evaluation", *DEMO, "--list", "val")),
@@ -71,7 +71,7 @@ def assert_said(result, code, *words):
 
 
 def assert_ended(result, place, code, *words):
-    """Check how a run ended, what it said, and that what it left is whole."""
+    """Check how a run ended, what it said, and that what it left is complete."""
     assert_said(result, code, *words)
     assert_whole(place)
 
@@ -322,7 +322,7 @@ def test_a_limit_on_the_size_of_files(runs, zygote, tmp_path, stage, limit, file
     assert_goes_on(zygote, place, run)
 
 
-# ---- what the pictures may do ----
+# ---- what the images may do ----
 
 NO_MEMORY = "/proc/self/mem"         # at its beginning no memory is: reading there is an I/O error
 
@@ -334,7 +334,7 @@ def vanish(place):
 
 
 def fail(place):
-    """Let the reading of all pictures and truths fail as on a dying disk; returns what mends it."""
+    """Let the reading of all images and label maps fail as on a dying disk; returns what ends that."""
     data = (place / "data").resolve()
     (place / "data").unlink()
     shutil.copytree(data, place / "data")
@@ -506,7 +506,7 @@ def hooked(place, at, do, condition="True"):
 
 
 def test_torchrun(two, zygote, tmp_path):
-    """One of its processes is killed, or it is asked to stop itself: all end, and the same command goes on."""
+    """One of its processes is killed, or it is asked to stop itself: all end, and the same command resumes."""
     run, place = two["model_cse"], prepared(tmp_path, two["model_cse"])
     words = (find_spec("torch.distributed.run").origin.removesuffix(".py"), "--standalone", "--nproc_per_node=2",
              ROOT / "train.py", *run.words[1:], *SELDOM)
@@ -519,7 +519,7 @@ def test_torchrun(two, zygote, tmp_path):
         assert not re.search(f'File "{re.escape(str(ROOT))}/(?!tests/|\\.venv/)', result.output), result.output
         assert_whole(place, killed=True)
     assert step(place) == 5
-    # That torchrun goes on has been seen; to the end it goes without, which takes a tenth of the time.
+    # That torchrun resumes was seen above; to the end it runs without, which takes a tenth of the time.
     in_two(zygote, place, *run.words)
     assert not difference(place, run.left)
 

@@ -1,4 +1,4 @@
-"""Pictures for people: their sizes, that odd inputs do not stop a run, and the names of the paper's three cases."""
+"""Images for people: their sizes, that odd inputs do not stop a run, and the names of the paper's three cases."""
 import numpy as np
 import pytest
 from PIL import Image

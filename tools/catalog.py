@@ -16,7 +16,7 @@ AFTER_CAMS = {
     "CRF": "moves the borders of a CAM to edges of colour in the image. The larger alpha is, the less becomes "
            "background.",
     "random walk": "spreads a CAM to neighbouring pixels that belong to the same object; a network, AffinityNet, "
-                   "learns from the CRF's maps which do. The result is the pseudo label.",
+                   "learns from the CRF's maps which pixels those are. The result is the pseudo label.",
     "DeepLab": "is a segmentation network that learns from the pseudo labels as if they were ground truth. Then it "
                "needs the image alone, not the names of its classes."}
 

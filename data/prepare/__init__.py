@@ -1,4 +1,4 @@
-"""Make a dataset folder that every stage reads; data/layout.py says what lies in it.
+"""Make a dataset folder that every stage reads, or check one; docs/files.md says what lies in it.
 
 A command is a file here: add_arguments(parser) defines its flags; run(args) does the work, prints what came of it and
 raises ValueError or OSError with what to do.
@@ -12,8 +12,10 @@ COMMANDS = {"check": check, "coco": coco, "critters": critters, "folder": folder
 
 
 def main(words=None):
-    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser = argparse.ArgumentParser(
+        prog="python -m data.prepare", description=__doc__.splitlines()[0],
+        epilog="python -m data.prepare COMMAND --help says what it reads and writes, with examples")
+    commands = parser.add_subparsers(dest="command", required=True, metavar=f"{{{','.join(COMMANDS)}}}")
     for name, command in COMMANDS.items():
         summary, _, rest = command.__doc__.partition("\n")
         command.add_arguments(commands.add_parser(name, help=summary.rstrip("."), description=f"{summary}\n{rest}",

@@ -1,4 +1,4 @@
-"""Draw the embedded set: six kinds of creature, 128x128; some ten seconds.
+"""Generate the embedded images, the critters: six kinds of creature, 128x128; in some ten seconds.
 
 Writes  ROOT/JPEGImages/ID.png  SegmentationClass/ID.png  ImageSets/Segmentation/  classes.txt  labels.json
         ROOT/Heads/ID.png           critters' heads, black and white: for judging the set, read by no stage
@@ -26,7 +26,7 @@ LISTS = "ImageSets/Segmentation"
 
 def add_arguments(parser):
     parser.add_argument("--out", type=Path, help="folder; without it data/critters, with --plain data/critters_plain")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing; 0 is the frozen set")
+    parser.add_argument("--seed", type=int, default=0, help="of what is generated; 0 is the frozen set")
     parser.add_argument("--plain", action="store_true", help="the same without heads: a control")
     parser.add_argument("--train", type=int, default=400, metavar="N", help="training images")
     parser.add_argument("--val", type=int, default=100, metavar="N", help="validation images")
@@ -62,12 +62,12 @@ def is_there(root, made_by, splits):
 
 
 def write_critters(root, made_by, splits):
-    """Draw the splits {split: [ID, ...]} into the empty folder `root`."""
+    """Generate the splits {split: [ID, ...]} into the empty folder `root`."""
     for folder in (*FOLDERS, LISTS):
         (root / folder).mkdir(parents=True)
     labels = {}
     drawings = [(split, i, image_id) for split, ids in splits.items() for i, image_id in enumerate(ids)]
-    for split, i, image_id in tqdm(drawings, desc="drawing critters", unit="image"):
+    for split, i, image_id in tqdm(drawings, desc="generating critters", unit="image"):
         image, mask, heads = critters.draw(made_by["seed"], split, i, made_by["plain"])
         labels[image_id] = [critters.CLASSES[k - 1] for k in np.unique(mask) if k]
         ground_truth = Image.fromarray(mask)

@@ -65,7 +65,8 @@ def add_arguments(parser):
     parser.add_argument("--lists", type=Path, metavar="DIR", help="folder of lists, train.txt and val.txt, instead of "
                         "a split by --val_share and --seed")
     parser.add_argument("--copy", action="store_true", help="copy the photos instead of linking to them")
-    parser.add_argument("--leave_out", action="store_true", help="go on without photos and masks that cannot be used")
+    parser.add_argument("--leave_out", action="store_true",
+                        help="continue without photos and masks that cannot be used")
     parser.add_argument("--file_column", metavar="NAME", help="column of a CSV that names the photos, if it is "
                         "not found")
     parser.add_argument("--label_columns", nargs="+", default=[], metavar="NAME", help="column of a CSV that holds the "
