@@ -1,7 +1,7 @@
 """What train.py can train. A model is a file here, a file in methods/ with its objective, and a line in MODELS.
 
 TITLE       what people call it
-SUFFIX      of the folders in which infer.py writes its maps ("_quiet": dict_quiet, crf_quiet); "" for one model alone
+SUFFIX      of the folders in which infer.py writes its maps ("_mine": dict_mine, crf_mine); "" for one model alone
 Settings    config.Train and the fields that only this model has; those of the models here are in config_models.py
 RECIPES     {recipe: {field: (value, reason)}}: what a recipe changes for this model; voc's changes hold in all recipes
 start(settings, experiment, layout)     its networks with their first weights -> the trained network, its objective,

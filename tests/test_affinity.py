@@ -227,6 +227,7 @@ def slow_pairs(h, w, radius):
             for y, x in half_disc]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(5, 9), (6, 13), (14, 11)])
 @pytest.mark.parametrize("radius", [2, 3, 5])
 def test_pairs_equal_a_loop_over_cells(size, radius):

@@ -42,6 +42,7 @@ def lite():
 
 # ---- the promise ----
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stride", "channels", "strides"), [
     ("resnet38d", 8, (64, 128, 512), (8, 8, 8)), ("resnet50", 8, (512, 1024, 2048), (8, 8, 8)),
     (LITE, 16, (40, 112, 320), (8, 16, 16)), (LITE, 32, (40, 112, 320), (8, 16, 32)),
@@ -71,6 +72,7 @@ def test_what_is_frozen(name):
     assert all(p.requires_grad for p in everything.parameters()) and all(m.training for m in everything.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [CAMNet, AffinityNet, LargeFOV, DeepLabV3])
 @pytest.mark.parametrize("name", [LITE, "convnext_atto"])
 def test_every_head_works_on_it_and_comes_back_from_disk(head, name, tmp_path):
@@ -227,6 +229,7 @@ def lite_with_its_classifier(stride):
     return net, classify
 
 
+@pytest.mark.slow
 @needs_wheel
 @needs_photos
 def test_the_wheels_weights_give_the_logits_of_the_network_they_were_made_for():
@@ -264,6 +267,7 @@ def test_variances_of_zero_are_dead_channels_and_those_below_are_refused():
         load_weights(net, state)
 
 
+@pytest.mark.slow
 @needs_wheel
 @pytest.mark.parametrize(("other", "size"), [("resnet38d", {"width": 0.0625}), ("resnet18", {}),
                                              ("tf_efficientnet_lite1", {})])
@@ -275,6 +279,7 @@ def test_weights_of_another_backbone_are_refused(other, size):
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters()))
 
 
+@pytest.mark.slow
 def test_pretrained_is_looked_into_first(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     net = backbones.build("resnet18", 8)

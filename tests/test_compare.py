@@ -63,6 +63,7 @@ def compare(*words, page="experiment/X/compare.html"):
     return data_in(page)
 
 
+@pytest.mark.slow
 def test_the_same_images_in_columns_as_given(own):
     names = ["Y", "X", "N-ordinary-s4242", "X/rw/04_24"]
     data = compare(*names, page="experiment/Y/compare.html")

@@ -332,6 +332,7 @@ else:
 LEAVES = {"pass": (0, ""), "sys.exit(75)": (75, ""), "raise ValueError('no picture')": (1, "error: no picture\n")}
 
 
+@pytest.mark.slow
 def test_one_of_several_processes_ends_before_python_is_taken_down(tmp_path):
     """A thread of the process group would abort it then. What is printed, and registered for the end, still comes."""
     cases = [(leave, several) for leave in LEAVES for several in (True, False)]

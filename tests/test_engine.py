@@ -382,6 +382,7 @@ def test_the_count_of_left_out_batches_survives_a_restart(tmp_path):
 
 # ---- asked to stop, or without images ----
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 @pytest.mark.parametrize("step", [0, 3, 6, 11])
 def test_asked_to_stop_it_ends_the_step_and_saves(tmp_path, capsys, number, step):

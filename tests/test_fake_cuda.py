@@ -144,6 +144,7 @@ def steps(tmp_path, monkeypatch):
 ONE = ["tools/engine.py _checked"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*OBJECTIVES, *CHOICES])
 def test_a_step_on_a_gpu_waits_once(steps, name):
     objective = (OBJECTIVES | CHOICES)[name](network)
@@ -199,8 +200,8 @@ def test_each_of_processes_that_share_a_batch_waits_once(steps, monkeypatch):
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", *(
-    pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "convnext_tiny"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet50", "convnext_tiny"])
 def test_every_head_runs_on_a_backbone_of_timm(name):
     with _disable_current_modes():
         backbone = backbones.build(name, output_stride=16)
@@ -269,6 +270,7 @@ def infer(net, function):
         yield found, waits.places
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["CAMNet", "GPPNet"])
 def test_the_maps_of_an_image_wait_once_when_all_views_are_on_their_way(kind):
     size, label = (80, 96), torch.tensor([1.0, 0.0, 1.0])
@@ -305,6 +307,7 @@ def test_the_random_walk_waits_once(monkeypatch):
         assert places == ["methods/random_walk.py transition"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["LargeFOV", "DeepLabV3"])
 def test_the_segmentation_waits_for_finished_scores_alone(kind):
     settings, image = SimpleNamespace(tile=64, scales=(1,), crf=False), np.zeros((64, 96, 3), np.uint8)

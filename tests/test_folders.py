@@ -369,6 +369,7 @@ def large(path, size=(20000, 10000), **options):
     Image.new("L", size, 90).save(path, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
 def test_a_large_photo_is_called_large(tmp_path, name):
     large(tmp_path / name)

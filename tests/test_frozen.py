@@ -155,6 +155,7 @@ def test_networks_keep_half_and_compute_the_same(name, stride, frozen):
     assert kept[0] < 0.7 * kept[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(("name", "stride", "precision"), [
     *((*backbone, "fp32") for backbone in BACKBONES[:2]), ("resnet38d", 8, "bf16")])
@@ -193,6 +194,7 @@ def test_a_residual_unit_keeps_what_its_convolutions_are_given_and_no_more(unit)
     assert kept == sum(given.values()) + noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [Block(4, 6, 8, 2, 1, 1), Bottleneck(4, 8, 0.5, 1)])
 def test_a_compiled_unit_of_the_frozen_classifier(unit):
     """With the ReLU that keeps a byte an element: no graph is cut at it."""

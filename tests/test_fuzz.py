@@ -685,6 +685,7 @@ HALVES = [(name, how) for name in KINDS for how in ("odd", "damaged")]
 SHARES = {half: (CASES + i) // len(HALVES) for i, half in enumerate(HALVES)}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("name", "how"), HALVES)
 def test_a_file_is_read_right_or_refused_by_name(tmp_path, name, how):

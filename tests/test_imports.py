@@ -183,6 +183,7 @@ def run_and_list(cwd, *words):
     return done.returncode, said[-1], set(loaded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [*((f"{stage}.py",) for stage in sorted(STAGES)), ("-m", "data.prepare"),
                                      ("-m", "networks.pretrained"), ("train.py", "--model", "aeft_gpp")], ids=" ".join)
 def test_help_comes_before_torch(command):
@@ -191,6 +192,7 @@ def test_help_comes_before_torch(command):
     assert "PIL" not in loaded or command[0] in ("estimate.py", "reproduce.py", "-m")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words, said", [
     (("train.py", "--name", "X", "--no_such"), "--no_such"), (("train.py", "--name", "X", "--lr", -1), "--lr"),
     (("train.py", "--name", "X", "--T", 3), "--model aeft_gpp"), (("train.py", "--model", "no_such"), "model_oc"),

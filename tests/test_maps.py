@@ -193,6 +193,7 @@ def test_other_dicts_are_refused(tmp_path, table):
         read_cam(tmp_path / "a.npy")
 
 
+@pytest.mark.slow
 def test_a_deep_key_is_refused(tmp_path):
     """Python's own hash of so deep a tuple crashes."""
     np.save(tmp_path / "a.npy", np.array({}, dtype=object))
@@ -202,6 +203,7 @@ def test_a_deep_key_is_refused(tmp_path):
         read_cam(tmp_path / "a.npy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cam.npz", "cam.npy", "crf.npz", "crf.npy"])
 def test_cut_or_altered_maps_are_named(tmp_path, maps, name):
     path = tmp_path / name

@@ -497,6 +497,7 @@ def test_pycocotools_is_asked_for_by_name(tmp_path, monkeypatch):
 sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="COCO's sample is not in ../shared/data/coco_sample")
 
 
+@pytest.mark.slow
 @sample
 def test_real_photos_against_pycocotools(tmp_path, capsys):
     """60 photos: the label maps are what pycocotools' own masks make, objects by falling area, crowds below."""

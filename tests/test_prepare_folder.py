@@ -715,6 +715,7 @@ def wait_for_its_processes(group):
             time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_killed_and_run_again(place):
     """It resumes: no list before the end, no temporary file after it, the same dataset."""
     for i in range(7, 400):

@@ -503,6 +503,7 @@ def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch, server):
 
 # ---- the field's own files ----
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FIELD.is_dir(), reason="the field's lists are not in ../shared/data/voc_lists")
 def test_the_fields_lists_and_labels(tmp_path, capsys):
     """10,582 images of train_aug, and the labels of irn's cls_labels.npy; the photos are empty files here."""
@@ -523,6 +524,7 @@ def test_the_fields_lists_and_labels(tmp_path, capsys):
     assert "10581" in refused("--root", root, "--lists", half)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "data/voc").is_dir(), reason="the VOC photos are not in ../shared/data/voc")
 def test_photos_of_voc_with_another_split(tmp_path, capsys):
     """Real photos with lists of their own, and the field's cls_labels.npy."""

@@ -85,6 +85,7 @@ BARS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BARS)
 @pytest.mark.parametrize("error", ["ValueError('a.jpg is damaged: fix it')", "RuntimeError('can\\'t allocate memory')",
                                    "KeyboardInterrupt()"], ids=["value", "memory", "ctrl-c"])

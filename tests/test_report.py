@@ -551,6 +551,7 @@ def score(row, folder, c=None):
     return stage["iou"].get(str(c)) if c else stage["miou"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worst", [False, True])
 @pytest.mark.parametrize("name", [None, "dog"])
 def test_sorting_and_filtering_change_what_is_shown(made, browser, name, worst):
@@ -735,6 +736,7 @@ def test_what_only_an_evaluation_tells_is_marked_in_the_table(made, browser):
     assert "only in eval/png_seg_train.json" in "".join(rows) and "eval" not in rows[0]
 
 
+@pytest.mark.slow
 def test_light_and_dark(made, browser, tmp_path):
     """By the system's wish and by the switch: the paper is light or dark, and the ink the other."""
     def brightness(fragment, dark, media="screen"):

@@ -62,10 +62,12 @@ def assert_forward(net, stored, prefix):
         np.testing.assert_allclose(logits[0], stored[f"{prefix}_logits_{size}"], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_forward_of_the_cgnet(golden, paper_net):
     assert_forward(paper_net, np.load(golden("set01_resnet38d_forward.npz")), "er")
 
 
+@pytest.mark.slow
 def test_forward_of_the_classifier(golden):
     assert_forward(full_size("cl/"), np.load(golden("set01_resnet38d_forward.npz")), "cl")
 

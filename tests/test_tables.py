@@ -55,6 +55,7 @@ def small(tmp_path, monkeypatch):
     return tmp_path, commands
 
 
+@pytest.mark.slow
 def test_a_table(small):
     place, commands = small
     text = call("reproduce", *LINE, *SHORT)
@@ -88,6 +89,7 @@ def test_a_table(small):
     assert again.splitlines()[-10:] == text.splitlines()[-10:]
 
 
+@pytest.mark.slow
 def test_a_table_resumes_in_the_middle(small, monkeypatch):
     place, commands = small
     monkeypatch.setitem(tables.TABLES, "small", {variant: SMALL[variant] for variant in ("ordinary", "cse")})

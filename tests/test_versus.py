@@ -44,6 +44,7 @@ def test_what_is_measured_is_the_call_alone_with_its_children(capsys):
     assert alone > 0.02 > json.loads(capsys.readouterr().out)["seconds"]
 
 
+@pytest.mark.slow
 def test_the_cheapest_line_against_the_revision_itself(tmp_path):
     if not (ROOT / ".git").exists():
         pytest.skip("not a git repository")

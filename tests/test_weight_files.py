@@ -100,6 +100,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_state_is_found_wherever_it_lies(net, state, tmp_path, form):
     torch.save(FORMS[form](state), tmp_path / "w.pth")
@@ -111,6 +112,7 @@ def test_a_state_is_found_wherever_it_lies(net, state, tmp_path, form):
     assert len(report["unused"]) == (len(state) if form.startswith("EMA") else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.pth.tar", "w.ckpt", "w.bin", "W.PTH", "w", "w.model"])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_the_ending_does_not_matter(net, state, tmp_path, name, zipped):
@@ -242,6 +244,7 @@ def test_our_networks_are_recognised(make, head, classes):
         assert (found.head, found.classes, found.backbone["width"]) == (head, classes, WIDTH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "seresnet50", "tf_efficientnet_lite0", "tf_efficientnet_b0"])
 def test_timms_networks_are_recognised(name):
     import timm
@@ -252,6 +255,7 @@ def test_timms_networks_are_recognised(name):
     assert f"--backbone {name}" in found.flags()
 
 
+@pytest.mark.slow
 def test_a_network_of_torchvision_goes_into_a_training(tmp_path, capsys, monkeypatch):
     from torchvision.models import resnet18
     monkeypatch.chdir(tmp_path)
@@ -308,6 +312,7 @@ def test_the_report_of_damaged_values_and_of_a_params(state, golden, tmp_path, c
     assert "MXNet's .params" in text and weight_files.sha256(path) in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["out.pth", "out.safetensors"])
 @pytest.mark.parametrize("form", ["Lightning with own names", "an unknown place", "module.", "model.module."])
 def test_conversion_is_plain_and_loads_everywhere(net, state, tmp_path, capsys, target, form):
