@@ -1,6 +1,6 @@
 # make demo   set up, generate the embedded images, run every stage on them, print the table, say where to look
 # make test   set up, run the tests: two processes of one thread each, for small tensors gain nothing from more
-# make check  the tests that take no trained network and no stage in a process of its own: about a minute
+# make check  the tests that take no second each, no trained network and no stage in a process of its own: a minute or two
 # make setup  .venv/ with everything in requirements.txt
 
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \

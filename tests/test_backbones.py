@@ -59,6 +59,7 @@ def test_three_maps_cover_the_image(name, stride, channels, strides):
             assert torch.isfinite(tap).all(), size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [LITE, "resnet18", "convnext_atto"])
 def test_what_is_frozen(name):
     net = backbones.build(name, 16).eval().train()

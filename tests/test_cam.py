@@ -141,6 +141,7 @@ def test_background():
     assert torch.equal(background(torch.zeros(0, 2, 3), 6), torch.ones(1, 2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_network_placed_for_inference_gives_the_same_cams(precision):
     torch.manual_seed(2)

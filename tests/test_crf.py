@@ -253,6 +253,7 @@ def test_a_killed_child_is_an_error_not_a_hang(compiled, no_hang, delay):
         list(refine_all([job(load, alphas=(4, 24), key="2007_000032"), job()], 1, iterations=1000))
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("way", ["exception", "close", "forgotten"])
 def test_a_loop_that_ends_early_ends_the_children_at_once(compiled, no_hang, way):

@@ -32,6 +32,7 @@ def root(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_the_pictures_are_frozen(drawn):
     """Other pixels are another dataset: no result of this one would hold for it."""
     for pictures, frozen in zip(drawn, (FROZEN, FROZEN_PLAIN)):

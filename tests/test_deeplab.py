@@ -98,6 +98,7 @@ def test_deeplabv3_promises_the_same(resnet50):
     assert resnet50.backbone(torch.rand(1, 3, 33, 50))[2].shape == (1, 2048, 5, 7)          # an eighth, too
 
 
+@pytest.mark.slow
 def test_its_head_on_its_backbone_is_torchvisions_network(resnet50):
     """On an image whose sides are multiples of 8, and without the shift that puts features onto what they show."""
     from torchvision.models import segmentation

@@ -147,6 +147,7 @@ def test_killed_while_an_epoch_is_measured_it_is_measured_after_the_restart(tmp_
     assert without_times(rows) == without_times(whole[2].epochs("train_model_oc"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [0, 1, 6, 8, 11])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, killed_at):
     whole = train(tmp_path / "whole")

@@ -291,6 +291,7 @@ def test_the_maps_of_an_image_wait_once_when_all_views_are_on_their_way(kind):
             *["methods/erase_rounds.py erase_rounds"] * 2]          # one a round
 
 
+@pytest.mark.slow
 def test_the_random_walk_waits_once(monkeypatch):
     """For the number of its matrix's entries. The product with it is one with a full matrix here."""
     def full(*given):

@@ -184,6 +184,7 @@ def test_an_exif_rotated_photo_whose_mask_is_not(root, check, orientation):
     assert made.ground_truth("1").shape == (12, 8) and made.ids("val") == ["4", "5"]
 
 
+@pytest.mark.slow
 def test_large_photos(root, check):
     """Above Pillow's own limit a photo is no error: the stages read it with --max_side."""
     Image.new("L", (12000, 9000)).save(root / "JPEGImages/4.jpg", quality=5)

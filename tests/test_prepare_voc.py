@@ -316,6 +316,7 @@ def test_a_program_among_the_labels_is_refused(root, tmp_path, inside):
     assert "mkdir" in message and not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_label_arrays_that_are_damaged(tmp_path):
     path = tmp_path / "cls_labels.npy"
     np.save(path, as_object(arrays()), allow_pickle=True)

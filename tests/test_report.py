@@ -161,6 +161,7 @@ def slow_labels(folder, image_id):
     return np.array([[winner[y, x] if best[y, x] > .5 else 0 for x in range(80)] for y in range(60)])
 
 
+@pytest.mark.slow
 def test_the_scores_of_the_pictures_equal_slow_ones(made):
     data = data_of(made)
     assert [column["folder"] for column in data["columns"]] == FOLDERS
@@ -379,6 +380,7 @@ def test_what_is_missing_is_named_in_the_order_in_which_it_is_made(own):
     assert "--label_dir rw/04_24 --train_list train " in commands[6]
 
 
+@pytest.mark.slow
 def test_of_a_chain_made_by_hand_nothing_is_missing(own, browser):
     (own / "experiment/X/results.json").unlink()
     assert report()["notes"] == []
@@ -774,6 +776,7 @@ def test_an_address_with_nonsense_shows_the_list(made, browser):
         "auto", "best", "list", "", "activation", "alone"]
 
 
+@pytest.mark.slow
 def test_planted_names_are_text_in_the_browser(tmp_path, browser):
     make_experiment(tmp_path, PLANTED, count=4)
     with chdir(tmp_path):

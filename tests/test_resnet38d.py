@@ -221,6 +221,7 @@ def backward(norm, checkpointed):
     return {n: p.grad for n, p in net.named_parameters() if p.grad is not None}, dict(net.named_buffers()), before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["frozen", "train"])
 def test_checkpointed_blocks_give_the_same_bits_in_less_memory(norm):
     (gradients, buffers, kept), (same, once, less) = backward(norm, False), backward(norm, True)
