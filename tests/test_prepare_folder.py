@@ -219,10 +219,11 @@ def test_a_name_that_leads_out_of_the_folder(place, name, capsys):
     assert labels_of(layout) == {"1": ["fox"]} and [p.name for p in (layout.root / "JPEGImages").iterdir()] == ["1.jpg"]
 
 
-def test_absolute_names_lead_nowhere(place):
+def test_absolute_names_lead_nowhere(place, capsys):
     photo(place / "secret/9.jpg")
     write(f"file,label\n1.jpg,fox\n{place}/secret/9.jpg,fox\n")
     refused()
+    assert_says(capsys.readouterr().out, "secret/9.jpg", "not in photos")
 
 
 def test_names_that_may_be_two_photos(place, capsys):
