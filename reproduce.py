@@ -154,7 +154,7 @@ def run_side_by_side(settings, starts, run, ended):
 
     def run_apart(name, threads):
         if interrupt.asked():
-            interrupt.leave()
+            interrupt.leave(said=True)
         output = Experiment(settings.experiment_root, name) / OUTPUT
         say(f"{name} begins; what it prints is in {output}")
         return run(name, partial(wait_for, output=output, threads=threads))
@@ -174,10 +174,12 @@ def run_side_by_side(settings, starts, run, ended):
                     left = (time.monotonic() - began) / len(ended) * (len(starts) - len(ended))
                     say(f"{name} {f'failed: {ended[name]}' if ended[name] else 'is complete'}\n{len(ended)} of "
                         f"{len(starts)} rows have ended, about {duration(left)} left")
-        except BaseException:       # a stage that was asked to stop, too
+        except BaseException as error:      # a stage that was asked to stop, too
             interrupt.ask()         # or a row that is between two stages would begin the next
             pool.shutdown(wait=False, cancel_futures=True)
             end_stages()
+            if isinstance(error, SystemExit):       # of a row: they all say nothing, and this process once
+                interrupt.leave()
             raise
 
 
@@ -300,7 +302,7 @@ def wait_for(command, message=None, output=None, threads=None):
     threads  of the processor that the stage may take, unless the user's environment says it
     """
     if interrupt.asked():
-        interrupt.leave()
+        interrupt.leave(said=bool(output))
     root = Path(__file__).resolve().parent
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
                                 interrupt.EXIT_CODE: str(STOPPED)}
@@ -320,7 +322,7 @@ def wait_for(command, message=None, output=None, threads=None):
         code = stage.wait()
         running_stages.discard(stage)
     if interrupt.asked() or code == STOPPED:
-        interrupt.leave()
+        interrupt.leave(said=output or code == STOPPED)     # by run_side_by_side, or by the stage itself
     return code
 
 

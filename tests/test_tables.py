@@ -16,6 +16,7 @@ import results
 import tables
 from models import MODELS
 from tests.stages import ALPHAS, DEMO, assert_says, call, files, parse, refusal, small_critters
+from tests.zygote import PATIENCE
 from tools import flags
 from tools.activation import FIGURES
 from tools.files import write_json
@@ -140,7 +141,7 @@ def side_by_side(run, chains=CHAINS):
 def test_rows_run_side_by_side_after_what_they_start_from(capsys):
     """Each pair meets at a barrier: neither would pass it alone."""
     meetings = {name: barrier for names in (("X-ordinary-s1", "X-aeft-s1"), ("X-cse-s1", "X-agnostic-s1"))
-                for barrier in [threading.Barrier(2, timeout=60)] for name in names}
+                for barrier in [threading.Barrier(2, timeout=PATIENCE)] for name in names}
 
     def run(name, stage):
         meetings[name].wait()
@@ -166,7 +167,7 @@ def test_a_row_prints_to_its_file_with_its_share_of_the_threads(chains, share_of
         assert Path(f"experiment/{name}/log/output.txt").read_text().split("\n") == [share, "and why"] * 2 + [""]
 
 
-def test_a_stage_that_is_asked_to_stop_stops_the_rows_beside_it(tmp_path, monkeypatch):
+def test_a_stage_that_is_asked_to_stop_stops_the_rows_beside_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rest.py").write_text("import time; open('rests', 'w'); time.sleep(600)")
     (tmp_path / "leave.py").write_text(f"import sys; sys.exit({reproduce.STOPPED})")
@@ -183,6 +184,7 @@ def test_a_stage_that_is_asked_to_stop_stops_the_rows_beside_it(tmp_path, monkey
     with pytest.raises(SystemExit):
         side_by_side(run)
     assert sorted(begun) == ["X-aeft-s1", "X-ordinary-s1"] and not reproduce.running_stages
+    assert capsys.readouterr().out.count("run the same command to resume") == 1
 
 
 def test_a_row_between_two_stages_begins_no_other_after_a_stop(tmp_path, monkeypatch):
@@ -194,7 +196,7 @@ def test_a_row_between_two_stages_begins_no_other_after_a_stop(tmp_path, monkeyp
 
     def run(name, stage):
         if name == "X-ordinary-s1":
-            assert ended.wait(60)
+            assert ended.wait(PATIENCE)
             return stage(["-m", "rest"], None)
         return stage(["-m", "leave"], None)
 

@@ -8,7 +8,7 @@ and the child becomes the stage as a shell would start it: script, arguments, fo
         run = zygote.start("train", "--name", "X", cwd=place)       # several at once, if one likes
         run.until("000.pth")
         run.signal(signal.SIGTERM)
-        print(run.wait(60).output)
+        print(run.wait().output)
 
 A file event is what a run does to a file below its folder: "read", "write" (opening for it), "rename" (named after the
 new name), "remove", "mkdir". The first is number 1. How a run is killed at one of them, always with SIGKILL:
@@ -41,6 +41,7 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 300          # seconds until a run counts as hanging: other programs may use the processor
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -75,7 +76,7 @@ class Zygote:
         self.server.stdin.close()
         self.server.stdout.close()
 
-    def run(self, stage, *words, kill_after=None, whole_group=True, timeout=60, **how):
+    def run(self, stage, *words, kill_after=None, whole_group=True, timeout=PATIENCE, **how):
         """Run a stage to its end, as start starts it; kill_after so many seconds it is killed.
 
         whole_group=False: it alone; its children are left to themselves
@@ -98,7 +99,7 @@ class Zygote:
                    "environment": environment or {}, "limits": limits or {}}
         self.server.stdin.write(json.dumps(request).encode() + b"\n")
         self.server.stdin.flush()
-        self.listen(lambda: run.pid, 120)           # the first time it is still importing
+        self.listen(lambda: run.pid, PATIENCE)      # the first time it is still importing
         return run
 
     def listen(self, heard, timeout):
@@ -134,7 +135,7 @@ class Run:
     def events(self):
         return self.path.with_suffix(".events").read_text("utf-8").splitlines()
 
-    def until(self, words, timeout=30):
+    def until(self, words, timeout=PATIENCE):
         """Wait until the run has printed these words, or until they are in a file event of its."""
         end = time.monotonic() + timeout
         while words not in self.output() and not any(words in event for event in self.events()):
@@ -143,7 +144,7 @@ class Run:
                 raise TimeoutError(f"the run {'ended' if self.rc is not None else 'goes on'} without {words!r}:\n"
                                    f"{self.output()}")
 
-    def wait(self, timeout=60):
+    def wait(self, timeout=PATIENCE):
         if not self.zygote.listen(lambda: self.rc is not None, timeout):
             self.kill()
             raise TimeoutError(f"not at its end after {timeout} s:\n{self.output()}")

@@ -78,10 +78,10 @@ def end_bars():
         bar.close()
 
 
-def leave():
-    """End this process; its finished work is on disk."""
+def leave(said=False):
+    """End this process; its finished work is on disk. said: whether someone else has told the user."""
     end_bars()
-    if _is_main():
+    if _is_main() and not said:
         print("stopped as asked: run the same command to resume", flush=True)
     if distributed := sys.modules.get("tools.distributed"):
         distributed.stop()
