@@ -181,3 +181,9 @@ def test_in_the_browser(own, tmp_path_factory):
             return np.ptp([stage["miou"] for stage in row["stages"].values()])
         assert browser.ask("[...document.querySelectorAll('.row')].map(row => row.dataset.id)") == [
             row["id"] for row in sorted(data["rows"], key=difference, reverse=True)]
+        browser.open(own / "experiment/X/compare.html", width=900)
+        browser.ask("document.querySelector('tbody th').textContent = 'a long name of an experiment'.repeat(2)")
+        browser.ask("document.querySelectorAll('.flag').forEach(flag => { flag.textContent = '--max_epochs 8'; })")
+        lines = browser.ask("[...document.querySelectorAll('.flag')].map(flag => flag.getBoundingClientRect().height / "
+                            "parseFloat(getComputedStyle(flag).fontSize))")
+        assert len(lines) > 1 and max(lines) < 2, "a flag is on one line"
