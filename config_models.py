@@ -96,7 +96,7 @@ class ModelAEFT(Train):
             "max_epochs": (8, "minutes, not hours"),
             "least_steps": (0, "epochs are the triplet's measure: --T"),
             "T": (4, "half of the epochs"),
-            "lr": (0.001, "the best of .0003 to .01 on VOC photos; with lr_new 1, AEFT's, few classes are learned there"),
+            "lr": (0.001, "the best of .0003 to .01 on VOC photos; with AEFT's lr_new 1 few classes are learned there"),
         },
         "demo": {
             "er_init": ("{name}/model_oc", "no ImageNet weights; from scratch two of six classes stay below zero"),

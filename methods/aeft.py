@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from methods.classification import recognised
+
 
 class AEFT(nn.Module):
     """Classification, and from epoch `first_epoch` on the two terms of the triplet.
@@ -22,21 +24,22 @@ class AEFT(nn.Module):
     high, low   above high the foreground is erased; below low it is background
     weights     of classification, attract and repel;  margin  of repel
     on_cam      compare the CAMs, not what gated pyramid pooling makes of them
-    gather      with several processes: (rows (b, ...)) -> all processes' rows in the batch's order, differentiable
+    gather, global_mean  with several processes: (rows (b, ...)) -> all processes' rows in the batch's order,
+                differentiable; the mean of a tensor over all of them
 
     forward: {"image" (B, 3, H, W), "label" (B, C), "target" (B,) in [0, 1): what sample_negative draws from}, epoch ->
-    {"loss", "loss_cls", and from first_epoch on "loss_attract", "loss_repel" (weights included), "erased": the mean of
-    1 - mask}.
+    {"loss", "loss_cls", "p_present", "p_absent" (methods.classification.recognised), and from first_epoch on
+    "loss_attract", "loss_repel" (weights included), "erased": the mean of 1 - mask}.
     """
 
     def __init__(self, net, first_epoch=18, classified=8, margin=0.5, high=0.6, low=0.2, weights=(1.0, 0.2, 0.15),
-                 on_cam=False, gather=None):
+                 on_cam=False, gather=None, global_mean=None):
         super().__init__()
         self.net = net
         self.first_epoch, self.classified = first_epoch, classified
         self.margin, self.high, self.low = margin, high, low
         self.weights, self.on_cam = weights, on_cam
-        self.gather = gather or (lambda rows: rows)
+        self.gather, self.global_mean = gather or (lambda rows: rows), global_mean
 
     def forward(self, batch, epoch):
         image, label = batch["image"], batch["label"]
@@ -44,8 +47,9 @@ class AEFT(nn.Module):
         weigh_cls, weigh_attract, weigh_repel = self.weights
         first = self.classified or len(label)
         loss_cls = weigh_cls * F.binary_cross_entropy_with_logits(logits[:first], label[:first])
+        told = {"loss_cls": loss_cls, **recognised(logits[:first], label[:first], self.global_mean)}
         if epoch < self.first_epoch:
-            return {"loss": loss_cls, "loss_cls": loss_cls}
+            return {"loss": loss_cls, **told}
 
         mask = positive_mask(foreground(cam, label, image.shape[2:]), self.high)    # (B, 1, H, W)
         cam_positive, _, gpp_positive = self.net(image * mask)
@@ -57,7 +61,7 @@ class AEFT(nn.Module):
         loss_repel = weigh_repel * distance_loss(outside, whole, label, negative, self.margin)
         return {
             "loss": loss_cls + loss_attract + loss_repel,
-            "loss_cls": loss_cls,
+            **told,
             "loss_attract": loss_attract,
             "loss_repel": loss_repel,
             "erased": 1 - mask.detach().mean(),

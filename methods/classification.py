@@ -20,12 +20,18 @@ class Classification(nn.Module):
 
     def forward(self, batch, epoch):
         _, logits = self.oc(batch["image"])                                 # (B, C)
-        present = (batch["label"] > 0).float()
-        probability = torch.sigmoid(logits.detach())
-        counts = torch.stack([present.sum(), (1 - present).sum()])          # (2,)
-        labels, gaps = self.global_mean(counts) if self.global_mean else counts
-        return {
-            "loss": F.binary_cross_entropy_with_logits(logits, batch["label"]),
-            "p_present": (probability * present).sum() / labels,
-            "p_absent": (probability * (1 - present)).sum() / gaps,
-        }
+        loss = F.binary_cross_entropy_with_logits(logits, batch["label"])
+        return {"loss": loss, **recognised(logits, batch["label"], self.global_mean)}
+
+
+@torch.no_grad()
+def recognised(logits, label, global_mean=None):
+    """Average the probabilities of the classes that are and are not there: (B, C) twice -> {"p_present", "p_absent"}.
+
+    global_mean  as in Classification
+    """
+    present, probability = (label > 0).float(), torch.sigmoid(logits)       # (B, C) each
+    counts = torch.stack([present.sum(), (1 - present).sum()])              # (2,)
+    labels, gaps = global_mean(counts) if global_mean else counts
+    return {"p_present": (probability * present).sum() / labels,
+            "p_absent": (probability * (1 - present)).sum() / gaps}

@@ -37,7 +37,7 @@ def start(settings, experiment, layout):
     digest = engine.start_from(path, "er_init", partial(load_start, network, description))
     high, low = settings.TH
     objective = AEFT(network, settings.T, settings.batch_size // distributed.world(), settings.M, high, low,
-                     settings.W, settings.triplet_on == "cam", distributed.gather_rows)
+                     settings.W, settings.triplet_on == "cam", distributed.gather_rows, distributed.global_mean)
     return network, objective, description, {"er_init": digest}
 
 

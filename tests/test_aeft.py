@@ -74,6 +74,8 @@ def test_losses_and_gradients_are_the_authors(golden, case, monkeypatch):
     loss = {"rtol": 1e-4, "atol": 1e-7}
     np.testing.assert_allclose(terms["loss_cls"].detach(), stored["loss_cls_term"], **loss)
     np.testing.assert_allclose(terms["loss"].detach(), stored["loss_total"], **loss)
+    for name, there in (("p_present", stored["label"][:8] > 0), ("p_absent", stored["label"][:8] == 0)):
+        torch.testing.assert_close(terms[name], torch.sigmoid(given["logits"].detach()[:8])[there].mean())
     if case == "c1_":
         assert "loss_attract" not in terms and len(objective.net.shown) == 1
     else:

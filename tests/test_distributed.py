@@ -77,7 +77,7 @@ def train(case, folder, killed_at=None, accumulate=1):
         objective = Agnostic(net, tiny_net(2), 3.0, 0.5, "batch", distributed.global_max, distributed.global_mean)
     if case == "aeft":      # no pixel and no image at a threshold, where rounding would choose
         objective = AEFT(net, 1, 6 // distributed.world(), 9.0, 2.0, 2.0, (1.0, 10.0, 0.01),
-                         gather=distributed.gather_rows)
+                         gather=distributed.gather_rows, global_mean=distributed.global_mean)
     prepare(objective, CPU, SimpleNamespace(accumulate=accumulate, checkpoint_blocks=False, compile=False))
     optimizer, schedule = poly_sgd(parameter_groups(net, 0.1, 5e-4, ["fc8"]), 0.1, EPOCHS * STEPS, momentum=0.9)
     experiment, steps = Experiment(folder, case), []
@@ -193,7 +193,7 @@ def logged(case):
     if case.startswith("cse"):
         return "loss", "loss_cls", "loss_cse", "p_target_erased", "p_rest_erased", "erased"
     return {"agnostic": ("loss", "loss_cls", "loss_cse", "p_target_erased", "erased"),
-            "aeft": ("loss", "loss_cls"), "oc": ("loss", "p_present", "p_absent")}[case]
+            "aeft": ("loss", "loss_cls", "p_present", "p_absent"), "oc": ("loss", "p_present", "p_absent")}[case]
 
 
 @pytest.mark.slow
