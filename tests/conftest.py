@@ -21,6 +21,7 @@ from networks.pretrained import official_state
 from tests.kills import load_whole, make_whole
 from tests.stages import DEMO, EPOCHS, call, copy_place, small, small_critters
 from tests.zygote import Zygote
+from tools import lock
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -38,6 +39,12 @@ def pytest_collection_modifyitems(items):
         if {"finished", "zygote"} & set(item.fixturenames):
             item.add_marker("slow")
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+def pytest_unconfigure():
+    """Release what tests of single functions have locked: Python complains of files that are open at its end."""
+    for folder in {path.parent for path in lock._held}:
+        lock.release(folder)
 
 
 @pytest.fixture
@@ -64,8 +71,8 @@ def made_once(factory, name, make):
     root = factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     place, done, home = root / name, root / f"{name}.done", Path.cwd()
-    with open(root / f"{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(root / f"{name}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         if not done.exists():
             shutil.rmtree(place, ignore_errors=True)        # of a process that failed in it
             place.mkdir()
