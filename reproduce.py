@@ -322,7 +322,7 @@ def wait_for(command, message=None, output=None, threads=None):
         code = stage.wait()
         running_stages.discard(stage)
     if interrupt.asked() or code == STOPPED:
-        interrupt.leave(said=output or code == STOPPED)     # by run_side_by_side, or by the stage itself
+        interrupt.leave(said=bool(output) or code == STOPPED)     # by run_side_by_side, or by the stage itself
     return code
 
 
