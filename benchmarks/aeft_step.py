@@ -14,6 +14,8 @@ from networks import parameter_groups
 from networks.gpp import GPPNet
 from tools import distributed, engine
 
+MOST = 6        # classes in a photo of VOC
+
 
 class TwoPasses(nn.Module):
     """The passes alone: both outputs of each have a gradient."""
@@ -31,7 +33,7 @@ def main():
     args = step_parser(__doc__).parse_args()
     device = distributed.start(args.device)
     net = GPPNet(20, args.width)
-    cases = {"triplet": AEFT(net, first_epoch=0).train(), "passes": TwoPasses(net).train()}
+    cases = {"triplet": AEFT(net, first_epoch=0, most=MOST).train(), "passes": TwoPasses(net).train()}
     engine.to_device(cases["triplet"], device)
     optimizer, _ = engine.poly_sgd(parameter_groups(net, 1e-5, 5e-4), 1e-5, 1000)
     batch = make_batch(args, device)

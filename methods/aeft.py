@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from methods.classification import recognised
+from methods.classification import of_present, recognised
 
 
 class AEFT(nn.Module):
@@ -24,6 +24,7 @@ class AEFT(nn.Module):
     high, low   above high the foreground is erased; below low it is background
     weights     of classification, attract and repel;  margin  of repel
     on_cam      compare the CAMs, not what gated pyramid pooling makes of them
+    most        see methods.classification.of_present
     gather, global_mean  with several processes: (rows (b, ...)) -> all processes' rows in the batch's order,
                 differentiable; the mean of a tensor over all of them
 
@@ -33,12 +34,12 @@ class AEFT(nn.Module):
     """
 
     def __init__(self, net, first_epoch=18, classified=8, margin=0.5, high=0.6, low=0.2, weights=(1.0, 0.2, 0.15),
-                 on_cam=False, gather=None, global_mean=None):
+                 on_cam=False, gather=None, global_mean=None, most=None):
         super().__init__()
         self.net = net
         self.first_epoch, self.classified = first_epoch, classified
         self.margin, self.high, self.low = margin, high, low
-        self.weights, self.on_cam = weights, on_cam
+        self.weights, self.on_cam, self.most = weights, on_cam, most
         self.gather, self.global_mean = gather or (lambda rows: rows), global_mean
 
     def forward(self, batch, epoch):
@@ -51,7 +52,7 @@ class AEFT(nn.Module):
         if epoch < self.first_epoch:
             return {"loss": loss_cls, **told}
 
-        mask = positive_mask(foreground(cam, label, image.shape[2:]), self.high)    # (B, 1, H, W)
+        mask = positive_mask(foreground(cam, label, image.shape[2:], self.most), self.high)     # (B, 1, H, W)
         cam_positive, _, gpp_positive = self.net(image * mask)
         features, positive = (cam, cam_positive) if self.on_cam else (gpp, gpp_positive)
         loss_attract = weigh_attract * attract(features, positive, label)
@@ -75,9 +76,13 @@ def normalized(cam):
     return (positive - low - 1e-5).relu() / (high - low + 1e-5)
 
 
-def foreground(cam, label, size):
-    """Say how sure the network is of some present class: cam (B, C, h, w), label (B, C), (H, W) -> (B, 1, H, W)."""
-    fine = F.interpolate(cam.relu(), size, mode="bilinear", align_corners=False)    # (B, C, H, W); ReLU comes first
+def foreground(cam, label, size, most=None):
+    """Say how sure the network is of some present class: cam (B, C, h, w), label (B, C), (H, W) -> (B, 1, H, W).
+
+    most: as of methods.classification.of_present; the result is the same
+    """
+    cam, label = of_present(cam, label, most)                                       # (B, N, h, w), (B, N)
+    fine = F.interpolate(cam.relu(), size, mode="bilinear", align_corners=False)    # (B, N, H, W); ReLU comes first
     return (normalized(fine) * label[:, :, None, None]).amax(1, keepdim=True)
 
 

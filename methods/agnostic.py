@@ -2,6 +2,7 @@
 import torch
 import torch.nn.functional as F
 
+from methods.classification import of_present
 from methods.cse import CSE, erase_by, upsampled
 
 
@@ -9,16 +10,20 @@ class Agnostic(CSE):
     """The CGNet's objective where erasing knows no classes: classification plus lambda times the erasing loss.
 
     The mask is the pixel-wise maximum of the present classes' CAMs, and the frozen classifier must find no class in
-    what is left of the image. Arguments: those of methods.cse.CSE.
+    what is left of the image. Arguments: those of methods.cse.CSE, and `most` of methods.classification.of_present.
 
     forward: {"image" (B, 3, H, W), "label" (B, C)}, epoch -> {"loss", "loss_cls", "loss_cse" (lambda included),
     "p_target_erased", "erased"}: the probability that the OC still gives to present classes, and the masks' mean.
     """
 
+    def __init__(self, *args, most=None, **named):
+        super().__init__(*args, **named)
+        self.most = most
+
     def forward(self, batch, epoch):
         image, label = batch["image"], batch["label"]
         cam, logits = self.cgnet(image)                                                 # (B, C, h, w), (B, C)
-        erased, mask = erase_all(image, cam, label, self.mask_norm, self.global_max)
+        erased, mask = erase_all(image, cam, label, self.mask_norm, self.global_max, self.most)
         logits_erased = self.oc(erased)[1]                                              # (B, C)
 
         present = label > 0                                                             # (B, C)
@@ -37,10 +42,12 @@ class Agnostic(CSE):
         }
 
 
-def erase_all(image, cam, label, mask_norm="batch", global_max=None):
+def erase_all(image, cam, label, mask_norm="batch", global_max=None, most=None):
     """Erase all present classes from each image, softly, with the pixel-wise maximum of their CAMs.
 
-    image (B, 3, H, W) normalised; cam (B, C, h, w) without ReLU; label (B, C); otherwise as methods.cse.erase.
+    image (B, 3, H, W) normalised; cam (B, C, h, w) without ReLU; label (B, C); most as of
+    methods.classification.of_present; otherwise as methods.cse.erase.
     """
-    maps = upsampled(cam, image) * (label > 0)[:, :, None, None]                        # (B, C, H, W)
+    cam, label = of_present(cam, label, most)                                           # (B, N, h, w), (B, N)
+    maps = upsampled(cam, image) * (label > 0)[:, :, None, None]                        # (B, N, H, W)
     return erase_by(image, maps.amax(1, keepdim=True), mask_norm, global_max)

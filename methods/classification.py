@@ -35,3 +35,15 @@ def recognised(logits, label, global_mean=None):
     labels, gaps = global_mean(counts) if global_mean else counts
     return {"p_present": (probability * present).sum() / labels,
             "p_absent": (probability * (1 - present)).sum() / gaps}
+
+
+def of_present(cam, label, most=None):
+    """Take the maps of the classes that are there, to enlarge those alone.
+
+    cam (B, C, h, w), label (B, C) -> (B, N, h, w), (B, N). most: N, where no image has more classes; an image of fewer
+    is filled up with others, whose label is 0. None: all C.
+    """
+    if most is None:
+        return cam, label
+    label, present = label.topk(most)                                       # (B, N) each
+    return cam.gather(1, present[:, :, None, None].expand(-1, -1, *cam.shape[2:])), label

@@ -37,7 +37,8 @@ def start(settings, experiment, layout):
     digest = engine.start_from(path, "er_init", partial(load_start, network, description))
     high, low = settings.TH
     objective = AEFT(network, settings.T, settings.batch_size // distributed.world(), settings.M, high, low,
-                     settings.W, settings.triplet_on == "cam", distributed.gather_rows, distributed.global_mean)
+                     settings.W, settings.triplet_on == "cam", distributed.gather_rows, distributed.global_mean,
+                     most=layout.most_classes(settings.train_list))
     return network, objective, description, {"er_init": digest}
 
 

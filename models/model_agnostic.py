@@ -22,7 +22,7 @@ def start(settings, experiment, layout):
     network, description, er_init = start_camnet(settings, experiment, layout)
     oc, cl_init = model_cse.load_classifier(settings, experiment, layout)
     objective = Agnostic(network, oc, settings.cc_init, settings.cc_slope, settings.mask_norm, distributed.global_max,
-                         distributed.global_mean)
+                         distributed.global_mean, most=layout.most_classes(settings.train_list))
     return network, objective, description, {"er_init": er_init, "cl_init": cl_init}
 
 

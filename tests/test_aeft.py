@@ -190,6 +190,30 @@ def test_gradients_reach_the_image_that_is_shown_again():
     assert net.bn8.weight.grad is None and not net.bn8.training
 
 
+def test_maps_of_absent_classes_are_not_enlarged():
+    """The network is shown the same positive and gets the same gradient, from fewer maps. In float64: no ties."""
+    label = labels({0}, {1, 3}, {2, 3}, {1}, {0, 2}, {}, classes=20).double()
+    generator = torch.Generator().manual_seed(4)
+    image, maps = (torch.randn(6, *size, generator=generator).double() for size in ((1, 32, 40), (20, 4, 5)))
+    found, sizes = {}, []
+
+    def keep(saved):
+        sizes.append(saved.shape)
+        return saved
+
+    for most in (None, 2):
+        net = StandIn({"cam": maps.clone().requires_grad_(), "logits": label, "gpp": maps + 1, "gpp_masked": maps - 1})
+        objective = AEFT(net, first_epoch=0, most=most)
+        sizes.clear()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            objective({"image": image, "label": label, "target": label[:, 0]}, 0)["loss"].backward()
+        assert max(shape[1] for shape in sizes if shape[2:] == (32, 40)) == (most or 20)
+        found[most] = net.shown[1], net.given["cam"].grad
+    for of_all, of_some in zip(*found.values()):
+        assert of_all.abs().sum() > 0
+        torch.testing.assert_close(of_some, of_all, rtol=0, atol=1e-9)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["coarse_to_fine", "fine_to_coarse", "averaged"])
 @pytest.mark.parametrize("bins", [(2,), (2, 4), (2, 4, 8, 16)])

@@ -11,6 +11,7 @@ import torch
 
 from data.layout import VOCLayout
 from methods.agnostic import erase_all
+from methods.classification import of_present
 from models import MODELS
 from tests.stages import CROP, DEMO, call, parse, refusal, rows_of
 from tools import flags
@@ -20,10 +21,13 @@ AEFT = ("--model", "aeft_gpp", "--er_init", "random", "--batch_size", 4, "--max_
         "--batch_size_triplet", 12, *CROP)
 
 
-def test_class_agnostic_erasing(place):
+def test_class_agnostic_erasing(place, monkeypatch):
+    asked = []
+    monkeypatch.setattr("methods.agnostic.of_present", lambda *given: asked.append(given[2]) or of_present(*given))
     shutil.rmtree(place / "experiment/X/train")
     call("train", *DEMO, "--model", "model_agnostic", "--batch_size", 4, "--max_epochs", 1, "--vis_freq", 2,
          *CROP)
+    assert asked.count(VOCLayout("data/critters").most_classes("train")) == 3
     assert {p.name for p in (place / "experiment/X/train").iterdir()} == {"000000.png", "000002.png"}
     row, = rows_of(place / "experiment/X/log/train_model_agnostic.jsonl")
     assert 0 < row["loss_cse"] < row["loss"] and 0 < row["erased"] < 1 and "p_rest_erased" not in row
@@ -38,6 +42,25 @@ def test_the_agnostic_mask_is_the_maximum_of_present_classes():
     erased, mask = erase_all(image, cam, torch.tensor([[1.0, 1.0, 0.0]]))
     np.testing.assert_allclose(mask[0, 0, 0], [1, 2 / 3], atol=1e-5)
     np.testing.assert_allclose(erased[0, 0, 0], [0, 1 / 3], atol=1e-5)
+
+
+def test_the_agnostic_mask_needs_the_maps_of_present_classes_alone():
+    """Also where an image has fewer classes than another."""
+    generator = torch.Generator().manual_seed(5)
+    image, maps = (torch.randn(3, *size, generator=generator) for size in ((3, 32, 40), (9, 4, 5)))
+    label = torch.eye(9)[[1, 4, 4]]
+    label[0, 7] = 1
+    label[2] = 0
+    found = []
+    for most in (None, 2):
+        cam = maps.clone().requires_grad_()
+        erased, mask = erase_all(image, cam, label, most=most)
+        erased.square().sum().backward()
+        found.append((erased, mask, cam.grad))
+    for of_all, of_some in zip(*found):
+        assert of_all.abs().sum() > 0
+        torch.testing.assert_close(of_some, of_all, rtol=0, atol=1e-5 * of_all.abs().max().item())
+    assert not torch.equal(erase_all(image, maps, label, most=1)[1][0], found[0][1][0])     # it has two
 
 
 def test_aeft(place):
@@ -98,10 +121,10 @@ def test_the_objective_gets_its_flags():
     """Of the large batches the classification sees as many images as the small ones have."""
     settings = settings_of("--er_init", "random", "--width", 0.0625, "--batch_size", 4, "--batch_size_triplet", 16,
                            "--T", 3, "--M", 0.7, "--TH", 0.8, 0.1, "--W", 1, 2, 3, "--triplet_on", "cam")
-    layout = SimpleNamespace(classes=["cat", "dog"])
+    layout = SimpleNamespace(classes=["cat", "dog", "cow"], most_classes={"train_aug": 2}.get)
     net, aeft, *_ = MODELS["aeft_gpp"].start(settings, Experiment("experiment", "X"), layout)
     assert (aeft.first_epoch, aeft.classified, aeft.margin, aeft.high, aeft.low) == (3, 4, 0.7, 0.8, 0.1)
-    assert aeft.weights == (1, 2, 3) and aeft.on_cam and aeft.net is net
+    assert aeft.weights == (1, 2, 3) and aeft.on_cam and aeft.net is net and aeft.most == 2
 
 
 def test_a_list_smaller_than_the_large_batch(capsys):
