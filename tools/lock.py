@@ -16,6 +16,7 @@ except ImportError:         # Windows; nothing here has an error handler yet, so
              "them, or on Windows in WSL (wsl --install)")
 
 PATIENCE = 30       # seconds that a shard waits for another that is preparing the folder
+BRIEF = 10          # seconds that a run waits for another, which may only be finding out that its work is done
 
 _held = {}          # path: its open file
 
@@ -25,13 +26,14 @@ def hold(path, what, shared=False):
 
     what    the folder that it protects, named in the error
     shared  several processes may hold it, once the first has called admit_others
-    Raises ValueError, naming the holder, if another run holds it. A disk without locks gets a warning.
+    Raises ValueError, naming the holder, if another run holds it and goes on holding it. A disk without locks gets a
+    warning.
     """
     if path in _held:
         return True
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a+", encoding="utf-8")       # noqa: SIM115  closing it releases the lock
-    start = time.monotonic()
+    start, patience = time.monotonic(), PATIENCE if shared else BRIEF
     while True:
         if _try(file, fcntl.LOCK_EX):
             alone = True
@@ -39,7 +41,7 @@ def hold(path, what, shared=False):
         if shared and _try(file, fcntl.LOCK_SH):
             alone = False
             break
-        if not shared or time.monotonic() > start + PATIENCE:
+        if time.monotonic() > start + patience:
             file.seek(0)
             holder = file.read().strip() or "it did not record who it is"
             file.close()
