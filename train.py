@@ -47,6 +47,8 @@ def main():
 
     torch.manual_seed(settings.seed)
     network, objective, description, inputs = model.start(settings, experiment, layout)
+    if hasattr(model, "know_labels"):
+        model.know_labels(objective, dataset.labels)
     engine.prepare(objective, device, settings)
     new_layers = network.new_layers if settings.lr_new == 10 else ()
     groups = parameter_groups(network, settings.lr, settings.wt_dec, new_layers)

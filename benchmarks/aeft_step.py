@@ -33,7 +33,8 @@ def main():
     args = step_parser(__doc__).parse_args()
     device = distributed.start(args.device)
     net = GPPNet(20, args.width)
-    cases = {"triplet": AEFT(net, first_epoch=0, most=MOST).train(), "passes": TwoPasses(net).train()}
+    cases = {"triplet": AEFT(net, first_epoch=0).train(), "passes": TwoPasses(net).train()}
+    cases["triplet"].most = MOST
     engine.to_device(cases["triplet"], device)
     optimizer, _ = engine.poly_sgd(parameter_groups(net, 1e-5, 5e-4), 1e-5, 1000)
     batch = make_batch(args, device)

@@ -138,10 +138,6 @@ class VOCLayout:
         self.left_out = left_out(names, self.classes, self.root)
         return label_matrix(names, self.classes)
 
-    def most_classes(self, list_name):
-        """Count the classes of the image of a list that has most of them; 1 where none has any."""
-        return max(1, int((self.labels(self.ids(list_name)) > 0).sum(1).max()))
-
     def _names(self, image_id):
         if self._label_table is None:
             return read_names_in_xml(self.root / "Annotations" / f"{image_id}.xml", image_id)

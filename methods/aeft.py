@@ -24,7 +24,6 @@ class AEFT(nn.Module):
     high, low   above high the foreground is erased; below low it is background
     weights     of classification, attract and repel;  margin  of repel
     on_cam      compare the CAMs, not what gated pyramid pooling makes of them
-    most        see methods.classification.of_present
     gather, global_mean  with several processes: (rows (b, ...)) -> all processes' rows in the batch's order,
                 differentiable; the mean of a tensor over all of them
 
@@ -33,13 +32,15 @@ class AEFT(nn.Module):
     "loss_attract", "loss_repel" (weights included), "erased": the mean of 1 - mask}.
     """
 
+    most = None         # a number saves work: see methods.classification.of_present
+
     def __init__(self, net, first_epoch=18, classified=8, margin=0.5, high=0.6, low=0.2, weights=(1.0, 0.2, 0.15),
-                 on_cam=False, gather=None, global_mean=None, most=None):
+                 on_cam=False, gather=None, global_mean=None):
         super().__init__()
         self.net = net
         self.first_epoch, self.classified = first_epoch, classified
         self.margin, self.high, self.low = margin, high, low
-        self.weights, self.on_cam, self.most = weights, on_cam, most
+        self.weights, self.on_cam = weights, on_cam
         self.gather, self.global_mean = gather or (lambda rows: rows), global_mean
 
     def forward(self, batch, epoch):

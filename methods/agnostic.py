@@ -10,15 +10,13 @@ class Agnostic(CSE):
     """The CGNet's objective where erasing knows no classes: classification plus lambda times the erasing loss.
 
     The mask is the pixel-wise maximum of the present classes' CAMs, and the frozen classifier must find no class in
-    what is left of the image. Arguments: those of methods.cse.CSE, and `most` of methods.classification.of_present.
+    what is left of the image. Arguments: those of methods.cse.CSE.
 
     forward: {"image" (B, 3, H, W), "label" (B, C)}, epoch -> {"loss", "loss_cls", "loss_cse" (lambda included),
     "p_target_erased", "erased"}: the probability that the OC still gives to present classes, and the masks' mean.
     """
 
-    def __init__(self, *args, most=None, **named):
-        super().__init__(*args, **named)
-        self.most = most
+    most = None         # a number saves work: see methods.classification.of_present
 
     def forward(self, batch, epoch):
         image, label = batch["image"], batch["label"]

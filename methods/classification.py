@@ -38,12 +38,17 @@ def recognised(logits, label, global_mean=None):
 
 
 def of_present(cam, label, most=None):
-    """Take the maps of the classes that are there, to enlarge those alone.
+    """Take each image's maps of its own classes, for work that absent ones have no part in.
 
-    cam (B, C, h, w), label (B, C) -> (B, N, h, w), (B, N). most: N, where no image has more classes; an image of fewer
-    is filled up with others, whose label is 0. None: all C.
+    cam (B, C, h, w), label (B, C) -> (B, N, h, w), (B, N). most is N, at least most_classes: an image of more loses
+    some. One of fewer gets maps of absent classes besides, whose label is 0. None: all C
     """
     if most is None:
         return cam, label
     label, present = label.topk(most)                                       # (B, N) each
     return cam.gather(1, present[:, :, None, None].expand(-1, -1, *cam.shape[2:])), label
+
+
+def most_classes(labels):
+    """Count the classes of the image that has most of them, at least 1: labels (N, C)."""
+    return max(1, int((labels > 0).sum(1).max()))

@@ -19,6 +19,7 @@ TITLE, SUFFIX and these are literals: tools/catalog.py reads them without import
 What a model may have besides, where the general way does not suit it:
 SAMPLE_TARGET                           label (C,), generator -> what is drawn for each sample: the batch's "target"
 notes(settings, labels)                 sentences on what these labels (N, C) mean for this model
+know_labels(objective, labels)          tells the objective what it has to know of all labels (N, C) of the list
 plan(settings, images)                  data.loader.Plan, the batches
 schedule_steps(settings, images)        steps over which the learning rate falls
 figures(settings, experiment, objective, layout, step, batch)       called before each update

@@ -7,6 +7,7 @@ import torch
 
 from data.loader import Plan
 from methods.aeft import AEFT, draw, foreground, positive_mask
+from methods.classification import most_classes
 from models import model_cse
 from networks import build, describe
 from networks.pretrained import load_start, named_weights
@@ -37,9 +38,12 @@ def start(settings, experiment, layout):
     digest = engine.start_from(path, "er_init", partial(load_start, network, description))
     high, low = settings.TH
     objective = AEFT(network, settings.T, settings.batch_size // distributed.world(), settings.M, high, low,
-                     settings.W, settings.triplet_on == "cam", distributed.gather_rows, distributed.global_mean,
-                     most=layout.most_classes(settings.train_list))
+                     settings.W, settings.triplet_on == "cam", distributed.gather_rows, distributed.global_mean)
     return network, objective, description, {"er_init": digest}
+
+
+def know_labels(objective, labels):
+    objective.most = most_classes(labels)
 
 
 def plan(settings, images):

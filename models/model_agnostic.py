@@ -6,6 +6,7 @@ from config_models import ModelAgnostic
 import torch
 
 from methods.agnostic import Agnostic, erase_all
+from methods.classification import most_classes
 from models import model_cse
 from models.model_oc import start_camnet
 from tools import distributed
@@ -22,8 +23,12 @@ def start(settings, experiment, layout):
     network, description, er_init = start_camnet(settings, experiment, layout)
     oc, cl_init = model_cse.load_classifier(settings, experiment, layout)
     objective = Agnostic(network, oc, settings.cc_init, settings.cc_slope, settings.mask_norm, distributed.global_max,
-                         distributed.global_mean, most=layout.most_classes(settings.train_list))
+                         distributed.global_mean)
     return network, objective, description, {"er_init": er_init, "cl_init": cl_init}
+
+
+def know_labels(objective, labels):
+    objective.most = most_classes(labels)
 
 
 @torch.no_grad()

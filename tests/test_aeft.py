@@ -203,7 +203,8 @@ def test_maps_of_absent_classes_are_not_enlarged():
 
     for most in (None, 2):
         net = StandIn({"cam": maps.clone().requires_grad_(), "logits": label, "gpp": maps + 1, "gpp_masked": maps - 1})
-        objective = AEFT(net, first_epoch=0, most=most)
+        objective = AEFT(net, first_epoch=0)
+        objective.most = most
         sizes.clear()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
             objective({"image": image, "label": label, "target": label[:, 0]}, 0)["loss"].backward()

@@ -146,10 +146,6 @@ def test_labels_from_json(root):
     labels = layout.labels(["a", "b", "c"])
     assert labels.dtype == np.float32
     assert labels.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]] and layout.label("a").tolist() == [1, 0, 1]
-    write_list(root, b"b\nc\na\n")
-    assert layout.most_classes("train") == 2
-    write_list(root, b"b\n")
-    assert layout.most_classes("train") == 1
 
 
 def test_labels_from_xml_are_the_authors(root, golden):

@@ -1,7 +1,6 @@
 """A run waits a moment for another that holds its lock, and is told who that is if it goes on."""
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -46,4 +45,4 @@ def test_one_that_goes_on_is_named(other, tmp_path, monkeypatch, shared, constan
     monkeypatch.setattr(lock, constant, -1)
     monkeypatch.setattr(lock.time, "sleep", lambda seconds: pytest.fail("it waits by the other constant"))
     with pytest.raises(ValueError, match=rf"X/dict \(process {other.pid} on .*another --name"):
-        lock.hold(Path(tmp_path, "a.lock"), "X/dict", shared)
+        lock.hold(tmp_path / "a.lock", "X/dict", shared)

@@ -11,7 +11,7 @@ import torch
 
 from data.layout import VOCLayout
 from methods.agnostic import erase_all
-from methods.classification import of_present
+from methods.classification import most_classes, of_present
 from models import MODELS
 from tests.stages import CROP, DEMO, call, parse, refusal, rows_of
 from tools import flags
@@ -27,13 +27,23 @@ def test_class_agnostic_erasing(place, monkeypatch):
     shutil.rmtree(place / "experiment/X/train")
     call("train", *DEMO, "--model", "model_agnostic", "--batch_size", 4, "--max_epochs", 1, "--vis_freq", 2,
          *CROP)
-    assert asked.count(VOCLayout("data/critters").most_classes("train")) == 3
+    assert asked.count(most_in_train()) == 3
     assert {p.name for p in (place / "experiment/X/train").iterdir()} == {"000000.png", "000002.png"}
     row, = rows_of(place / "experiment/X/log/train_model_agnostic.jsonl")
     assert 0 < row["loss_cse"] < row["loss"] and 0 < row["erased"] < 1 and "p_rest_erased" not in row
     text = call("infer", *DEMO, "--model", "model_agnostic", "--dict")
     assert "12 images" in text and len(list((place / "experiment/X/dict_model_agnostic").glob("*.npz"))) == 12
     assert "mIoU" in call("evaluation", *DEMO, "--task", "cam", "--dict_dir", "dict_model_agnostic")
+
+
+def most_in_train():
+    layout = VOCLayout("data/critters")
+    return most_classes(layout.labels(layout.ids("train")))
+
+
+@pytest.mark.parametrize("rows, most", [([[0, 1, 1, 0], [1, 0, 0, 0]], 2), ([[0, 0, 0, 0]], 1)])
+def test_the_image_of_most_classes(rows, most):
+    assert most_classes(torch.tensor(rows).float()) == most
 
 
 def test_the_agnostic_mask_is_the_maximum_of_present_classes():
@@ -63,8 +73,11 @@ def test_the_agnostic_mask_needs_the_maps_of_present_classes_alone():
     assert not torch.equal(erase_all(image, maps, label, most=1)[1][0], found[0][1][0])     # it has two
 
 
-def test_aeft(place):
+def test_aeft(place, monkeypatch):
+    asked = []
+    monkeypatch.setattr("methods.aeft.of_present", lambda *given: asked.append(given[2]) or of_present(*given))
     text = call("train", *DEMO, *AEFT, "--vis_freq", 2)
+    assert asked.count(most_in_train()) == 2        # epochs 1 and 2 have one batch of 12
     rows = rows_of(place / "experiment/X/log/train_aeft_gpp.jsonl")
     assert "loss_attract" not in rows[0]
     assert all(row["loss_attract"] > 0 and row["loss_repel"] >= 0 and 0 < row["erased"] < 1 for row in rows[1:])
@@ -121,10 +134,10 @@ def test_the_objective_gets_its_flags():
     """Of the large batches the classification sees as many images as the small ones have."""
     settings = settings_of("--er_init", "random", "--width", 0.0625, "--batch_size", 4, "--batch_size_triplet", 16,
                            "--T", 3, "--M", 0.7, "--TH", 0.8, 0.1, "--W", 1, 2, 3, "--triplet_on", "cam")
-    layout = SimpleNamespace(classes=["cat", "dog", "cow"], most_classes={"train_aug": 2}.get)
+    layout = SimpleNamespace(classes=["cat", "dog"])
     net, aeft, *_ = MODELS["aeft_gpp"].start(settings, Experiment("experiment", "X"), layout)
     assert (aeft.first_epoch, aeft.classified, aeft.margin, aeft.high, aeft.low) == (3, 4, 0.7, 0.8, 0.1)
-    assert aeft.weights == (1, 2, 3) and aeft.on_cam and aeft.net is net and aeft.most == 2
+    assert aeft.weights == (1, 2, 3) and aeft.on_cam and aeft.net is net
 
 
 def test_a_list_smaller_than_the_large_batch(capsys):

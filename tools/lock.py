@@ -33,7 +33,7 @@ def hold(path, what, shared=False):
         return True
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a+", encoding="utf-8")       # noqa: SIM115  closing it releases the lock
-    start, patience = time.monotonic(), PATIENCE if shared else BRIEF
+    start, patience, told = time.monotonic(), PATIENCE if shared else BRIEF, False
     while True:
         if _try(file, fcntl.LOCK_EX):
             alone = True
@@ -46,6 +46,9 @@ def hold(path, what, shared=False):
             holder = file.read().strip() or "it did not record who it is"
             file.close()
             raise ValueError(f"another run is writing {what} ({holder}): wait for its end, or take another --name")
+        if not told and time.monotonic() > start + 1:
+            print(f"another run is writing {what}: waiting up to {patience} s for its end", flush=True)
+            told = True
         time.sleep(0.1)
     _held[path] = file
     if alone:
